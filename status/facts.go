@@ -1,0 +1,151 @@
+// Package status turns what is known of a pod into the status that is published.
+// It is pure: no clock, no I/O, no goroutine. Facts go in, a v1.PodStatus comes out.
+package status
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Facts is everything known of one pod at one instant: the time, what containerd and the kernel show, what was
+// recorded of exits, and podd's own work under way with its past failures. It is built anew for every look and
+// never changed after.
+type Facts struct {
+	Now time.Time
+
+	// Reachable is false while containerd cannot be asked; Sandboxes and Containers are then the last known ones.
+	Reachable bool
+
+	Node     Node
+	Limits   Limits
+	Started  time.Time // when podd took the pod up: status.startTime; kept over daemon restarts
+	Static   bool      // comes from a manifest file
+	Gone     bool      // the object is no longer in the store: only cleaning up is left
+	Verdict  *Verdict  // the terminal phase the pod has reached, recorded durably; never left
+	Rejected *Verdict  // the host refuses the pod (for example another os); becomes the verdict
+
+	Ground     bool        // the pod's directories, cgroup and volumes are there
+	Network    Network     // of the newest sandbox
+	Sandboxes  []Sandbox   // by Attempt; the last is the newest
+	Containers []Container // every instance known, of containerd or of the record; by Name, then Attempt
+	Images     map[string]Image
+
+	Work     []Work           // podd's own tasks under way
+	Failures map[Task]Failure // the last failure of each task since its last success
+}
+
+// Node is this host, as pods see it.
+type Node struct {
+	Name string
+	IPs  []string // primary first, at most one per family
+}
+
+// Limits are the numbers that a configuration may change.
+type Limits struct {
+	RestartInitial time.Duration // first crash-loop delay, 10 s
+	RestartMax     time.Duration // longest crash-loop delay, 300 s
+	PullInitial    time.Duration // first pull back-off, 10 s
+	PullMax        time.Duration // longest pull back-off, 300 s
+	RetryInitial   time.Duration // first delay after any other failed task, 1 s
+	RetryMax       time.Duration // longest delay after any other failed task, 10 s
+}
+
+// DefaultLimits are upstream's (pkg/kubelet/kubelet.go) where upstream has them.
+func DefaultLimits() Limits {
+	return Limits{
+		RestartInitial: 10 * time.Second, RestartMax: 300 * time.Second,
+		PullInitial: 10 * time.Second, PullMax: 300 * time.Second,
+		RetryInitial: time.Second, RetryMax: 10 * time.Second,
+	}
+}
+
+// Verdict is a terminal phase with its reason.
+type Verdict struct {
+	Phase   v1.PodPhase // Succeeded or Failed
+	Reason  string
+	Message string
+}
+
+// Network is what is known of the pod's network.
+type Network struct {
+	Ready    bool     // namespace made, CNI ADD done, hosts file written (always true once made for hostNetwork)
+	IPs      []string // sorted as the CNI result gives them
+	Attached bool     // something is left to take away: a pinned namespace, a CNI result, an address, a host port
+}
+
+// State of a sandbox or of a container instance.
+type State string
+
+// The states an instance passes through, in order. Unknown is what is left when containerd lost it.
+const (
+	Created State = "created" // containerd has the container, its process was not started yet
+	Running State = "running"
+	Exited  State = "exited"
+)
+
+// Sandbox is one pause container.
+type Sandbox struct {
+	ID        string
+	Attempt   int
+	State     State
+	CreatedAt time.Time
+	Present   bool // something of it is left in containerd or on the host
+}
+
+// Container is one instance of one container of the pod.
+type Container struct {
+	Name    string
+	Attempt int    // 0 for the first instance: the restart count
+	ID      string // containerd's id, 64 hex digits
+	Sandbox string // id of the sandbox it was made in
+	State   State
+	Key     string // RestartKey of the spec it was made from
+
+	Image   string // reference as containerd names it
+	ImageID string // repository digest reference
+	User    *v1.ContainerUser
+
+	CreatedAt  time.Time
+	StartedAt  time.Time // zero if the process never started
+	FinishedAt time.Time // valid when Exited
+	ExitCode   int32
+	Signal     int32  // 0, or the signal that ended it
+	Reason     string // Completed, Error, OOMKilled, StartError, ContainerStatusUnknown
+	Message    string
+
+	// Backoff is the crash-loop delay that holds after this instance exits: 0 for one that was started without a
+	// history. CreatedAt is when it was last stepped.
+	Backoff time.Duration
+
+	Present  bool // containerd still has a record or a task of it
+	Recorded bool // its exit is stored durably: it may be removed
+}
+
+// Image is one image on the host.
+type Image struct {
+	ID string // image id (repository digest reference when known)
+}
+
+// Op names a kind of work that podd does for a pod.
+type Op string
+
+// Task is one piece of work: an operation and what it is done to. Failures are counted per task.
+type Task struct {
+	Op   Op
+	Name string // container name or image reference; empty where the op concerns the whole pod
+}
+
+// Work is a task under way.
+type Work struct {
+	Task  Task
+	Since time.Time
+}
+
+// Failure is what is left of a task that failed and has not succeeded since.
+type Failure struct {
+	Count   int       // how often in a row
+	Last    time.Time // when it failed last
+	Reason  string    // a waiting reason: ErrImagePull, CreateContainerConfigError, ...
+	Message string
+}
