@@ -25,11 +25,14 @@ type Facts struct {
 	Verdict  *Verdict  // the terminal phase the pod has reached, recorded durably; never left
 	Rejected *Verdict  // the host refuses the pod (for example another os); becomes the verdict
 
-	Ground     bool        // the pod's directories, cgroup and volumes are there
+	Ground     bool        // the pod's directories, cgroup and volumes are all there
+	GroundLeft bool        // some of them are there, complete or not: what an unfinished "ground" or "clear" leaves
 	Network    Network     // of the newest sandbox
-	Sandboxes  []Sandbox   // by Attempt; the last is the newest
+	Sandboxes  []Sandbox   // by Attempt; the last is the newest. One that was removed may be listed (not Present) or not
 	Containers []Container // every instance known, of containerd or of the record; by Name, then Attempt
-	Images     map[string]Image
+
+	Images map[string]Image     // on the host and usable, by the reference the spec uses
+	Pulled map[string]time.Time // when podd last pulled an image for this pod; policy Always asks once per instance
 
 	Work     []Work           // podd's own tasks under way
 	Failures map[Task]Failure // the last failure of each task since its last success
@@ -70,14 +73,15 @@ type Verdict struct {
 // Network is what is known of the pod's network.
 type Network struct {
 	Ready    bool     // namespace made, CNI ADD done, hosts file written (always true once made for hostNetwork)
-	IPs      []string // sorted as the CNI result gives them
+	IPs      []string // as the CNI result gives them; kept after it is detached, the status goes on showing them
 	Attached bool     // something is left to take away: a pinned namespace, a CNI result, an address, a host port
 }
 
 // State of a sandbox or of a container instance.
 type State string
 
-// The states an instance passes through, in order. Unknown is what is left when containerd lost it.
+// The states an instance passes through, in order. One that containerd lost is Exited: exit code 137, Reason
+// ContainerStatusUnknown.
 const (
 	Created State = "created" // containerd has the container, its process was not started yet
 	Running State = "running"

@@ -30,6 +30,7 @@ type Step struct {
 	Op      status.Op
 	Name    string // container name or image reference
 	Attempt int    // of the container or the sandbox
+	Sandbox string // Create, Start: id of the sandbox the container is a member of; it may be under way yet
 
 	Deadline time.Time       // Stop: when to kill; zero or past means at once
 	Backoff  time.Duration   // Create: the crash-loop delay to write on the new instance

@@ -1,0 +1,39 @@
+package status
+
+import (
+	"time"
+)
+
+// forgetAfter is how long after the last back-off step an instance must end for its crash loop to be forgotten:
+// it ran well for that long (pkg/kubelet/kubelet.go, crashLoopBackOff.HasExpiredFunc).
+const forgetAfter = 600 * time.Second
+
+// RestartBackoff tells from the newest instance of a container, which has exited, when the next one may be created
+// and which delay that one is to carry in Container.Backoff. key is the RestartKey of the spec as it is now: another
+// key forgets the loop. The first restart is immediate, then the delay doubles from Limits.RestartInitial up to
+// Limits.RestartMax, measured from the exit. (client-go/util/flowcontrol/backoff.go, kuberuntime_manager.go doBackOff.)
+func RestartBackoff(last Container, f Facts, key string) (until time.Time, next time.Duration) {
+	fresh := last.Backoff == 0 || last.Key != key || last.FinishedAt.Sub(last.CreatedAt) > forgetAfter
+	if fresh {
+		return last.FinishedAt, f.Limits.RestartInitial
+	}
+	delay := min(last.Backoff, f.Limits.RestartMax)
+	until = last.FinishedAt.Add(delay)
+	if until.Sub(f.Now) > 2*delay {
+		until = f.Now // the clock was set back: an exit in the future must not hold the container for years
+	}
+	return until, min(2*delay, f.Limits.RestartMax)
+}
+
+// RetryAt tells when a failed task may be tried again: exponential from the first failure on, a pull by the Pull
+// limits, everything else by the Retry limits.
+func RetryAt(t Task, f Failure, l Limits) time.Time {
+	delay, longest := l.RetryInitial, l.RetryMax
+	if t.Op == pull {
+		delay, longest = l.PullInitial, l.PullMax
+	}
+	for n := 1; n < f.Count && delay < longest; n++ {
+		delay *= 2
+	}
+	return f.Last.Add(min(delay, longest))
+}
