@@ -57,6 +57,9 @@ func (d *decoder) structure(v *value, t reflect.Type, path string, levels []leve
 	s := shapeOf(t)
 	levels = append(levels[:len(levels):len(levels)], level{t, path})
 	for _, f := range v.fields {
+		if d.more {
+			return
+		}
 		at := join(path, f.name)
 		if ft := s.types[f.name]; ft != nil {
 			d.check(f.value, ft, at, levels)

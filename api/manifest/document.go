@@ -18,6 +18,9 @@ var (
 
 func (d *decoder) roots(all []*value) {
 	for _, v := range all {
+		if d.more {
+			return
+		}
 		if v.kind != null {
 			d.document(v, "", 0)
 		}
@@ -72,7 +75,7 @@ func (d *decoder) version(v *value, path string) {
 }
 
 func (d *decoder) pod(v *value, path string) {
-	before := len(d.problems) + d.dropped
+	before := len(d.problems)
 	kind := v.get("kind")
 	switch {
 	case kind == nil || kind.kind == null:
@@ -88,7 +91,7 @@ func (d *decoder) pod(v *value, path string) {
 		return
 	}
 	d.check(v, podType, path, nil)
-	if len(d.problems)+d.dropped > before {
+	if len(d.problems) > before || d.more {
 		return
 	}
 	d.take(v, path)
@@ -96,6 +99,11 @@ func (d *decoder) pod(v *value, path string) {
 
 // take decodes v with the strict decoder of Kubernetes, which may still find what check did not.
 func (d *decoder) take(v *value, path string) {
+	if len(d.documents) == maxDocuments {
+		d.at(v, path, "more than %d documents", maxDocuments)
+		d.more = true
+		return
+	}
 	raw := v.encode(nil)
 	pod := &v1.Pod{}
 	strict, err := json.UnmarshalStrict(raw, pod)

@@ -23,7 +23,8 @@ const (
 	MaxDepth  = 100     // levels of nesting
 	MaxValues = 100_000 // values in one document, counted after aliases are expanded
 
-	maxProblems = 100 // in one source; what is beyond is only counted
+	maxProblems  = 100    // in one source; no more is said or looked for then
+	maxDocuments = 10_000 // in one source
 )
 
 // Document is one Pod of a source.

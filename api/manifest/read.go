@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"unicode/utf8"
 )
@@ -13,12 +14,12 @@ type decoder struct {
 	source    string
 	documents []Document
 	problems  Problems
-	dropped   int // problems beyond maxProblems
+	more      bool // there are problems beyond maxProblems
 }
 
 func (d *decoder) problem(line, column int, path, format string, args ...any) {
 	if len(d.problems) == maxProblems {
-		d.dropped++
+		d.more = true
 		return
 	}
 	d.problems = append(d.problems, Problem{
@@ -39,8 +40,8 @@ func (d *decoder) sorted() Problems {
 		}
 		return a.Column - b.Column
 	})
-	if d.dropped > 0 {
-		d.problems = append(d.problems, Problem{Source: d.source, Message: fmt.Sprintf("and %d problems more", d.dropped)})
+	if d.more {
+		d.problems = append(d.problems, Problem{Source: d.source, Message: "and more"})
 	}
 	return d.problems
 }
@@ -65,8 +66,11 @@ func (d *decoder) read(r io.Reader) {
 		d.bad(data, invalid(data), "not UTF-8")
 		return
 	}
-	for _, c := range split(data) {
+	for c := range split(data) {
 		d.chunk(c)
+		if d.more {
+			return
+		}
 	}
 }
 
@@ -102,26 +106,26 @@ type chunk struct {
 
 // split cuts data before each line that begins a document ("---"). YAML allows no such line inside of one, not even in
 // a block of text.
-func split(data []byte) []chunk {
-	var all []chunk
-	start, first := 0, 1
-	for offset, line := 0, 1; offset < len(data); line++ {
-		end := len(data)
-		if i := bytes.IndexByte(data[offset:], '\n'); i >= 0 {
-			end = offset + i + 1
-		}
-		if offset > start && separator(data[offset:end]) {
-			if !blank(data[start:offset]) {
-				all = append(all, chunk{data[start:offset], first})
+func split(data []byte) iter.Seq[chunk] {
+	return func(yield func(chunk) bool) {
+		start, first := 0, 1
+		for offset, line := 0, 1; offset < len(data); line++ {
+			end := len(data)
+			if i := bytes.IndexByte(data[offset:], '\n'); i >= 0 {
+				end = offset + i + 1
 			}
-			start, first = offset, line
+			if offset > start && separator(data[offset:end]) {
+				if c := data[start:offset]; !blank(c) && !yield(chunk{c, first}) {
+					return
+				}
+				start, first = offset, line
+			}
+			offset = end
 		}
-		offset = end
+		if c := data[start:]; !blank(c) {
+			yield(chunk{c, first})
+		}
 	}
-	if !blank(data[start:]) {
-		all = append(all, chunk{data[start:], first})
-	}
-	return all
 }
 
 func separator(line []byte) bool {

@@ -176,10 +176,12 @@ func hint(levels []level, name string) string {
 	if near := resembling(here.t, name, 1); near != "" {
 		return `did you mean "` + near + `"?`
 	}
-	for _, l := range []level{here, levels[0]} {
-		if found := find(l.t, name); len(found) > 0 {
-			return name + " belongs in " + join(l.path, preferred(found))
-		}
+	below, anywhere := find(here.t, name), find(levels[0].t, name)
+	switch depth := func(p []string) int { return strings.Count(p[0], ".") }; {
+	case len(anywhere) > 0 && (len(below) == 0 || depth(anywhere) < depth(below)):
+		return name + " belongs in " + preferred(anywhere)
+	case len(below) > 0:
+		return name + " belongs in " + join(here.path, preferred(below))
 	}
 	if near := resembling(here.t, name, 3); near != "" {
 		return `did you mean "` + near + `"?`

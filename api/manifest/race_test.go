@@ -1,0 +1,5 @@
+//go:build race
+
+package manifest
+
+const slow = 20 // the race detector's price
