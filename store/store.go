@@ -2,16 +2,24 @@
 // runtime's records. The API and the runtime meet here and nowhere else.
 //
 // All objects live in memory, encoded; pods also decoded, as shared read-only values. A commit writes what changed to
-// one bbolt file, and then makes it visible: nobody sees an object that a crash could take back. Status writes of the
-// runtime are the exception: they are visible at once and reach the disk with the next commit, because the runtime can
-// compute them again.
+// one bbolt file, and then makes it visible: nobody sees an object that a crash could take back. Writes marked with
+// Lazily, and status writes of the runtime, are the exception: they are visible at once and reach the disk with the
+// next commit, because whoever made them can make them again.
 package store
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"log/slog"
+	"os"
+	"sync"
+	"time"
 
+	"github.com/google/btree"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -23,50 +31,157 @@ type Options struct {
 }
 
 // Store holds everything durable. All methods may be called from many goroutines.
-type Store struct{}
+type Store struct {
+	path        string
+	log         *slog.Logger
+	quarantined string
+	lock        *os.File
 
-var errUnbuilt = errors.New("store: not built yet")
+	queueMu sync.Mutex
+	queue   []*op // writes that wait for a commit
 
-// Open opens or makes the store at o.Path.
-func Open(o Options) (*Store, error) { return nil, errUnbuilt }
+	// commit is held by whoever writes; what follows belongs to its holder.
+	commit  sync.Mutex
+	db      *bolt.DB
+	disk    map[diskKey]uint32 // checksum of every entry on disk
+	dirty   map[diskKey]bool   // entries whose memory is newer than the disk
+	ceiling int64              // no revision above it may be given away before a higher one is on disk
+	flushed *time.Timer        // writes what is dirty
+	stopped bool
 
-// Close writes what is pending and lets the file go.
-func (s *Store) Close() error { return nil }
-
-// Quarantined is the path that a corrupt state file was moved to when the store was opened, or empty.
-func (s *Store) Quarantined() string { return "" }
-
-// Pods is every pod. The objects are shared and must not be changed.
-func (s *Store) Pods() []*v1.Pod { return nil }
-
-// Pod is the pod of that name, shared and read-only.
-func (s *Store) Pod(namespace, name string) (*v1.Pod, bool) { return nil, false }
-
-// PodByUID is the pod with that uid, shared and read-only.
-func (s *Store) PodByUID(uid types.UID) (*v1.Pod, bool) { return nil, false }
-
-// OnPodChange calls f with the uid of every pod that was added, changed or removed, from then on. f must not block and
-// must not call the store. cancel ends it.
-func (s *Store) OnPodChange(f func(uid types.UID)) (cancel func()) { return func() {} }
-
-// SetStatus replaces the status of a pod by what mutate makes of it. Nothing is written when it is equal. A pod that is
-// gone is an error for which IsNotFound is true. The new status is visible at once and durable within 50 ms or with
-// the next commit. mutate is called with the store locked: it must be quick and not call the store.
-func (s *Store) SetStatus(ctx context.Context, uid types.UID, mutate func(prev v1.PodStatus) v1.PodStatus) error {
-	return errUnbuilt
+	// mu guards what readers see. Only the holder of commit changes it.
+	mu       sync.RWMutex
+	rev      int64
+	objects  *btree.BTreeG[Entry]
+	pods     map[string]*v1.Pod // by key
+	podKeys  map[types.UID]string
+	records  map[types.UID][]byte
+	history  history
+	watchers map[*Watch]struct{}
+	hooks    map[int]func(types.UID)
+	hookID   int
 }
 
-// FinishPod removes a pod that the host has let go of. A pod with finalizers stays; one that is gone is no error.
-func (s *Store) FinishPod(ctx context.Context, uid types.UID) error { return errUnbuilt }
+// Entry is one object as it is stored.
+type Entry struct {
+	Key      string
+	Revision int64  // the resourceVersion of its last change
+	Data     []byte // the encoded object; never changed after
+	Expires  int64  // unix seconds after which Expire removes it; 0 is never
+}
 
-// PutRecord keeps the runtime's facts of a pod. They are durable when it returns nil.
-func (s *Store) PutRecord(ctx context.Context, uid types.UID, data []byte) error { return errUnbuilt }
+// The errors that callers tell apart.
+var (
+	ErrConflict = errors.New("the object has changed")             // the revision asked for is not the present one
+	ErrGone     = errors.New("the revision is no longer known")    // a watch from there would miss something
+	ErrClosed   = errors.New("the store is closed")                // podd is going down
+	ErrNewer    = errors.New("written by a newer version of podd") // the file's format is not known
+	ErrInUse    = errors.New("in use by another podd")             // the lock is held
+	errCorrupt  = errors.New("the state file is corrupt")          // it is moved aside
+	castagnoli  = crc32.MakeTable(crc32.Castagnoli)
+)
 
-// Records is every record, by pod uid. The data must not be changed.
-func (s *Store) Records() map[types.UID][]byte { return nil }
+const (
+	lazyDelay  = 50 * time.Millisecond // how long a lazy write may stay in memory only
+	retryDelay = time.Second           // until lazy writes are tried again after the disk refused them
+)
 
-// Record is the record of one pod. The data must not be changed.
-func (s *Store) Record(uid types.UID) ([]byte, bool) { return nil, false }
+// Open opens or makes the store at o.Path. A second store on the same path is ErrInUse. A corrupt file is moved aside
+// and a fresh one is made; Quarantined then says where it went.
+func Open(o Options) (*Store, error) {
+	s := &Store{
+		path: o.Path, log: o.Log,
+		disk: map[diskKey]uint32{}, dirty: map[diskKey]bool{},
+		watchers: map[*Watch]struct{}{}, hooks: map[int]func(types.UID){},
+	}
+	s.empty()
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if err := s.open(); err != nil {
+		if s.lock != nil {
+			_ = s.lock.Close()
+		}
+		return nil, fmt.Errorf("open state %s: %w", o.Path, err)
+	}
+	return s, nil
+}
 
-// DeleteRecord forgets the record of a pod; none is no error.
-func (s *Store) DeleteRecord(ctx context.Context, uid types.UID) error { return errUnbuilt }
+// empty forgets all objects and records.
+func (s *Store) empty() {
+	s.objects = btree.NewG(16, func(a, b Entry) bool { return a.Key < b.Key })
+	s.pods, s.podKeys, s.records = map[string]*v1.Pod{}, map[types.UID]string{}, map[types.UID][]byte{}
+}
+
+func (s *Store) open() error {
+	lock, err := os.OpenFile(s.path+".lock", os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return ErrInUse
+	}
+	s.lock = lock
+	found, err := s.load()
+	if errors.Is(err, errCorrupt) {
+		if err = s.quarantine(err); err != nil {
+			return err
+		}
+		found = content{}
+		s.empty()
+	}
+	if err != nil {
+		return err
+	}
+	return s.begin(found)
+}
+
+// quarantine moves the state file aside.
+func (s *Store) quarantine(cause error) error {
+	s.quarantined = s.path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000")
+	if err := os.Rename(s.path, s.quarantined); err != nil {
+		return fmt.Errorf("move the corrupt file aside: %w", err)
+	}
+	s.log.Error("the state file was corrupt: podd starts with an empty state and adopts the pods that run",
+		"file", s.path, "movedTo", s.quarantined, "cause", cause)
+	return nil
+}
+
+// Close writes what is pending and lets the file go. Watches end.
+func (s *Store) Close() error {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	if s.stopped {
+		return nil
+	}
+	err := s.persist(nil)
+	s.stopped = true
+	if s.flushed != nil {
+		s.flushed.Stop()
+	}
+	s.mu.Lock()
+	for w := range s.watchers {
+		w.poke()
+	}
+	s.watchers = nil
+	s.mu.Unlock()
+	return errors.Join(err, s.db.Close(), s.lock.Close())
+}
+
+// Quarantined is the path that a corrupt state file was moved to when the store was opened, or empty.
+func (s *Store) Quarantined() string { return s.quarantined }
+
+// Revision is the newest resourceVersion given away.
+func (s *Store) Revision() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.rev
+}
+
+type lazyKey struct{}
+
+// Lazily marks writes with ctx as such that need not be durable when they return.
+func Lazily(ctx context.Context) context.Context { return context.WithValue(ctx, lazyKey{}, true) }
+
+func lazy(ctx context.Context) bool { return ctx.Value(lazyKey{}) != nil }
