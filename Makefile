@@ -1,0 +1,92 @@
+# podd: `make demo` shows it, `make test` tests it; both set up what is missing. `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+
+GO         ?= go
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+SYSCONFDIR ?= /etc
+UNITDIR    ?= /etc/systemd/system
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# One set of flags for builds, vet and tests, so that they share what the compiler has done: the Kubernetes packages
+# take minutes. cgo is only for runc (libseccomp) and the race detector.
+export CGO_ENABLED := 0
+export GOFLAGS     := -trimpath -tags=grpcnotrace
+
+BIN     := bin
+LIBEXEC := libexec/podd
+STAMPS  := .build
+
+CONTAINERD := github.com/containerd/containerd/v2/cmd
+PLUGINS    := github.com/containernetworking/plugins/plugins
+CNI        := main/bridge main/loopback main/ptp ipam/host-local ipam/static meta/portmap meta/tuning meta/bandwidth meta/firewall
+COMMANDS   := podd podctl
+HELPERS    := podd-logd pause
+
+# Everything the commands are made of, for make to see that nothing changed; the go tool decides the rest.
+SOURCES := $(shell find api cmd network runtime sandbox status store volumes -type f -not -name '*_test.go' -not -path '*/testdata/*')
+
+.PHONY: build bundle help packages test lint unit host e2e bench demo demo-clean install uninstall clean
+
+build: $(STAMPS)/commands bundle ## podd and podctl into bin/, their helpers and the node bundle into libexec/podd/
+
+$(STAMPS)/commands: $(SOURCES) go.mod go.sum Makefile
+	@mkdir -p $(BIN) $(LIBEXEC) $(STAMPS)
+	@echo "building $(COMMANDS) $(HELPERS)"
+	@$(GO) build -ldflags "-s -w" -o $(LIBEXEC)/ $(HELPERS:%=./cmd/%)
+	@$(GO) build -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/ $(COMMANDS:%=./cmd/%)
+	@touch $@
+
+bundle: $(STAMPS)/bundle $(STAMPS)/runc ## containerd, its shim, runc and the CNI plugins into libexec/podd/
+
+$(STAMPS)/bundle: go.mod go.sum Makefile
+	@mkdir -p $(LIBEXEC) $(STAMPS)
+	@echo "building containerd and the CNI plugins"
+	@$(GO) build -tags "no_cri,no_btrfs,no_zfs,no_devmapper,no_tracing,grpcnotrace" -ldflags "-s -w" -o $(LIBEXEC)/ \
+		$(CONTAINERD)/containerd $(CONTAINERD)/containerd-shim-runc-v2 $(CNI:%=$(PLUGINS)/%)
+	@touch $@
+
+# runc is linked statically, so that the bundle also runs where libseccomp is not installed.
+$(STAMPS)/runc: go.mod go.sum Makefile | packages
+	@mkdir -p $(LIBEXEC) $(STAMPS)
+	@echo "building runc"
+	@CGO_ENABLED=1 $(GO) build -tags "seccomp,netgo,osusergo" -ldflags "-s -w -extldflags -static" -o $(LIBEXEC)/ \
+		github.com/opencontainers/runc
+	@touch $@
+
+packages: ## apt packages that building and testing need, if they are missing
+	@install/packages build
+
+test: ## everything: lint, unit tests with the race detector, tests on the host, end to end
+	@install/packages build test
+	@$(GO) run ./test/run lint build unit host e2e
+
+lint unit host e2e: ## one part of `make test`
+	@install/packages build $(if $(filter host e2e,$@),test)
+	@$(GO) run ./test/run $(if $(filter host e2e,$@),build) $@
+
+bench: build ## start, exit and idle measurements against plain containerd
+	@install/packages build test
+	@$(GO) test -tags host,grpcnotrace -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/bench/...
+
+demo: ## a pod of two containers, step by step; leaves podd running
+	@examples/demo/run
+
+demo-clean: ## ends the demo and removes all it made
+	@examples/demo/clean
+
+install: build ## binaries, systemd unit and default configuration below DESTDIR and PREFIX
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' UNITDIR='$(UNITDIR)' install/install
+
+uninstall: ## takes away what install put there; state and edited configuration stay
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' UNITDIR='$(UNITDIR)' install/uninstall
+
+clean: ## removes what was built
+	rm -rf $(BIN) libexec $(STAMPS)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9 -]*:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,248 @@
+// Command run runs the suites of podd's tests, one after the other, and ends with one line that counts what they
+// reported: `go run ./test/run lint build unit host e2e`. A suite that fails does not hold back the next ones, only a
+// build that fails does. It exits 1 unless everything passed.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+)
+
+const tags = "grpcnotrace"
+
+// tally is what one suite came to.
+type tally struct {
+	suite                   string
+	passed, failed, skipped int
+	took                    time.Duration
+}
+
+func main() {
+	began := time.Now()
+	var all []tally
+	for _, suite := range os.Args[1:] {
+		fmt.Printf("--- %s\n", suite)
+		start := time.Now()
+		t := run(suite)
+		t.suite, t.took = suite, time.Since(start).Round(time.Second)
+		all = append(all, t)
+		if suite == "build" && t.failed > 0 {
+			break
+		}
+	}
+	if failed := closing(os.Stdout, all, time.Since(began)); failed {
+		os.Exit(1)
+	}
+}
+
+// closing writes a line for each suite and the closing line, and tells whether anything failed.
+func closing(w io.Writer, all []tally, took time.Duration) (failed bool) {
+	var sum tally
+	fmt.Fprintln(w)
+	for _, t := range all {
+		fmt.Fprintf(w, "%-6s %4d passed %4d failed %4d skipped  %s\n", t.suite, t.passed, t.failed, t.skipped, t.took)
+		sum.passed, sum.failed, sum.skipped = sum.passed+t.passed, sum.failed+t.failed, sum.skipped+t.skipped
+	}
+	failed = sum.failed > 0 || sum.passed == 0
+	word := "ok"
+	if failed {
+		word = "FAIL"
+	}
+	fmt.Fprintf(w, "%s  %d passed, %d failed, %d skipped in %s\n", word, sum.passed, sum.failed, sum.skipped, took.Round(time.Second))
+	return failed
+}
+
+// run runs one suite.
+func run(suite string) tally {
+	switch suite {
+	case "lint":
+		return lint()
+	case "build":
+		return check("make build", "make", "--no-print-directory", "build")
+	case "unit":
+		return goTest([]string{"CGO_ENABLED=1"}, append([]string{"-race", "-tags", tags, "-timeout", "10m"}, packages(false)...)...)
+	case "host":
+		return goTest(nil, append([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "15m"}, packages(true)...)...)
+	case "e2e":
+		return goTest(nil, "-p", "1", "-tags", tags+",host", "-timeout", "25m", "./test/e2e/...")
+	}
+	fmt.Println("no such suite:", suite)
+	return tally{failed: 1}
+}
+
+// lint is gofmt, go vet and staticcheck over every file, those of the host tests included.
+func lint() tally {
+	sum := check("gofmt", "bash", "-c", `bad=$(git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -l); echo -n "$bad"; test -z "$bad"`)
+	for _, c := range []tally{
+		check("go vet", "go", "vet", "-tags", tags+",host", "./..."),
+		check("staticcheck", "go", "tool", "staticcheck", "-tags", tags+",host", "./..."),
+	} {
+		sum.passed, sum.failed = sum.passed+c.passed, sum.failed+c.failed
+	}
+	return sum
+}
+
+// check runs one command whose exit code is the result.
+func check(name, command string, args ...string) tally {
+	cmd := exec.Command(command, args...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Printf("FAIL\t%s: %v\n", name, err)
+		return tally{failed: 1}
+	}
+	fmt.Printf("ok  \t%s\n", name)
+	return tally{passed: 1}
+}
+
+// packages lists the packages with tests: those with tests for the host, or all others' unit tests. What is below
+// test/e2e and test/bench has its own suite.
+func packages(host bool) []string {
+	seen := map[string]bool{}
+	_ = filepath.WalkDir(".", func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (path != "." && strings.HasPrefix(d.Name(), ".") || path == "test/e2e" || path == "test/bench") {
+			return filepath.SkipDir
+		}
+		if !d.IsDir() && strings.HasSuffix(path, "_test.go") && needsHost(path) == host {
+			seen["./"+filepath.Dir(path)] = true
+		}
+		return nil
+	})
+	list := make([]string, 0, len(seen))
+	for p := range seen {
+		list = append(list, p)
+	}
+	sort.Strings(list)
+	return list
+}
+
+// needsHost tells whether a test file has the build tag host.
+func needsHost(file string) bool {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	head, _, _ := strings.Cut(string(data), "\npackage ")
+	return strings.Contains(head, "//go:build host")
+}
+
+// event is a line of `go test -json`; see `go doc test2json`.
+type event struct {
+	Action, Package, Test, Output, ImportPath string
+	Elapsed                                   float64
+}
+
+// goTest runs go test, prints the line of each package and the output of each test that failed, and counts the tests
+// that have no subtests of their own. A package that failed without a failed test (it did not build, it panicked)
+// counts as one failure.
+func goTest(env []string, args ...string) tally {
+	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		fmt.Println("FAIL\tgo test:", err)
+		return tally{failed: 1}
+	}
+	c := count(out, os.Stdout)
+	if err := cmd.Wait(); err != nil && c.failed == 0 {
+		fmt.Println("FAIL\tgo test:", err)
+		c.failed++
+	}
+	return c
+}
+
+// count reads the events of go test.
+func count(in io.Reader, w io.Writer) tally {
+	output := map[string][]string{} // by package and test, until its result is known
+	results := map[string]string{}
+	inner := map[string]bool{} // tests with subtests
+	broken := map[string]int{} // failures by package
+	var sum tally
+	sc := bufio.NewScanner(in)
+	sc.Buffer(nil, 16<<20)
+	for sc.Scan() {
+		var e event
+		if json.Unmarshal(sc.Bytes(), &e) != nil {
+			fmt.Fprintln(w, sc.Text())
+			continue
+		}
+		key := e.Package + " " + e.Test
+		switch e.Action {
+		case "build-output":
+			fmt.Fprint(w, e.Output)
+		case "output":
+			output[key] = append(output[key], e.Output)
+		case "pass", "fail", "skip":
+			if e.Test == "" {
+				verdict(w, e, output[key], broken[e.Package])
+				if e.Action == "fail" && broken[e.Package] == 0 {
+					sum.failed++
+				}
+				continue
+			}
+			results[key] = e.Action
+			if i := strings.LastIndexByte(e.Test, '/'); i >= 0 {
+				inner[e.Package+" "+e.Test[:i]] = true
+			}
+			if e.Action == "fail" {
+				broken[e.Package]++
+				fmt.Fprint(w, strings.Join(output[key], ""))
+			}
+			if e.Action == "skip" {
+				fmt.Fprint(w, strings.Join(output[key], ""))
+			}
+			delete(output, key)
+		}
+	}
+	for key, result := range results {
+		switch {
+		case inner[key] && (result != "fail" || childFailed(results, key)):
+		case result == "pass":
+			sum.passed++
+		case result == "fail":
+			sum.failed++
+		default:
+			sum.skipped++
+		}
+	}
+	return sum
+}
+
+// childFailed tells whether a subtest of key failed; if none did, the failure is key's own.
+func childFailed(results map[string]string, key string) bool {
+	for k, result := range results {
+		if result == "fail" && strings.HasPrefix(k, key+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// verdict prints what go test prints for a package.
+func verdict(w io.Writer, e event, lines []string, failures int) {
+	switch {
+	case e.Action == "skip":
+		fmt.Fprintf(w, "?   \t%s\t[no tests]\n", e.Package)
+	case e.Action == "pass":
+		fmt.Fprintf(w, "ok  \t%s\t%.3fs\n", e.Package, e.Elapsed)
+	default:
+		if failures == 0 {
+			fmt.Fprint(w, strings.Join(lines, ""))
+		}
+		fmt.Fprintf(w, "FAIL\t%s\t%.3fs\n", e.Package, e.Elapsed)
+	}
+}
