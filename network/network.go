@@ -1,24 +1,29 @@
 // Package network gives pods their network: a pinned network namespace, an interface through CNI, host ports, and
 // one static masquerade rule for the whole pod range.
 //
-// What podd has done for a pod is written down before it is done (see record.go), so whatever a crash leaves behind is
-// found and taken away by the same Ensure and Remove that steady state runs. The truth about a pod is the kernel's:
+// What podd is about to do for a pod is written down before it is done (record.go), so whatever a crash leaves behind
+// is found and taken away by the same Ensure and Remove that steady state runs. The truth about a pod is the kernel's:
 // Look compares the record with the namespace and the interface that are really there.
 package network
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
+	"github.com/containernetworking/cni/libcni"
 	v1 "k8s.io/api/core/v1"
 )
 
-// Options say where the network lives. All fields but Timeout and Log are needed.
+// Options say where the network lives. Timeout and Log may be left out; so may Bridge, Range and Table.
 type Options struct {
-	ConfDir  string       // CNI configuration lists; the first by name wins over podd's own
+	ConfDir  string       // CNI configuration lists; the first by name wins, podd writes one when there is none
 	BinDirs  []string     // where CNI plugins are looked for, in order
 	StateDir string       // durable: records, CNI results, addresses handed out
 	NetnsDir string       // pinned namespaces, on a tmpfs
@@ -34,15 +39,28 @@ const (
 	DefaultBridge = "podd0"
 	DefaultTable  = "podd"
 	// DefaultTimeout bounds one ADD or DEL of all plugins together. The kubelet gives up on a whole sandbox after
-	// 2 minutes (RuntimeRequestTimeout in pkg/kubelet/apis/config); this leaves room for a DEL and a second ADD.
+	// 2 minutes (runtimeRequestTimeout in pkg/kubelet/apis/config); this leaves room for a DEL and a second ADD.
 	DefaultTimeout = 45 * time.Second
 )
 
 // DefaultRange is where pods get addresses from unless told otherwise.
 var DefaultRange = netip.MustParsePrefix("10.85.0.0/16")
 
-// Network is the pods' network on this host.
-type Network struct{ o Options }
+// Network is the pods' network on this host. It is safe for concurrent use; different pods do not wait for each other.
+type Network struct {
+	o   Options
+	cni *libcni.CNIConfig
+
+	attach locks // by uid: Ensure and Remove
+	pin    locks // by uid: making and taking away namespaces; never held while a plugin runs
+
+	table struct { // podd's nftables table
+		sync.Mutex
+		want map[portKey]element // every host port of every recorded pod
+		conf *conf               // the last good configuration: what the rules are made from
+	}
+	warned sync.Map // messages that were logged once already
+}
 
 // Pod is what the network needs to know of a pod.
 type Pod struct {
@@ -61,43 +79,106 @@ type Result struct {
 // State is what there is of a pod's network.
 type State struct {
 	Attached bool // something is left to take away
-	Ready    bool // namespace, interface and addresses are there as recorded
+	Ready    bool // namespace, interface and addresses are there as recorded; never true with HostNetwork
 	Attempt  int  // of the sandbox that Result belongs to
 	Result   Result
 }
 
-// Open checks the options and makes the directories. It changes nothing else on the host; Setup does.
-func Open(o Options) (*Network, error) { return nil, errors.New("network: not built") }
+// Open checks the options, makes the directories and reads the records. It changes nothing else; Setup does.
+func Open(o Options) (*Network, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{o.ConfDir, o.StateDir, o.recordDir(), o.NetnsDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("network: %w", err)
+		}
+	}
+	n := &Network{o: o, cni: libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.StateDir, &plugins{})}
+	n.table.want = map[portKey]element{}
+	records, err := n.records()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		for _, a := range r.Attempts {
+			n.adopt(a)
+		}
+	}
+	return n, nil
+}
+
+func (o *Options) complete() error {
+	if o.Bridge == "" {
+		o.Bridge = DefaultBridge
+	}
+	if o.Table == "" {
+		o.Table = DefaultTable
+	}
+	if !o.Range.IsValid() {
+		o.Range = DefaultRange
+	}
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	o.Range = o.Range.Masked()
+	if bits := o.Range.Addr().BitLen() - o.Range.Bits(); bits < 2 {
+		return fmt.Errorf("pod range %s: has no addresses for pods", o.Range)
+	}
+	if len(o.Bridge) > 15 {
+		return fmt.Errorf("bridge %s: longer than 15 characters", o.Bridge)
+	}
+	for what, dir := range map[string]string{"configuration": o.ConfDir, "state": o.StateDir, "namespace": o.NetnsDir} {
+		if !filepath.IsAbs(dir) {
+			return fmt.Errorf("network %s directory %q: is not absolute", what, dir)
+		}
+	}
+	return nil
+}
+
+func (o *Options) recordDir() string { return filepath.Join(o.StateDir, "records") }
+func (o *Options) ipamDir() string   { return filepath.Join(o.StateDir, "ipam") }
 
 // Setup makes the host ready for pods and may be called at any time again: it writes the default configuration when
 // there is none, turns on forwarding, and puts podd's nftables table right, host ports of recorded pods included.
-func (n *Network) Setup(ctx context.Context) error { return errors.New("network: not built") }
-
-// Netns makes and pins the pod's network namespace and returns its path: the sandbox may start in it while Ensure is
-// still at work. With HostNetwork the path is empty.
-func (n *Network) Netns(ctx context.Context, p Pod) (string, error) {
-	return "", errors.New("network: not built")
+func (n *Network) Setup(ctx context.Context) error {
+	c, err := n.conf()
+	if errors.Is(err, errNoConf) {
+		if err = n.writeDefault(); err == nil {
+			c, err = n.conf()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := n.setupHost(c); err != nil {
+		return err
+	}
+	n.table.Lock()
+	defer n.table.Unlock()
+	return n.setupTable()
 }
 
-// Ensure gives the pod its interface, addresses and host ports. What other attempts of the pod have left is taken
-// away first.
-func (n *Network) Ensure(ctx context.Context, p Pod) (Result, error) {
-	return Result{}, errors.New("network: not built")
+// Clear takes away what Setup made: the nftables table and, when no pod is on it, the default bridge.
+func (n *Network) Clear(ctx context.Context) error {
+	known, err := n.Known(ctx)
+	if err != nil {
+		return err
+	}
+	if len(known) > 0 {
+		return fmt.Errorf("clear network: %d pods are attached", len(known))
+	}
+	n.table.Lock()
+	defer n.table.Unlock()
+	return errors.Join(n.removeTable(), n.removeBridge())
 }
 
-// Look says what there is for the pod. It changes nothing and executes nothing.
-func (n *Network) Look(uid string) (State, error) { return State{}, errors.New("network: not built") }
-
-// Remove takes away all that any attempt of the pod has: host ports, interface, addresses, namespace. It is nil when
-// nothing is left; an error means that it has to be called again.
-func (n *Network) Remove(ctx context.Context, uid string) error {
-	return errors.New("network: not built")
+// warnOnce logs a message that would otherwise repeat at every Setup.
+func (n *Network) warnOnce(msg string, args ...any) {
+	if _, said := n.warned.LoadOrStore(fmt.Sprint(msg, args), true); !said {
+		n.o.Log.Warn(msg, args...)
+	}
 }
-
-// Known lists the uids of all pods that have anything left on the host.
-func (n *Network) Known(ctx context.Context) ([]string, error) {
-	return nil, errors.New("network: not built")
-}
-
-// Clear takes away what Setup made: the nftables table and the default bridge. For when podd leaves the host.
-func (n *Network) Clear(ctx context.Context) error { return errors.New("network: not built") }

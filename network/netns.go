@@ -1,0 +1,162 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+	"podd/runtime/killpoint"
+)
+
+// Netns makes and pins the pod's network namespace and returns its path: the sandbox may start in it while Ensure is
+// still at work. What is at the path and is not a network namespace is replaced. With HostNetwork the path is empty.
+func (n *Network) Netns(ctx context.Context, p Pod) (string, error) {
+	if p.HostNetwork {
+		return "", nil
+	}
+	if err := checkUID(p.UID); err != nil {
+		return "", err
+	}
+	path := n.netnsPath(p.UID, p.Attempt)
+	release, err := n.pin.take(ctx, p.UID)
+	if err != nil {
+		return "", fmt.Errorf("network namespace %s: %w", path, err)
+	}
+	defer release()
+	if _, ok := netnsID(path); ok {
+		return path, nil
+	}
+	if err := unpin(path); err != nil {
+		return "", err
+	}
+	if err := makeNetns(path); err != nil {
+		return "", fmt.Errorf("network namespace %s: %w", path, err)
+	}
+	return path, nil
+}
+
+func (n *Network) netnsPath(uid string, attempt int) string {
+	return filepath.Join(n.o.NetnsDir, attemptID(uid, attempt))
+}
+
+// netnsID identifies the namespace that is pinned at path. It is not ok when there is none, or when it is the host's
+// own, which no pod may be given.
+func netnsID(path string) (string, bool) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", false
+	}
+	defer unix.Close(fd)
+	var fsys unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fsys); err != nil || fsys.Type != unix.NSFS_MAGIC {
+		return "", false
+	}
+	if kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		return "", false
+	}
+	var st, host unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || unix.Stat("/proc/self/ns/net", &host) != nil {
+		return "", false
+	}
+	if st.Dev == host.Dev && st.Ino == host.Ino {
+		return "", false
+	}
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), true
+}
+
+// makeNetns makes a namespace on a thread that is thrown away after: a thread that has been in another namespace
+// never runs anything else again.
+func makeNetns(path string) error {
+	killpoint.At("network.netns.before")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	killpoint.At("network.netns.file")
+	made := make(chan error, 1)
+	go onOwnThread(func() { made <- newNetns(path) })
+	if err := <-made; err != nil {
+		return errors.Join(err, unpin(path))
+	}
+	killpoint.At("network.netns.after")
+	return nil
+}
+
+// onOwnThread runs f on a thread that ends with it. The process's first thread cannot end (it would be parked, and
+// hold the namespace for good), so f never gets that one.
+func onOwnThread(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		done := make(chan struct{})
+		go func() { defer close(done); onOwnThread(f) }()
+		<-done
+		runtime.UnlockOSThread()
+		return
+	}
+	f() // and return while locked: the runtime ends the thread
+}
+
+func newNetns(path string) error {
+	ns, err := netns.New()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	// Pods take no router advertisements from each other (CVE-2020-10749) and do not wait for duplicate address
+	// detection, which a bridge port in hairpin mode would even fail. Both before an interface is there.
+	for _, where := range []string{"all", "default"} {
+		for _, key := range []string{"accept_ra", "accept_dad"} {
+			if err := sysctl("ipv6/conf/"+where+"/"+key, "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("loopback up: %w", err)
+	}
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", ns), path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin: %w", err)
+	}
+	return nil
+}
+
+// sysctl writes /proc/sys/net/<key> of the calling thread's namespace, if it has another value.
+func sysctl(key, value string) error {
+	path := "/proc/sys/net/" + key
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(string(old)) == value {
+		return nil
+	}
+	return os.WriteFile(path, []byte(value), 0)
+}
+
+// unpin takes away whatever is at path, mounts on top of each other included.
+func unpin(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break // not a mount, or not there
+		}
+		if err != nil {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
+	killpoint.At("network.netns.unmounted")
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
