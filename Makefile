@@ -37,7 +37,7 @@ build: $(STAMPS)/commands bundle ## podd and podctl into bin/, their helpers and
 $(STAMPS)/commands: $(SOURCES) go.mod go.sum Makefile
 	@mkdir -p $(BIN) $(LIBEXEC) $(STAMPS)
 	@echo "building $(COMMANDS) $(HELPERS)"
-	@$(GO) build -ldflags "-s -w" -o $(LIBEXEC)/ $(HELPERS:%=./cmd/%)
+	@$(GO) build -ldflags "-s -w -X main.version=$(VERSION)" -o $(LIBEXEC)/ $(HELPERS:%=./cmd/%)
 	@$(GO) build -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/ $(COMMANDS:%=./cmd/%)
 	@touch $@
 
