@@ -148,3 +148,6 @@ func (w *Watch) poke() {
 	default:
 	}
 }
+
+// Revision is the revision up to which everything was read.
+func (w *Watch) Revision() int64 { return w.rev }
