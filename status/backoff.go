@@ -15,7 +15,7 @@ const forgetAfter = 600 * time.Second
 func RestartBackoff(last Container, f Facts, key string) (until time.Time, next time.Duration) {
 	fresh := last.Backoff == 0 || last.Key != key || last.FinishedAt.Sub(last.CreatedAt) > forgetAfter
 	if fresh {
-		return last.FinishedAt, f.Limits.RestartInitial
+		return earlier(last.FinishedAt, f.Now), f.Limits.RestartInitial
 	}
 	delay := min(last.Backoff, f.Limits.RestartMax)
 	until = last.FinishedAt.Add(delay)
@@ -29,11 +29,18 @@ func RestartBackoff(last Container, f Facts, key string) (until time.Time, next 
 // limits, everything else by the Retry limits.
 func RetryAt(t Task, f Failure, l Limits) time.Time {
 	delay, longest := l.RetryInitial, l.RetryMax
-	if t.Op == pull {
+	if t.Op == OpPull {
 		delay, longest = l.PullInitial, l.PullMax
 	}
 	for n := 1; n < f.Count && delay < longest; n++ {
 		delay *= 2
 	}
 	return f.Last.Add(min(delay, longest))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }

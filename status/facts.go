@@ -131,8 +131,15 @@ type Image struct {
 	ID string // image id (repository digest reference when known)
 }
 
-// Op names a kind of work that podd does for a pod.
+// Op names a kind of work that podd does for a pod. Package runtime/plan names them all.
 type Op string
+
+// The operations whose failures and progress the status speaks of.
+const (
+	OpPull   Op = "pull"
+	OpCreate Op = "create"
+	OpStart  Op = "start"
+)
 
 // Task is one piece of work: an operation and what it is done to. Failures are counted per task.
 type Task struct {
@@ -152,4 +159,52 @@ type Failure struct {
 	Last    time.Time // when it failed last
 	Reason  string    // a waiting reason: ErrImagePull, CreateContainerConfigError, ...
 	Message string
+}
+
+// Sandbox is the newest sandbox known.
+func (f Facts) Sandbox() (Sandbox, bool) {
+	if len(f.Sandboxes) == 0 {
+		return Sandbox{}, false
+	}
+	return f.Sandboxes[len(f.Sandboxes)-1], true
+}
+
+// Newest is the newest instance of the container called name.
+func (f Facts) Newest(name string) (Container, bool) { return f.nth(name, 1) }
+
+// Previous is the instance before the newest.
+func (f Facts) Previous(name string) (Container, bool) { return f.nth(name, 2) }
+
+func (f Facts) nth(name string, n int) (Container, bool) {
+	for i := len(f.Containers) - 1; i >= 0; i-- {
+		if f.Containers[i].Name != name {
+			continue
+		}
+		if n--; n == 0 {
+			return f.Containers[i], true
+		}
+	}
+	return Container{}, false
+}
+
+// Busy tells whether podd's own task op on name is under way.
+func (f Facts) Busy(op Op, name string) bool {
+	for _, w := range f.Work {
+		if w.Task == (Task{Op: op, Name: name}) {
+			return true
+		}
+	}
+	return false
+}
+
+// BusyWith tells whether one of ops is under way on anything.
+func (f Facts) BusyWith(ops ...Op) bool {
+	for _, w := range f.Work {
+		for _, op := range ops {
+			if w.Task.Op == op {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -1,26 +1,103 @@
 package status
 
 import (
-	"time"
+	"net/netip"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 )
 
-// pull is the operation whose failures have a back-off and waiting reasons of their own. Package plan names the rest.
-const pull Op = "pull"
-
 // Of is the status of pod as the facts show it, never derived from the status before. Transition times stay zero and
-// conditions of others are left out: Stamp puts both in.
+// conditions of others are left out: Stamp puts both in. Of pod.Status only what is not podd's is read: the conditions
+// that readiness gates name, and the QoS class that the API fixed at creation.
 func Of(pod *v1.Pod, f Facts) v1.PodStatus {
-	return v1.PodStatus{Phase: v1.PodPending}
+	s := v1.PodStatus{
+		ObservedGeneration: pod.Generation,
+		QOSClass:           qos.GetPodQOS(pod),
+	}
+	if !f.Started.IsZero() {
+		t := metav1.NewTime(f.Started)
+		s.StartTime = &t
+	}
+	addresses(&s, pod, f)
+	verdict := published(pod, f)
+	if verdict == nil || !neverRan(*verdict, f) {
+		s.InitContainerStatuses = initStatuses(pod, f)
+		s.ContainerStatuses = regularStatuses(pod, f)
+		s.EphemeralContainerStatuses = ephemeralStatuses(pod, f)
+	}
+	switch {
+	case verdict != nil:
+		s.Phase, s.Reason, s.Message = verdict.Phase, verdict.Reason, verdict.Message
+		terminate(&s, pod)
+	case !f.Reachable && begun(f):
+		s.Phase, s.Reason = v1.PodUnknown, "RuntimeUnreachable"
+		s.Message = "containerd does not answer: the container states are the last known ones"
+	default:
+		s.Phase = livingPhase(pod, f, s)
+	}
+	s.Conditions = conditions(pod, f, s)
+	return s
 }
 
-// Stamp turns next, made by Of, into what is published after prev.
-func Stamp(prev, next v1.PodStatus, now time.Time) v1.PodStatus {
-	return next
+// published is the verdict that may be shown: one that is recorded, or that nothing known later can change.
+func published(pod *v1.Pod, f Facts) *Verdict {
+	if f.Verdict != nil {
+		return f.Verdict
+	}
+	if v := rejected(f); v != nil {
+		return v
+	}
+	return completed(pod, f)
 }
 
-// Outcome is the verdict that pod has come to and that is to be recorded, nil while there is none.
-func Outcome(pod *v1.Pod, f Facts) *Verdict {
-	return f.Verdict
+// livingPhase is the phase of a pod without a verdict. A terminal one is held back until its exits are recorded and
+// nothing can run any more (pkg/kubelet/status/status_manager.go mergePodStatus).
+func livingPhase(pod *v1.Pod, f Facts, s v1.PodStatus) v1.PodPhase {
+	phase := phaseOf(pod, append(s.InitContainerStatuses, s.ContainerStatuses...), false, initialized(pod, f))
+	if phase != v1.PodSucceeded && phase != v1.PodFailed {
+		return phase
+	}
+	if anyStarted(s.ContainerStatuses) {
+		return v1.PodRunning
+	}
+	return v1.PodPending
+}
+
+// begun tells whether there may be something of the pod that only containerd knows the state of.
+func begun(f Facts) bool {
+	return len(f.Sandboxes) > 0 || len(f.Containers) > 0 || f.Network.Attached || f.Network.Ready
+}
+
+// addresses puts in the host's addresses and the pod's: the family of the host's primary one first, at most one per
+// family (pkg/kubelet/kubelet_pods.go sortPodIPs).
+func addresses(s *v1.PodStatus, pod *v1.Pod, f Facts) {
+	for _, ip := range f.Node.IPs[:min(2, len(f.Node.IPs))] {
+		s.HostIPs = append(s.HostIPs, v1.HostIP{IP: ip})
+	}
+	ips := f.Network.IPs
+	if pod.Spec.HostNetwork {
+		ips = f.Node.IPs
+	}
+	primary4 := len(f.Node.IPs) == 0 || is4(f.Node.IPs[0])
+	for _, want4 := range []bool{primary4, !primary4} {
+		for _, ip := range ips {
+			if is4(ip) == want4 {
+				s.PodIPs = append(s.PodIPs, v1.PodIP{IP: ip})
+				break
+			}
+		}
+	}
+	if len(s.HostIPs) > 0 {
+		s.HostIP = s.HostIPs[0].IP
+	}
+	if len(s.PodIPs) > 0 {
+		s.PodIP = s.PodIPs[0].IP
+	}
+}
+
+func is4(ip string) bool {
+	a, err := netip.ParseAddr(ip)
+	return err == nil && a.Unmap().Is4()
 }

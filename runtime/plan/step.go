@@ -12,9 +12,9 @@ const (
 	EnsureGround  status.Op = "ground"         // directories, cgroup, volumes
 	EnsureNetwork status.Op = "network"        // namespace, CNI ADD, host ports, hosts file
 	EnsureSandbox status.Op = "sandbox"        // the pause container of Attempt, running
-	PullImage     status.Op = "pull"           // Name is the image reference
-	Create        status.Op = "create"         // container record and snapshot of Name at Attempt
-	Start         status.Op = "start"          // the process of Name at Attempt; needs sandbox and network
+	PullImage               = status.OpPull    // Name is the image reference
+	Create                  = status.OpCreate  // container record and snapshot of Name at Attempt
+	Start                   = status.OpStart   // the process of Name at Attempt; needs sandbox and network
 	Stop          status.Op = "stop"           // signal, wait until Deadline, kill; waits, so it obeys cancellation
 	Record        status.Op = "record"         // store the exit of Name at Attempt durably
 	Remove        status.Op = "remove"         // task, container, snapshot of Name at Attempt

@@ -1,0 +1,153 @@
+package status
+
+import (
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Outcome is the verdict that pod has come to and that is to be recorded, nil while there is none. It is there only
+// when every exit is recorded and nothing of the pod can run any more.
+func Outcome(pod *v1.Pod, f Facts) *Verdict {
+	if f.Verdict != nil {
+		return f.Verdict
+	}
+	if v := rejected(f); v != nil {
+		return v
+	}
+	if v := completed(pod, f); v != nil {
+		return v
+	}
+	if !f.Reachable || f.Gone || !settled(f) {
+		return nil
+	}
+	if pod.DeletionTimestamp != nil && !f.Static {
+		return ended(pod, f)
+	}
+	if Stranded(pod, f) {
+		return &Verdict{Phase: v1.PodFailed, Message: "The pod's sandbox was lost, and its restart policy allows no other."}
+	}
+	return nil
+}
+
+// rejected is the verdict over a pod that the host does not take. A pod that has been taken is never rejected later.
+func rejected(f Facts) *Verdict {
+	if f.Rejected == nil || len(f.Sandboxes) > 0 || len(f.Containers) > 0 {
+		return nil
+	}
+	v := *f.Rejected
+	v.Phase = v1.PodFailed
+	if prefix := "Pod was rejected: "; !strings.HasPrefix(v.Message, prefix) {
+		v.Message = prefix + v.Message
+	}
+	return &v
+}
+
+// completed is the verdict over a pod whose containers have all ended for good by their policies. It follows from
+// recorded exits alone, so it holds whether containerd can be asked or not, and before the verdict is recorded.
+func completed(pod *v1.Pod, f Facts) *Verdict {
+	if !settled(f) {
+		return nil
+	}
+	statuses := append(initStatuses(pod, f), regularStatuses(pod, f)...)
+	phase := phaseOf(pod, statuses, false, initialized(pod, f))
+	if phase != v1.PodSucceeded && phase != v1.PodFailed {
+		return nil
+	}
+	return &Verdict{Phase: phase}
+}
+
+// ended is the verdict over a deleted pod that has stopped: what its exits say, and Failed when some container never
+// got to run (pkg/kubelet/status/status_manager.go TerminatePod).
+func ended(pod *v1.Pod, f Facts) *Verdict {
+	statuses := append(initStatuses(pod, f), regularStatuses(pod, f)...)
+	phase := phaseOf(pod, statuses, true, initialized(pod, f))
+	if phase != v1.PodSucceeded {
+		phase = v1.PodFailed
+	}
+	return &Verdict{Phase: phase}
+}
+
+// settled tells whether nothing of the pod runs or is about to, and every exit is recorded.
+func settled(f Facts) bool {
+	for _, c := range f.Containers {
+		if c.State != Exited || !c.Recorded {
+			return false
+		}
+	}
+	return !f.BusyWith(OpCreate, OpStart)
+}
+
+// Stranded tells whether pod has lost its sandbox and may not have another: under restartPolicy Never, once a
+// container has run, unless one of them is to run again by a policy of its own. What has not run yet never will
+// (pkg/kubelet/kuberuntime/kuberuntime_manager.go computePodActions).
+func Stranded(pod *v1.Pod, f Facts) bool {
+	if sandbox, ok := f.Sandbox(); ok && sandbox.State != Exited || pod.Spec.RestartPolicy != v1.RestartPolicyNever {
+		return false
+	}
+	ran := false
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		last, ok := f.Newest(c.Name)
+		if ok && last.State == Created {
+			last, ok = f.Previous(c.Name)
+		}
+		if !ok {
+			continue
+		}
+		ran = true
+		if last.State == Exited && ShouldRestart(pod, c, last.ExitCode) {
+			return false
+		}
+	}
+	return ran
+}
+
+// neverRan tells whether v ended the pod before any container was made: there is no container to report on.
+func neverRan(v Verdict, f Facts) bool {
+	return v.Reason != "" && len(f.Containers) == 0
+}
+
+// terminate makes the container statuses of a pod with a verdict final: what had a chance to run and has no exit is
+// counted as lost (pkg/kubelet/status/status_manager.go TerminatePod).
+func terminate(s *v1.PodStatus, pod *v1.Pod) {
+	if len(pod.Spec.InitContainers) == 0 || anyStarted(s.ContainerStatuses) || lastInitDone(s, pod) {
+		lose(s.ContainerStatuses)
+	}
+	begun := min(1, len(s.InitContainerStatuses)) // the first one always had its chance
+	for i := range s.InitContainerStatuses {
+		if anyStarted(s.InitContainerStatuses[i : i+1]) {
+			begun = i + 1
+		}
+	}
+	lose(s.InitContainerStatuses[:begun])
+}
+
+func lose(statuses []v1.ContainerStatus) {
+	no := false
+	for i := range statuses {
+		if statuses[i].State.Terminated != nil {
+			continue
+		}
+		statuses[i].Ready, statuses[i].Started = false, &no
+		statuses[i].State = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
+			ExitCode: 137,
+			Reason:   "ContainerStatusUnknown",
+			Message:  "The container could not be located when the pod was terminated",
+		}}
+	}
+}
+
+// lastInitDone tells whether the last init container did what the regular ones wait for.
+func lastInitDone(s *v1.PodStatus, pod *v1.Pod) bool {
+	n := len(s.InitContainerStatuses)
+	if n == 0 {
+		return false
+	}
+	last := &s.InitContainerStatuses[n-1]
+	if isSidecar(&pod.Spec.InitContainers[n-1]) {
+		return last.State.Running != nil && last.Started != nil && *last.Started
+	}
+	exit := lastExit(last)
+	return exit != nil && exit.ExitCode == 0
+}
