@@ -37,7 +37,12 @@ func open(pid int) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open process %d: %w", pid, err)
 	}
-	return &process{pid: pid, fd: os.NewFile(uintptr(fd), "pidfd")}, nil
+	p := &process{pid: pid, fd: os.NewFile(uintptr(fd), "pidfd")}
+	if p.gone() { // a zombie still has a pid
+		p.close()
+		return nil, fs.ErrNotExist
+	}
+	return p, nil
 }
 
 // listener is the process that listens on a unix socket. None is fs.ErrNotExist.

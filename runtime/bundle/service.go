@@ -210,6 +210,10 @@ func (s *service) spawn() (*process, error) {
 		return nil, fmt.Errorf("start %s: %w", s.name, err)
 	}
 	p, err := open(child.Pid)
+	if errors.Is(err, fs.ErrNotExist) {
+		state, _ := child.Wait()
+		return nil, fmt.Errorf("start %s: %s; its log is %s", s.name, state, s.where())
+	}
 	if err != nil {
 		_ = child.Kill()
 		_, _ = child.Wait()
