@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/cli-runtime/pkg/resource"
+	"k8s.io/kubectl/pkg/cmd/apply"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+
+	"podd/api/manifest"
+)
+
+// apply is kubectl's apply behind a reader of its own: every document is decoded strictly before the first one is
+// sent, and what the server finds is told with the line it is about.
+func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
+	flags := apply.NewApplyFlags(p.shown)
+	cmd := &cobra.Command{
+		Use:                   "apply -f FILENAME",
+		DisableFlagsInUseLine: true,
+		Short:                 "Apply manifests from files, directories, URLs or stdin",
+		Long: "Apply manifests: make a pod that is not there, change one that is.\n\n" +
+			"All sources are read first, strictly: an unknown, duplicate or misplaced field anywhere means that nothing is applied.",
+		Example: `  podctl apply -f pod.yaml
+  podctl apply -f pods/ -R
+  podctl apply -f http://localhost:8000/pod.yaml
+  cat pod.yaml | podctl apply -f -`,
+		Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, args []string) {
+			o, err := flags.ToOptions(f, cmd, "podctl", args)
+			cmdutil.CheckErr(err)
+			if o.DeleteOptions.Kustomize != "" {
+				cmdutil.CheckErr(errors.New("-k is not supported: build the kustomization and pipe it to podctl apply -f -"))
+			}
+			cmdutil.CheckErr(o.Validate())
+			p.applyAll(cmd.Context(), f, o)
+		},
+	}
+	flags.AddFlags(cmd)
+	// podctl knows the types of what it sends, so it need not fetch the schema to make a patch.
+	flags.OpenAPIPatch = false
+	for _, name := range []string{"kustomize", "openapi-patch", "prune", "prune-allowlist", "all", "applyset"} {
+		if err := cmd.Flags().MarkHidden(name); err != nil {
+			panic(err)
+		}
+	}
+	return cmd
+}
+
+func (p *podctl) applyAll(ctx context.Context, f cmdutil.Factory, o *apply.ApplyOptions) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	docs, err := gather(ctx, o.DeleteOptions.Filenames, o.DeleteOptions.Recursive, p.streams.In)
+	if err == nil {
+		err = unnamed(docs)
+	}
+	var problems manifest.Problems
+	if errors.As(err, &problems) {
+		fmt.Fprintln(p.shown.ErrOut, problems)
+		err = errors.New("nothing was applied")
+	}
+	cmdutil.CheckErr(err)
+	if len(docs) == 0 {
+		cmdutil.CheckErr(errors.New("no objects passed to apply"))
+	}
+
+	builder := f.NewBuilder().Unstructured().ContinueOnError().NamespaceParam(o.Namespace).DefaultNamespace()
+	if o.EnforceNamespace {
+		builder.RequireNamespace()
+	}
+	for _, doc := range docs {
+		builder.Stream(bytes.NewReader(doc.Raw), label(doc))
+	}
+	infos, err := builder.LabelSelectorParam(o.Selector).Flatten().Do().Infos()
+	if err == nil {
+		err = send(o, infos)
+	}
+	if err != nil && p.client.unreachable() == "" {
+		fmt.Fprintln(p.shown.ErrOut, strings.Join(positioned(err, docs), "\n"))
+		err = cmdutil.ErrExit
+	}
+	cmdutil.CheckErr(err)
+}
+
+func send(o *apply.ApplyOptions, infos []*resource.Info) error {
+	o.SetObjects(infos)
+	return o.Run()
+}
+
+// unnamed finds what apply could not find again.
+func unnamed(docs []manifest.Document) error {
+	var problems manifest.Problems
+	for _, doc := range docs {
+		if doc.Name != "" {
+			continue
+		}
+		line, column := manifest.Line(doc, "metadata.name")
+		problems = append(problems, manifest.Problem{
+			Source: doc.Source, Line: line, Column: column, Path: "metadata.name", Message: "missing: a pod needs a name",
+		})
+	}
+	if len(problems) > 0 {
+		return problems
+	}
+	return nil
+}
+
+// label is what a document is called in an error.
+func label(doc manifest.Document) string { return doc.Source + ":" + strconv.Itoa(doc.Line) }
+
+// positioned is err as lines for the user; errors of the server begin with the file and line they are about.
+func positioned(err error, docs []manifest.Document) []string {
+	var many utilerrors.Aggregate
+	if errors.As(err, &many) {
+		var lines []string
+		for _, one := range many.Errors() {
+			lines = append(lines, positioned(one, docs)...)
+		}
+		return lines
+	}
+	message := err.Error()
+	for _, doc := range docs {
+		_, said, found := strings.Cut(message, strconv.Quote(label(doc))+": ")
+		if !found {
+			continue
+		}
+		if lines := causes(err, doc); len(lines) > 0 {
+			return lines
+		}
+		return []string{label(doc) + ": " + said}
+	}
+	return []string{"error: " + message}
+}
+
+// causes is the field errors in err, each with its line.
+func causes(err error, doc manifest.Document) []string {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return nil
+	}
+	var lines []string
+	seen := map[metav1.StatusCause]bool{}
+	for _, c := range status.Status().Details.Causes {
+		if seen[c] || c.Field == "" {
+			continue
+		}
+		seen[c] = true
+		line, column := manifest.Line(doc, c.Field)
+		lines = append(lines, manifest.Problem{
+			Source: doc.Source, Line: line, Column: column, Path: c.Field, Message: c.Message,
+		}.Error())
+	}
+	return lines
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"k8s.io/kubectl/pkg/cmd/delete"
+	"k8s.io/kubectl/pkg/cmd/describe"
+	"k8s.io/kubectl/pkg/cmd/events"
+	"k8s.io/kubectl/pkg/cmd/get"
+	"k8s.io/kubectl/pkg/cmd/logs"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"k8s.io/kubectl/pkg/cmd/wait"
+	utilcomp "k8s.io/kubectl/pkg/util/completion"
+)
+
+// kubectl is the commands that are kubectl's, and those that podctl built on them.
+func (p *podctl) kubectl() []*cobra.Command {
+	f := cmdutil.NewFactory(&p.client)
+	utilcomp.SetFactoryForCompletion(f)
+	return []*cobra.Command{
+		p.apply(f),
+		get.NewCmdGet("podctl", f, p.shown),
+		describe.NewCmdDescribe("podctl", f, p.shown),
+		logs.NewCmdLogs(f, p.shown),
+		p.exec(f),
+		delete.NewCmdDelete(f, p.shown),
+		events.NewCmdEvents(f, p.shown),
+		wait.NewCmdWait(f, p.shown),
+	}
+}
+
+// completeNamespaces completes --namespace.
+func (p *podctl) completeNamespaces(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	f := cmdutil.NewFactory(&p.client)
+	return utilcomp.CompGetResource(f, "namespace", typed), cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"podd/api/manifest"
+)
+
+// maxSources bounds the files that one command reads. Each is bounded by itself.
+const maxSources = 10_000
+
+// gather decodes all that names stand for: files, directories, patterns, URLs, "-" for in. The error, if any, is
+// manifest.Problems with what is wrong in all of them.
+func gather(ctx context.Context, names []string, recursive bool, in io.Reader) ([]manifest.Document, error) {
+	var all []manifest.Document
+	var problems manifest.Problems
+	var sources []string
+	for _, name := range names {
+		found, err := expand(name, recursive)
+		if err != nil {
+			problems = append(problems, manifest.Problem{Source: name, Message: cause(err)})
+		}
+		sources = append(sources, found...)
+	}
+	if len(sources) > maxSources {
+		return nil, fmt.Errorf("%d files: more than %d at once", len(sources), maxSources)
+	}
+	for _, source := range sources {
+		docs, err := decode(ctx, source, in)
+		all = append(all, docs...)
+		var more manifest.Problems
+		switch {
+		case errors.As(err, &more):
+			problems = append(problems, more...)
+		case err != nil:
+			problems = append(problems, manifest.Problem{Source: source, Message: cause(err)})
+		}
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return all, nil
+}
+
+// cause is err without what a Problem says itself: the operation and the path.
+func cause(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return err.Error()
+}
+
+func remote(name string) bool {
+	return strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://")
+}
+
+// expand turns a name into sources. A directory stands for its manifests, in order of their names.
+func expand(name string, recursive bool) ([]string, error) {
+	if name == "-" || remote(name) {
+		return []string{name}, nil
+	}
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) && strings.ContainsAny(name, "*?[") {
+		if found, bad := filepath.Glob(name); bad == nil && len(found) > 0 {
+			return found, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return []string{name}, nil
+	}
+	var found []string
+	err = filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && path != name && !recursive:
+			return fs.SkipDir
+		case !entry.IsDir() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path)):
+			found = append(found, path)
+		}
+		if len(found) > maxSources {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	if err == nil && len(found) == 0 {
+		err = errors.New("no .yaml, .yml or .json file in this directory")
+	}
+	return found, err
+}
+
+func decode(ctx context.Context, source string, in io.Reader) ([]manifest.Document, error) {
+	switch {
+	case source == "-":
+		return manifest.Decode(source, in)
+	case remote(source):
+		body, err := fetch(ctx, source)
+		if err != nil {
+			return nil, err
+		}
+		defer body.Close()
+		return manifest.Decode(source, body)
+	}
+	file, err := os.Open(source)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return manifest.Decode(source, file)
+}
+
+// fetch gets a manifest by HTTP. Without TLS it does so only from this host: what arrives is run here.
+func fetch(ctx context.Context, source string) (io.ReadCloser, error) {
+	client := &http.Client{
+		Timeout: 30 * time.Second,
+		CheckRedirect: func(req *http.Request, via []*http.Request) error {
+			if len(via) > 10 {
+				return errors.New("more than 10 redirects")
+			}
+			return trusted(req.URL)
+		},
+	}
+	u, err := url.Parse(source)
+	if err != nil {
+		return nil, err
+	}
+	if err := trusted(u); err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		var bad *url.Error
+		if errors.As(err, &bad) {
+			err = bad.Err
+		}
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		res.Body.Close()
+		return nil, fmt.Errorf("the server answers %s", res.Status)
+	}
+	return res.Body, nil
+}
+
+func trusted(u *url.URL) error {
+	if u.Scheme == "https" {
+		return nil
+	}
+	name := u.Hostname()
+	if ip := net.ParseIP(name); name == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("plain http is read only from this host, not from %s: use https", name)
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+	apiversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/discovery"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+)
+
+// release is set by the build (-X main.release=v1.2.3).
+var release string
+
+// version is the release, or the commit that a development build was made from.
+func version() string {
+	if release != "" {
+		return release
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+				return "devel-" + s.Value[:12]
+			}
+		}
+	}
+	return "devel"
+}
+
+func (p *podctl) version() *cobra.Command {
+	var onlyClient bool
+	var output string
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of podctl and of podd",
+		Args:  cobra.NoArgs,
+		Run: func(*cobra.Command, []string) {
+			var said struct {
+				Client string           `json:"clientVersion"`
+				Go     string           `json:"goVersion"`
+				Server *apiversion.Info `json:"serverVersion,omitempty"`
+			}
+			said.Client, said.Go = version(), runtime.Version()
+			var err error
+			if !onlyClient {
+				said.Server, err = p.serverVersion()
+			}
+			if output == "json" {
+				b, bad := json.MarshalIndent(said, "", "  ")
+				cmdutil.CheckErr(bad)
+				fmt.Fprintln(p.shown.Out, string(b))
+			} else {
+				fmt.Fprintln(p.shown.Out, "Client Version:", said.Client)
+				if said.Server != nil {
+					fmt.Fprintln(p.shown.Out, "Server Version:", said.Server.GitVersion)
+				}
+			}
+			cmdutil.CheckErr(err)
+		},
+	}
+	cmd.Flags().BoolVar(&onlyClient, "client", false, "do not ask podd")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json, or nothing for text")
+	return cmd
+}
+
+func (p *podctl) serverVersion() (*apiversion.Info, error) {
+	config, err := p.client.ToRESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	d, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return d.ServerVersion()
+}
