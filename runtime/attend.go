@@ -1,0 +1,176 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"podd/runtime/containers"
+	"podd/runtime/logs"
+	"podd/status"
+)
+
+// Logs writes the log of one container instance to out, by the meaning of v1.PodLogOptions. An empty container name is
+// the pod's only container. With Follow it goes on until the instance has ended and its log is read to the end.
+func (r *Runtime) Logs(ctx context.Context, pod *v1.Pod, opts *v1.PodLogOptions, out io.Writer) error {
+	name, err := pick(pod, opts.Container)
+	if err != nil {
+		return err
+	}
+	c, err := r.newest(ctx, pod, name, opts.Previous)
+	if err != nil {
+		return err
+	}
+	o := logs.ReadOptions{
+		Follow: opts.Follow, TailLines: opts.TailLines, LimitBytes: opts.LimitBytes, Timestamps: opts.Timestamps,
+	}
+	if opts.SinceTime != nil {
+		o.SinceTime = opts.SinceTime.Time
+	}
+	if opts.SinceSeconds != nil {
+		o.SinceTime = time.Now().Add(-time.Duration(*opts.SinceSeconds) * time.Second)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan struct{})
+	o.Done = ended
+	if c.State == status.Running {
+		waited := make(chan struct{})
+		defer func() { cancel(); <-waited }()
+		go func() {
+			defer close(waited)
+			r.awaitEnd(ctx, c.ID)
+			close(ended)
+		}()
+	} else {
+		r.drain(ctx, c.ID)
+		close(ended)
+	}
+	path := logs.Path(r.LogDir, pod.Namespace, pod.Name, string(pod.UID), name, c.Attempt)
+	stdout, stderr := out, out
+	if opts.Stream != nil {
+		switch *opts.Stream {
+		case v1.LogStreamStdout:
+			stderr = io.Discard
+		case v1.LogStreamStderr:
+			stdout = io.Discard
+		}
+	}
+	return logs.Read(ctx, path, o, stdout, stderr)
+}
+
+// awaitEnd returns when an instance has ended and its log is complete, or ctx is done.
+func (r *Runtime) awaitEnd(ctx context.Context, id string) {
+	for ctx.Err() == nil {
+		_, err := r.Containers.Wait(ctx, id)
+		if err == nil || err == containers.ErrGone {
+			break
+		}
+		select { // containerd is away: that is no end
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	r.drain(ctx, id)
+}
+
+// drainLimit bounds the wait for the last lines of an ended container.
+const drainLimit = 5 * time.Second
+
+func (r *Runtime) drain(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, drainLimit)
+	defer cancel()
+	if err := r.Writer.Drain(ctx, id); err != nil && ctx.Err() == nil {
+		r.Log.Debug("drain log", "id", id, "err", err)
+	}
+}
+
+// pick finds the container that is meant by name; empty is the only one.
+func pick(pod *v1.Pod, name string) (string, error) {
+	var all []string
+	for _, c := range pod.Spec.Containers {
+		all = append(all, c.Name)
+	}
+	switch {
+	case name == "" && len(all) == 1:
+		return all[0], nil
+	case name == "":
+		return "", fmt.Errorf("pod %s: a container name must be specified, choose one of: [%s]", pod.Name, strings.Join(all, " "))
+	case !slices.Contains(all, name):
+		return "", fmt.Errorf("container %s is not valid for pod %s: it has [%s]", name, pod.Name, strings.Join(all, " "))
+	}
+	return name, nil
+}
+
+// newest is the newest instance of a container that has run, or, with previous, the one before.
+func (r *Runtime) newest(ctx context.Context, pod *v1.Pod, name string, previous bool) (status.Container, error) {
+	_, facts, err := newHost(r, pod.UID).Observe(ctx)
+	if err != nil {
+		return status.Container{}, err
+	}
+	var ran []status.Container
+	waiting := true
+	for _, c := range facts.Containers {
+		if c.Name != name {
+			continue
+		}
+		waiting = c.State == status.Created
+		if !waiting {
+			ran = append(ran, c)
+		}
+	}
+	switch {
+	case previous && waiting && len(ran) > 0: // the newest was not started yet, so the last that ran is the previous one
+		return ran[len(ran)-1], nil
+	case previous && len(ran) > 1:
+		return ran[len(ran)-2], nil
+	case previous:
+		return status.Container{}, fmt.Errorf("previous terminated container %q in pod %q not found", name, pod.Name)
+	case len(ran) == 0:
+		return status.Container{}, fmt.Errorf("container %q in pod %q is waiting to start: %s", name, pod.Name, whyWaiting(pod, name))
+	}
+	return ran[len(ran)-1], nil
+}
+
+// whyWaiting is the waiting reason that the pod's status shows for a container.
+func whyWaiting(pod *v1.Pod, name string) string {
+	for _, s := range pod.Status.ContainerStatuses {
+		if s.Name == name && s.State.Waiting != nil {
+			return s.State.Waiting.Reason
+		}
+	}
+	return "ContainerCreating"
+}
+
+// Exec runs a process in a running container of the pod and returns its exit code. An empty name is the only container.
+func (r *Runtime) Exec(ctx context.Context, pod *v1.Pod, name string, e containers.Exec) (int, error) {
+	name, err := pick(pod, name)
+	if err != nil {
+		return 0, err
+	}
+	instances, err := r.Containers.Look(ctx, string(pod.UID))
+	if err != nil {
+		return 0, err
+	}
+	for _, i := range instances {
+		if i.Name == name && i.Task == containers.TaskRunning {
+			return r.Containers.Exec(ctx, i.ID, e)
+		}
+	}
+	return 0, fmt.Errorf("container %s of pod %s: is not running", name, pod.Name)
+}
+
+// UsesImage tells whether a container of any pod is made from the image with this full name. When containerd cannot be
+// asked, it is taken to be in use.
+func (r *Runtime) UsesImage(ctx context.Context, name string) bool {
+	instances, err := r.Containers.Look(ctx, "")
+	if err != nil {
+		return true
+	}
+	return slices.ContainsFunc(instances, func(i containers.Instance) bool { return i.Image == name })
+}

@@ -1,0 +1,525 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+
+	"podd/network"
+	"podd/runtime/containers"
+	"podd/runtime/killpoint"
+	"podd/runtime/logs"
+	"podd/runtime/plan"
+	"podd/status"
+)
+
+// Do makes one step so.
+func (h *host) Do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	begun := time.Now()
+	err := h.do(ctx, pod, s)
+	h.r.Log.Debug("step", "pod", pod.Name, "op", s.Op, "name", s.Name, "attempt", s.Attempt, "why", s.Why,
+		"took", time.Since(begun), "err", err)
+	return err
+}
+
+func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	switch s.Op {
+	case plan.EnsureGround:
+		return h.ensureGround(ctx, pod)
+	case plan.EnsureNetwork:
+		return h.ensureNetwork(ctx, pod, s.Attempt)
+	case plan.EnsureSandbox:
+		return h.ensureSandbox(ctx, pod, s.Attempt)
+	case plan.PullImage:
+		return h.pull(ctx, pod, s.Name)
+	case plan.Create:
+		return h.create(ctx, pod, s)
+	case plan.Start:
+		return h.start(ctx, pod, s)
+	case plan.Stop:
+		return h.stop(ctx, pod, s)
+	case plan.Record:
+		return h.recordExit(ctx, s)
+	case plan.Remove:
+		return h.remove(ctx, pod, s)
+	case plan.RemoveSandbox:
+		return h.removeSandbox(ctx, pod, s)
+	case plan.DetachNetwork:
+		return h.detach(ctx, pod)
+	case plan.RemoveGround:
+		return h.removeGround(ctx, pod)
+	case plan.Conclude:
+		return h.change(ctx, func(r record) record { r.Verdict = s.Verdict; return r })
+	case plan.Finish:
+		return h.finish(ctx)
+	default:
+		return fmt.Errorf("step %s: unknown", s.Op)
+	}
+}
+
+func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
+	if h.record().Started.IsZero() {
+		err := h.change(ctx, func(r record) record {
+			r.Namespace, r.Name, r.Started = pod.Namespace, pod.Name, time.Now()
+			return r
+		})
+		if err != nil {
+			return err
+		}
+	}
+	killpoint.At("ground.recorded")
+	if err := h.marks.put("ground", false); err != nil {
+		return err
+	}
+	if err := h.r.Volumes.Ensure(ctx, pod); err != nil {
+		h.event(pod, v1.EventTypeWarning, "FailedMount", "MountVolume.SetUp failed: %v", err)
+		return err
+	}
+	killpoint.At("ground.volumes")
+	if err := h.writeEtc(pod, nil); err != nil {
+		return err
+	}
+	if err := h.r.Sandboxes.EnsureCgroup(ctx, pod); err != nil {
+		return err
+	}
+	killpoint.At("ground.cgroup")
+	if err := h.r.Containers.EnsureLease(ctx, string(h.uid)); err != nil {
+		return err
+	}
+	killpoint.At("ground.lease")
+	return h.marks.put("ground", true)
+}
+
+// writeEtc writes the pod's hosts, hostname and resolv.conf; what had to be left out of them becomes events.
+func (h *host) writeEtc(pod *v1.Pod, ips []string) error {
+	if pod.Spec.HostNetwork {
+		ips = h.r.Node.IPs
+	}
+	notes, err := h.r.Sandboxes.WriteEtc(pod, ips)
+	for _, n := range notes {
+		if h.tell(n.Reason, time.Hour) {
+			h.event(pod, v1.EventTypeWarning, n.Reason, "%s", n.Message)
+		}
+	}
+	return err
+}
+
+func (h *host) netPod(pod *v1.Pod, attempt int) network.Pod {
+	p := network.Pod{
+		UID: string(h.uid), Namespace: pod.Namespace, Name: pod.Name, Attempt: attempt, HostNetwork: pod.Spec.HostNetwork,
+	}
+	for _, c := range pod.Spec.Containers {
+		p.Ports = append(p.Ports, c.Ports...)
+	}
+	return p
+}
+
+func (h *host) ensureNetwork(ctx context.Context, pod *v1.Pod, attempt int) error {
+	res, err := h.r.Network.Ensure(ctx, h.netPod(pod, attempt))
+	if err != nil {
+		h.event(pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: set up network: %v", err)
+		return err
+	}
+	killpoint.At("network.added")
+	if err := h.writeEtc(pod, res.IPs); err != nil {
+		return err
+	}
+	return h.marks.put("network", res.IPs)
+}
+
+func (h *host) ensureSandbox(ctx context.Context, pod *v1.Pod, attempt int) error {
+	err := h.r.slot(ctx, func() error {
+		netns, err := h.r.Network.Netns(ctx, h.netPod(pod, attempt))
+		if err != nil {
+			return err
+		}
+		killpoint.At("sandbox.netns")
+		_, err = h.r.Sandboxes.Ensure(ctx, pod, attempt, netns)
+		return err
+	})
+	if err != nil {
+		h.event(pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+		return err
+	}
+	killpoint.At("sandbox.running")
+	return h.marks.put(filepath.Join("started", status.ContainerID(h.uid, "", attempt)), time.Now())
+}
+
+func (h *host) pull(ctx context.Context, pod *v1.Pod, ref string) error {
+	h.event(pod, v1.EventTypeNormal, "Pulling", "Pulling image %q", ref)
+	begun := time.Now()
+	info, err := h.r.Images.Pull(ctx, ref, nil)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		h.event(pod, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", ref, err)
+		return because(pullReason(err), err)
+	}
+	h.event(pod, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s. Image size: %d bytes.",
+		ref, time.Since(begun).Round(time.Millisecond), info.Size)
+	h.mu.Lock()
+	h.pulls[ref] = time.Now()
+	h.mu.Unlock()
+	return nil
+}
+
+// containerOf finds a container of the spec by its name.
+func containerOf(pod *v1.Pod, name string) (*v1.Container, error) {
+	for i := range pod.Spec.Containers {
+		if pod.Spec.Containers[i].Name == name {
+			return &pod.Spec.Containers[i], nil
+		}
+	}
+	return nil, fmt.Errorf("container %s: not in pod %s", name, pod.Name)
+}
+
+func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	c, err := containerOf(pod, s.Name)
+	if err != nil {
+		return err
+	}
+	image, err := h.image(ctx, c.Image)
+	if err != nil {
+		return because("CreateContainerError", err)
+	}
+	mounts, err := h.r.Volumes.Mounts(pod, c)
+	if err != nil {
+		return because("CreateContainerConfigError", err)
+	}
+	netns := ""
+	if !pod.Spec.HostNetwork {
+		if netns, err = h.r.Network.Netns(ctx, h.netPod(pod, h.sandboxAttempt(s))); err != nil {
+			return err
+		}
+	}
+	cfg := containers.Config{
+		ID: status.ContainerID(h.uid, s.Name, s.Attempt), Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
+		Key: s.Key, Backoff: s.Backoff, Boot: h.r.BootID,
+		Sandbox: h.r.Sandboxes.Ref(pod, h.sandboxAttempt(s), netns),
+		Mounts:  append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
+	}
+	if err := h.r.Containers.Ensure(ctx, cfg); err != nil {
+		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because(createReason(err), err)
+	}
+	killpoint.At("create.done")
+	h.event(pod, v1.EventTypeNormal, "Created", "Container created: %s", s.Name)
+	return nil
+}
+
+// sandboxAttempt is the attempt of the sandbox that a step's container joins.
+func (h *host) sandboxAttempt(s plan.Step) int {
+	for n := 0; ; n++ {
+		if status.ContainerID(h.uid, "", n) == s.Sandbox {
+			return n
+		}
+	}
+}
+
+// image is what a container needs to know of its image; the account files are read once per image.
+func (h *host) image(ctx context.Context, ref string) (containers.Image, error) {
+	info, ok, err := h.r.Images.Look(ctx, ref)
+	if err != nil {
+		return containers.Image{}, err
+	}
+	if !ok {
+		return containers.Image{}, fmt.Errorf("image %s: is not on this host any more", ref)
+	}
+	accounts, err := h.r.accountsOf(ctx, info.ChainID)
+	if err != nil {
+		return containers.Image{}, err
+	}
+	return containers.Image{
+		Name: info.Name, ID: imageID(info), ChainID: info.ChainID, Config: info.Config,
+		Passwd: accounts.passwd, Group: accounts.group,
+	}, nil
+}
+
+func (h *host) logTarget(pod *v1.Pod, s plan.Step, id string) logs.Target {
+	dir := filepath.Join(h.r.RunDir, "fifo")
+	return logs.Target{
+		ID: id, Stdout: filepath.Join(dir, id+".out"), Stderr: filepath.Join(dir, id+".err"),
+		Path:    logs.Path(h.r.LogDir, pod.Namespace, pod.Name, string(h.uid), s.Name, s.Attempt),
+		MaxSize: h.r.LogSize, MaxFiles: h.r.LogFiles,
+	}
+}
+
+func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	id := status.ContainerID(h.uid, s.Name, s.Attempt)
+	target := h.logTarget(pod, s, id)
+	if err := h.r.Writer.Ensure(ctx, target); err != nil {
+		return because("RunContainerError", err)
+	}
+	killpoint.At("start.logs")
+	var started containers.Started
+	err := h.r.slot(ctx, func() (err error) {
+		started, err = h.r.Containers.Start(ctx, id, containers.IO{Stdout: target.Stdout, Stderr: target.Stderr})
+		return err
+	})
+	var failed *containers.StartError
+	switch {
+	case errors.Is(err, containers.ErrStopped):
+		return nil // the next look sees the exit
+	case errors.As(err, &failed):
+		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", failed)
+		return h.recordStartError(ctx, s, failed)
+	case err != nil:
+		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because("RunContainerError", err)
+	}
+	killpoint.At("start.running")
+	if err := h.marks.put(filepath.Join("started", id), started.At); err != nil {
+		return err
+	}
+	if err := logs.EnsureLink(h.r.LogDir, pod.Namespace, pod.Name, s.Name, id, target.Path); err != nil {
+		h.r.Log.Warn("link log", "pod", pod.Name, "container", s.Name, "err", err)
+	}
+	h.event(pod, v1.EventTypeNormal, "Started", "Container started: %s", s.Name)
+	return nil
+}
+
+// recordStartError stores that the process of an instance could not be started as its end: upstream shows exit code 128
+// and the epoch as its start.
+func (h *host) recordStartError(ctx context.Context, s plan.Step, cause error) error {
+	i, ok, err := h.instance(ctx, s)
+	if err != nil || !ok {
+		return err
+	}
+	c := h.container(i, time.Now())
+	c.State = status.Exited
+	c.StartedAt, c.FinishedAt = time.Unix(0, 0), time.Now()
+	c.ExitCode, c.Reason, c.Message = 128, "StartError", cause.Error()
+	return h.change(ctx, func(r record) record { return r.withExit(c) })
+}
+
+// instance finds one instance in containerd.
+func (h *host) instance(ctx context.Context, s plan.Step) (containers.Instance, bool, error) {
+	instances, err := h.r.Containers.Look(ctx, string(h.uid))
+	if err != nil {
+		return containers.Instance{}, false, err
+	}
+	for _, i := range instances {
+		if i.Name == s.Name && i.Attempt == s.Attempt {
+			return i, true, nil
+		}
+	}
+	return containers.Instance{}, false, nil
+}
+
+// stop sends the stop signal, waits until the deadline, then kills. A stop that is taken up again by another podd sends
+// its signal once more, and keeps the deadline.
+func (h *host) stop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	i, ok, err := h.instance(ctx, s)
+	if err != nil || !ok || i.Task != containers.TaskRunning && i.Task != containers.TaskPaused {
+		return err
+	}
+	if time.Until(s.Deadline) > 0 {
+		if ended, err := h.ask(ctx, pod, s, i); ended || err != nil {
+			return err
+		}
+	}
+	killpoint.At("stop.kill")
+	if err := h.r.Containers.Signal(ctx, i.ID, syscall.SIGKILL); err != nil {
+		return err
+	}
+	_, err = h.r.Containers.Wait(ctx, i.ID)
+	if errors.Is(err, containers.ErrGone) {
+		return nil
+	}
+	return err
+}
+
+// ask sends the stop signal and waits until the deadline; ended is false when the container has to be killed.
+func (h *host) ask(ctx context.Context, pod *v1.Pod, s plan.Step, i containers.Instance) (ended bool, err error) {
+	h.mu.Lock()
+	asked := h.termed[i.ID]
+	h.termed[i.ID] = true
+	h.mu.Unlock()
+	if !asked {
+		h.event(pod, v1.EventTypeNormal, "Killing", "Stopping container %s", s.Name)
+		if err := h.r.Containers.Signal(ctx, i.ID, stopSignal(i.StopSignal)); err != nil {
+			return false, err
+		}
+	}
+	killpoint.At("stop.asked")
+	waiting, cancel := context.WithDeadline(ctx, s.Deadline)
+	defer cancel()
+	_, err = h.r.Containers.Wait(waiting, i.ID)
+	switch {
+	case err == nil || errors.Is(err, containers.ErrGone):
+		return true, nil
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case waiting.Err() != nil:
+		return false, nil
+	default:
+		return false, err
+	}
+}
+
+// stopSignal reads an image's STOPSIGNAL: a name with or without SIG, or a number.
+func stopSignal(name string) syscall.Signal {
+	if n := unix.SignalNum(name); n != 0 {
+		return n
+	}
+	if n := unix.SignalNum("SIG" + name); n != 0 {
+		return n
+	}
+	var n int
+	if _, err := fmt.Sscanf(name, "%d", &n); err == nil && n > 0 && n < 65 {
+		return syscall.Signal(n)
+	}
+	return syscall.SIGTERM
+}
+
+func (h *host) recordExit(ctx context.Context, s plan.Step) error {
+	i, ok, err := h.instance(ctx, s)
+	if err != nil || !ok {
+		return err
+	}
+	c := h.container(i, time.Now())
+	if c.State != status.Exited {
+		return nil
+	}
+	killpoint.At("record.before")
+	defer killpoint.At("record.after")
+	return h.change(ctx, func(r record) record { return r.withExit(c) })
+}
+
+func (h *host) remove(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	id := status.ContainerID(h.uid, s.Name, s.Attempt)
+	if err := h.r.Containers.Remove(ctx, id); err != nil {
+		return err
+	}
+	killpoint.At("remove.container")
+	if err := h.r.Writer.Remove(ctx, id); err != nil {
+		return err
+	}
+	killpoint.At("remove.logs")
+	if old := s.Attempt - exitsKept; old >= 0 {
+		path := logs.Path(h.r.LogDir, pod.Namespace, pod.Name, string(h.uid), s.Name, old)
+		oldID := status.ContainerID(h.uid, s.Name, old)
+		if err := errors.Join(logs.RemoveContainer(path),
+			logs.RemoveLink(h.r.LogDir, pod.Namespace, pod.Name, s.Name, oldID)); err != nil {
+			return err
+		}
+	}
+	return h.marks.drop(filepath.Join("started", id))
+}
+
+func (h *host) removeSandbox(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	if err := h.r.Sandboxes.KillCgroup(ctx, string(h.uid)); err != nil {
+		return err
+	}
+	killpoint.At("remove-sandbox.killed")
+	id := status.ContainerID(h.uid, "", s.Attempt)
+	if h.living(pod) {
+		gone := status.Sandbox{ID: id, Attempt: s.Attempt, State: status.Exited}
+		if err := h.change(ctx, func(r record) record { r.Sandbox = &gone; return r }); err != nil {
+			return err
+		}
+	}
+	if err := h.r.Sandboxes.Remove(ctx, string(h.uid), s.Attempt); err != nil {
+		return err
+	}
+	killpoint.At("remove-sandbox.removed")
+	return h.marks.drop(filepath.Join("started", id))
+}
+
+// living is false once all that is left for the pod is to go.
+func (h *host) living(pod *v1.Pod) bool {
+	_, ok := h.r.Store.PodByUID(h.uid)
+	return ok && pod.DeletionTimestamp == nil
+}
+
+func (h *host) detach(ctx context.Context, pod *v1.Pod) error {
+	st, err := h.r.Network.Look(string(h.uid))
+	if err != nil {
+		return err
+	}
+	if len(st.Result.IPs) > 0 && h.living(pod) {
+		if err := h.change(ctx, func(r record) record { r.IPs = st.Result.IPs; return r }); err != nil {
+			return err
+		}
+	}
+	if err := h.marks.drop("network"); err != nil {
+		return err
+	}
+	killpoint.At("detach.before")
+	if err := h.r.Network.Remove(ctx, string(h.uid)); err != nil {
+		h.event(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: detach network: %v", err)
+		return err
+	}
+	killpoint.At("detach.after")
+	return nil
+}
+
+// removeGround takes away all that ensureGround made. The directory of volumes goes last but one and the markers last,
+// since they are what says that something is left.
+func (h *host) removeGround(ctx context.Context, pod *v1.Pod) error {
+	uid := string(h.uid)
+	if err := h.r.Sandboxes.RemoveCgroup(ctx, uid); err != nil {
+		return err
+	}
+	killpoint.At("clear.cgroup")
+	if err := h.r.Sandboxes.RemoveEtc(uid); err != nil {
+		return err
+	}
+	if err := h.r.Containers.RemoveLease(ctx, uid); err != nil {
+		return err
+	}
+	killpoint.At("clear.lease")
+	if pod.Name != "" {
+		if err := logs.RemovePod(h.r.LogDir, pod.Namespace, pod.Name, uid); err != nil {
+			return err
+		}
+	}
+	killpoint.At("clear.logs")
+	if err := h.r.Volumes.Remove(ctx, uid); err != nil {
+		h.event(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: remove volumes: %v", err)
+		return err
+	}
+	killpoint.At("clear.volumes")
+	return h.marks.clear()
+}
+
+// errKept says that the object of a pod that is gone from the host is still wanted by somebody.
+var errKept = errors.New("finalizers keep the object")
+
+func (h *host) finish(ctx context.Context) error {
+	killpoint.At("finish.before")
+	if err := h.r.Store.FinishPod(ctx, h.uid); err != nil {
+		return err
+	}
+	killpoint.At("finish.object")
+	if _, ok := h.r.Store.PodByUID(h.uid); ok {
+		return fmt.Errorf("finish pod %s: %w", h.uid, errKept)
+	}
+	return h.r.Store.DeleteRecord(ctx, h.uid)
+}
+
+// event records an event, unless the pod's object is gone and nobody would find it.
+func (h *host) event(pod *v1.Pod, kind, reason, format string, args ...any) {
+	if pod.Name == "" {
+		return
+	}
+	h.r.Event(pod, kind, reason, format, args...)
+}
+
+// tell is true when what is to be told was not told within the time.
+func (h *host) tell(what string, within time.Duration) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Since(h.telling[what]) < within {
+		return false
+	}
+	h.telling[what] = time.Now()
+	return true
+}

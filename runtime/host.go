@@ -1,0 +1,161 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"podd/runtime/containers"
+	"podd/runtime/images"
+	"podd/status"
+)
+
+// The annotation that tells where a pod comes from, as the kubelet writes it (pkg/kubelet/types).
+const (
+	SourceAnnotation = "kubernetes.io/config.source"
+	SourceFile       = "file"
+)
+
+// host is the real world of one pod, as its worker sees it.
+type host struct {
+	r     *Runtime
+	uid   types.UID
+	marks markers
+
+	mu      sync.Mutex
+	rec     record                // as stored; guarded by mu
+	last    []containers.Instance // what containerd showed last; guarded by mu
+	looked  bool                  // containerd has answered at least once; guarded by mu
+	pulls   map[string]time.Time  // last pull of an image for this pod; guarded by mu
+	termed  map[string]bool       // ids that this podd has sent their stop signal; guarded by mu
+	telling map[string]time.Time  // last time a repeating event was recorded; guarded by mu
+}
+
+func newHost(r *Runtime, uid types.UID) *host {
+	h := &host{
+		r: r, uid: uid, marks: markersOf(r.RunDir, uid),
+		pulls: map[string]time.Time{}, termed: map[string]bool{}, telling: map[string]time.Time{},
+	}
+	data, ok := r.Store.Record(uid)
+	if !ok {
+		return h
+	}
+	rec, err := decodeRecord(data)
+	if err != nil {
+		r.Log.Error("read the record of a pod; its restart counts start again", "uid", uid, "err", err)
+		return h
+	}
+	h.rec = rec
+	return h
+}
+
+func (h *host) record() record {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.rec
+}
+
+// change stores a changed record durably, and only then goes by it.
+func (h *host) change(ctx context.Context, edit func(record) record) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := edit(h.rec)
+	data, err := next.encode()
+	if err != nil {
+		return err
+	}
+	if err := h.r.Store.PutRecord(ctx, h.uid, data); err != nil {
+		return fmt.Errorf("store the record of pod %s: %w", h.uid, err)
+	}
+	h.rec = next
+	return nil
+}
+
+func (h *host) seen(instances []containers.Instance) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last, h.looked = instances, true
+}
+
+func (h *host) lastSeen() []containers.Instance {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last
+}
+
+func (h *host) pulled() map[string]time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.pulls)
+}
+
+// Publish writes the status into the store. Until containerd has answered for the first time nothing is known that the
+// store does not know better, except that it is not known: Running becomes Unknown, all else stays.
+func (h *host) Publish(pod *v1.Pod, next v1.PodStatus) error {
+	h.mu.Lock()
+	looked := h.looked
+	h.mu.Unlock()
+	err := h.r.Store.SetStatus(context.Background(), h.uid, func(prev v1.PodStatus) v1.PodStatus {
+		if !looked {
+			unknown := *prev.DeepCopy()
+			if prev.Phase == v1.PodRunning {
+				unknown.Phase = v1.PodUnknown
+			}
+			return unknown
+		}
+		return status.Stamp(prev, next, time.Now())
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// reasoned is an error with the waiting reason that a status shows for it.
+type reasoned struct {
+	reason string
+	err    error
+}
+
+func (e *reasoned) Error() string  { return e.err.Error() }
+func (e *reasoned) Unwrap() error  { return e.err }
+func (e *reasoned) Reason() string { return e.reason }
+
+func because(reason string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &reasoned{reason, err}
+}
+
+// pullReason is the waiting reason for a pull that did not work (upstream: pkg/kubelet/images/types.go).
+func pullReason(err error) string {
+	if errors.Is(err, images.ErrInvalidName) {
+		return "InvalidImageName"
+	}
+	return "ErrImagePull"
+}
+
+// createReason is the waiting reason for a container that could not be made.
+func createReason(err error) string {
+	var config *containers.ConfigError
+	if errors.As(err, &config) {
+		return "CreateContainerConfigError"
+	}
+	return "CreateContainerError"
+}
+
+// imageID is how a container status names an image: by repository and digest if it has one.
+func imageID(i images.Info) string {
+	if i.RepoDigest != "" {
+		return i.RepoDigest
+	}
+	return i.ID
+}

@@ -1,0 +1,82 @@
+package runtime
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// markers are small files on the tmpfs that say what was done for a pod in this boot of the host. They are a memory that
+// survives podd and goes with the boot, which is what "done in this boot" has to do; they cost no fsync.
+//
+//	<dir>/ground         all of the pod's directories, cgroup and volumes were made
+//	<dir>/network        the addresses that the hosts file was written with
+//	<dir>/started/<id>   when the process of container <id> was started
+type markers struct{ dir string }
+
+func markersOf(runDir string, uid types.UID) markers {
+	return markers{filepath.Join(runDir, "pods", string(uid), "marks")}
+}
+
+// put writes a marker; it is there whole or not at all.
+func (m markers) put(name string, value any) error {
+	path := filepath.Join(m.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("mark %s: %w", name, err)
+	}
+	data, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("mark %s: %w", name, err)
+	}
+	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
+		return fmt.Errorf("mark %s: %w", name, err)
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return fmt.Errorf("mark %s: %w", name, err)
+	}
+	return nil
+}
+
+// get reads a marker; false if it is not there.
+func (m markers) get(name string, value any) bool {
+	data, err := os.ReadFile(filepath.Join(m.dir, name))
+	return err == nil && json.Unmarshal(data, value) == nil
+}
+
+func (m markers) drop(name string) error {
+	err := os.Remove(filepath.Join(m.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// started is when the process of a container was started in this boot; false if it was not.
+func (m markers) started(id string) (time.Time, bool) {
+	var at time.Time
+	ok := m.get(filepath.Join("started", id), &at)
+	return at, ok
+}
+
+// any tells whether there is a directory of markers at all.
+func (m markers) any() bool {
+	_, err := os.Stat(m.dir)
+	return err == nil
+}
+
+// clear removes all markers of the pod, and the directory of the pod when nothing else is in it.
+func (m markers) clear() error {
+	if err := os.RemoveAll(m.dir); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Dir(m.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

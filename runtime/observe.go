@@ -1,0 +1,186 @@
+package runtime
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"podd/runtime/containers"
+	"podd/status"
+)
+
+// lostCode is the exit code of a container whose real one nobody knows (upstream: pkg/kubelet/kubelet_pods.go).
+const lostCode = 137
+
+// Observe looks at the pod: its object, its record, containerd, the network, the markers. It changes nothing.
+func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
+	rec := h.record()
+	pod, ok := h.r.Store.PodByUID(h.uid)
+	if !ok {
+		pod = skeleton(h.uid, rec)
+	}
+	f := status.Facts{
+		Now:     time.Now(),
+		Node:    h.r.Node,
+		Limits:  h.r.Limits,
+		Started: rec.Started,
+		Static:  pod.Annotations[SourceAnnotation] == SourceFile,
+		Gone:    !ok,
+		Verdict: rec.Verdict,
+		Images:  map[string]status.Image{},
+		Pulled:  h.pulled(),
+	}
+	instances, err := h.r.Containers.Look(ctx, string(h.uid))
+	f.Reachable = err == nil
+	if err != nil {
+		h.r.Log.Debug("look at containers", "pod", pod.Name, "err", err)
+		instances = h.lastSeen()
+	} else {
+		h.seen(instances)
+	}
+	for _, i := range instances {
+		if i.Name == "" {
+			f.Sandboxes = append(f.Sandboxes, h.sandbox(i))
+		} else if _, ended := rec.exit(i.Name, i.Attempt); !ended {
+			f.Containers = append(f.Containers, h.container(i, f.Now))
+		}
+	}
+	f.Sandboxes = withGone(f.Sandboxes, rec.Sandbox)
+	for _, c := range rec.Exits {
+		c.Recorded = true
+		c.Present = slices.ContainsFunc(instances, func(i containers.Instance) bool {
+			return i.Name == c.Name && i.Attempt == c.Attempt
+		})
+		f.Containers = append(f.Containers, c)
+	}
+	slices.SortFunc(f.Containers, byNameAttempt)
+	slices.SortFunc(f.Sandboxes, func(a, b status.Sandbox) int { return a.Attempt - b.Attempt })
+	h.observeGround(&f)
+	if err := h.observeNetwork(pod, rec, &f); err != nil {
+		return pod, f, err
+	}
+	if f.Reachable && !f.Gone {
+		h.observeImages(ctx, pod, &f)
+	}
+	return pod, f, nil
+}
+
+// skeleton stands for a pod whose object is gone: what is needed to take away what is left of it.
+func skeleton(uid types.UID, rec record) *v1.Pod {
+	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, Namespace: rec.Namespace, Name: rec.Name}}
+}
+
+// withGone adds the newest sandbox that was removed, so that the next one gets another attempt.
+func withGone(present []status.Sandbox, gone *status.Sandbox) []status.Sandbox {
+	if gone == nil || slices.ContainsFunc(present, func(s status.Sandbox) bool { return s.Attempt == gone.Attempt }) {
+		return present
+	}
+	s := *gone
+	s.Present, s.State = false, status.Exited
+	return append(present, s)
+}
+
+func (h *host) sandbox(i containers.Instance) status.Sandbox {
+	state, _ := h.state(i)
+	return status.Sandbox{ID: i.ID, Attempt: i.Attempt, State: state, CreatedAt: i.CreatedAt, Present: true}
+}
+
+// state tells what an instance is doing, and whether it was lost: started once, but without a task now, because the host
+// was booted again or somebody took the task away.
+func (h *host) state(i containers.Instance) (state status.State, lost bool) {
+	if !i.HasTask {
+		_, started := h.marks.started(i.ID)
+		if started || i.Boot != h.r.BootID {
+			return status.Exited, true
+		}
+		return status.Created, false
+	}
+	switch i.Task {
+	case containers.TaskRunning, containers.TaskPaused, containers.TaskUnknown:
+		return status.Running, false
+	case containers.TaskStopped:
+		return status.Exited, false
+	default:
+		return status.Created, false
+	}
+}
+
+// container turns what containerd says of an instance that has no recorded exit into a fact.
+func (h *host) container(i containers.Instance, now time.Time) status.Container {
+	state, lost := h.state(i)
+	c := status.Container{
+		Name: i.Name, Attempt: i.Attempt, ID: i.ID, Sandbox: i.Sandbox, State: state, Key: i.Key,
+		Image: i.Image, ImageID: i.ImageID, User: i.User,
+		CreatedAt: i.CreatedAt, Backoff: i.Backoff, Present: true,
+	}
+	if state == status.Created {
+		return c
+	}
+	c.StartedAt = i.CreatedAt
+	if at, ok := h.marks.started(i.ID); ok {
+		c.StartedAt = at
+	} else if !i.StartedAt.IsZero() {
+		c.StartedAt = i.StartedAt
+	}
+	if state != status.Exited {
+		return c
+	}
+	if lost {
+		c.FinishedAt, c.ExitCode, c.Reason = now, lostCode, "ContainerStatusUnknown"
+		c.Message = "The container could not be located when the pod was terminated"
+		return c
+	}
+	c.FinishedAt, c.ExitCode = i.ExitedAt, int32(i.ExitCode)
+	switch {
+	case i.OOM:
+		c.Reason = "OOMKilled"
+	case i.ExitCode == 0:
+		c.Reason = "Completed"
+	default:
+		c.Reason = "Error"
+	}
+	return c
+}
+
+// observeGround tells whether all of the pod's directories are there, and whether any is left.
+func (h *host) observeGround(f *status.Facts) {
+	var made bool
+	f.Ground = h.marks.get("ground", &made) && made
+	f.GroundLeft = f.Ground || h.marks.any() || h.r.hasDir(h.uid)
+}
+
+func (h *host) observeNetwork(pod *v1.Pod, rec record, f *status.Facts) error {
+	if pod.Spec.HostNetwork {
+		f.Network = status.Network{Ready: f.Ground, IPs: h.r.Node.IPs}
+		return nil
+	}
+	st, err := h.r.Network.Look(string(h.uid))
+	if err != nil {
+		return err
+	}
+	var written []string
+	wrote := h.marks.get("network", &written)
+	f.Network = status.Network{
+		Ready:    st.Ready && wrote && slices.Equal(written, st.Result.IPs),
+		Attached: st.Attached,
+		IPs:      st.Result.IPs,
+	}
+	if len(f.Network.IPs) == 0 {
+		f.Network.IPs = rec.IPs
+	}
+	return nil
+}
+
+// observeImages says which of the pod's images are on the host.
+func (h *host) observeImages(ctx context.Context, pod *v1.Pod, f *status.Facts) {
+	for _, c := range pod.Spec.Containers {
+		info, ok, err := h.r.Images.Look(ctx, c.Image)
+		if err == nil && ok {
+			f.Images[c.Image] = status.Image{ID: imageID(info)}
+		}
+	}
+}

@@ -1,0 +1,91 @@
+package runtime
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"podd/status"
+)
+
+// record is what podd must remember of one pod over its own death, containerd's and the machine's, and cannot look up
+// anywhere: who the pod is (so that it can be cleaned up when its object is gone), when it was taken up, which exits it
+// had and the terminal phase it reached. It is stored durably, by pod uid, as JSON.
+type record struct {
+	Version   int                `json:"version"`
+	Namespace string             `json:"namespace"`
+	Name      string             `json:"name"`
+	Started   time.Time          `json:"started"`
+	IPs       []string           `json:"ips,omitempty"`
+	Verdict   *status.Verdict    `json:"verdict,omitempty"`
+	Sandbox   *status.Sandbox    `json:"sandbox,omitempty"` // the newest one that was removed while the pod lives on
+	Exits     []status.Container `json:"exits,omitempty"`   // by name, then attempt; the newest two of each container
+}
+
+// recordVersion is the format written now. A record of a newer version is not read.
+const recordVersion = 1
+
+// exitsKept is how many ended instances of a container are remembered: the last state and, while the next one is being
+// made, the one before it (upstream keeps the two newest as well).
+const exitsKept = 2
+
+func decodeRecord(data []byte) (record, error) {
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return record{}, fmt.Errorf("decode record: %w", err)
+	}
+	if r.Version > recordVersion {
+		return record{}, fmt.Errorf("decode record: version %d is newer than this podd's %d", r.Version, recordVersion)
+	}
+	return r, nil
+}
+
+func (r record) encode() ([]byte, error) {
+	r.Version = recordVersion
+	return json.Marshal(r)
+}
+
+// exit finds the recorded end of one instance.
+func (r record) exit(name string, attempt int) (status.Container, bool) {
+	for _, c := range r.Exits {
+		if c.Name == name && c.Attempt == attempt {
+			return c, true
+		}
+	}
+	return status.Container{}, false
+}
+
+// withExit is r with the end of one more instance; the oldest beyond exitsKept are dropped. r itself is not changed.
+func (r record) withExit(c status.Container) record {
+	c.Present, c.Recorded = false, false
+	exits := make([]status.Container, 0, len(r.Exits)+1)
+	same := 0
+	for _, e := range r.Exits {
+		if e.Name == c.Name && e.Attempt == c.Attempt {
+			continue
+		}
+		if e.Name == c.Name {
+			same++
+		}
+		exits = append(exits, e)
+	}
+	exits = append(exits, c)
+	slices.SortFunc(exits, byNameAttempt)
+	for ; same >= exitsKept; same-- {
+		oldest := slices.IndexFunc(exits, func(e status.Container) bool { return e.Name == c.Name })
+		exits = slices.Delete(exits, oldest, oldest+1)
+	}
+	r.Exits = exits
+	return r
+}
+
+func byNameAttempt(a, b status.Container) int {
+	if a.Name != b.Name {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	}
+	return a.Attempt - b.Attempt
+}

@@ -1,0 +1,325 @@
+// Package runtime makes the pods of the store run on this host, and writes back what becomes of them.
+//
+// The supervisor (this file) has one worker per pod. A worker's turn is: Observe, plan.Next, start what is missing,
+// publish status.Of. Everything that happens, in the store, in containerd or by the clock, only makes a worker look
+// again; podd's start is nothing but the first look at every pod of which anything is known.
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"podd/network"
+	"podd/runtime/containers"
+	"podd/runtime/images"
+	"podd/runtime/logs"
+	"podd/runtime/worker"
+	"podd/sandbox"
+	"podd/status"
+	"podd/status/exits"
+	"podd/store"
+	"podd/volumes"
+)
+
+// Options are the parts a runtime is put together from. All of them are needed.
+type Options struct {
+	Store      *store.Store
+	Containers *containers.Client
+	Sandboxes  *sandbox.Sandboxes
+	Images     *images.Images
+	Network    *network.Network
+	Volumes    *volumes.Volumes
+	Writer     *logs.Writer
+
+	Namespace string // of containerd
+	Node      status.Node
+	Limits    status.Limits
+	BootID    string // changes with every boot of the host
+	RunDir    string // tmpfs: markers of what was done in this boot
+	PodsDir   string // durable: one directory per pod, made by volumes
+	LogDir    string // parent of pods/ and containers/
+	LogSize   int64  // bytes at which a log is rotated
+	LogFiles  int    // files kept of a log
+	Parallel  int    // host-changing container starts at the same time, over all pods
+
+	// Event records an event on a pod; it must not block. Adopt gives the store a pod that runs, but that it has lost.
+	Event func(pod *v1.Pod, eventtype, reason, format string, args ...any)
+	Adopt func(ctx context.Context, pod *v1.Pod) error
+	Log   *slog.Logger
+}
+
+// Runtime runs the pods of one host.
+type Runtime struct {
+	Options
+	starts chan struct{} // a slot per container that may be started at the same time
+
+	accounts accountCache
+
+	mu      sync.Mutex
+	dirty   map[types.UID]bool           // to be looked at; guarded by mu
+	workers map[types.UID]*worker.Worker // one per pod; guarded by mu
+	wake    chan struct{}                // capacity 1: dirty is not empty
+	running sync.WaitGroup
+}
+
+// relist is how often everything is looked at even if nothing told to; it is jittered.
+const relist = 60 * time.Second
+
+// New gives a runtime that does nothing before Run.
+func New(o Options) *Runtime {
+	return &Runtime{
+		Options: o,
+		starts:  make(chan struct{}, max(o.Parallel, 1)),
+		dirty:   map[types.UID]bool{},
+		workers: map[types.UID]*worker.Worker{},
+		wake:    make(chan struct{}, 1),
+	}
+}
+
+// Run runs pods until ctx ends. Then it waits for the steps under way and leaves all pods running.
+func (r *Runtime) Run(ctx context.Context) error {
+	defer r.Store.OnPodChange(r.Wake)()
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer r.running.Wait()
+	parts.Go(func() { r.watchExits(ctx) })
+	parts.Go(func() { r.keepNetwork(ctx) })
+	if err := r.adopt(ctx); err != nil {
+		return err
+	}
+	r.wakeAll(ctx)
+	timer := time.NewTimer(jitter(relist))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+			r.poke(ctx)
+		case <-timer.C:
+			r.wakeAll(ctx)
+			timer.Reset(jitter(relist))
+		}
+	}
+}
+
+func jitter(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5) }
+
+// Wake says that something about a pod may have changed. It does not block.
+func (r *Runtime) Wake(uid types.UID) {
+	r.mu.Lock()
+	r.dirty[uid] = true
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// poke hands every dirty pod to its worker, and gives one to a pod that has none.
+func (r *Runtime) poke(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for uid := range r.dirty {
+		if w, ok := r.workers[uid]; ok {
+			w.Poke()
+		} else if r.mine(uid) {
+			r.start(ctx, uid)
+		}
+	}
+	clear(r.dirty)
+}
+
+// mine tells whether this host has anything to do for uid: a pod bound to it, or something left of one.
+func (r *Runtime) mine(uid types.UID) bool {
+	if pod, ok := r.Store.PodByUID(uid); ok {
+		return pod.Spec.NodeName == r.Node.Name
+	}
+	_, ok := r.Store.Record(uid)
+	return ok
+}
+
+// start gives uid a worker. r.mu is held.
+func (r *Runtime) start(ctx context.Context, uid types.UID) {
+	w := worker.New(newHost(r, uid))
+	r.workers[uid] = w
+	r.running.Go(func() {
+		if err := w.Run(ctx); err == nil {
+			r.Log.Debug("pod finished", "uid", uid)
+		}
+		r.mu.Lock()
+		delete(r.workers, uid)
+		r.mu.Unlock()
+		if r.mine(uid) { // the same pod again, such as that of a manifest file that came back
+			r.Wake(uid)
+		}
+	})
+}
+
+// wakeAll makes every pod be looked at of which anything is known, in the store or on the host.
+func (r *Runtime) wakeAll(ctx context.Context) {
+	for _, pod := range r.Store.Pods() {
+		r.Wake(pod.UID)
+	}
+	for uid := range r.Store.Records() {
+		r.Wake(uid)
+	}
+	for uid, who := range r.strays(ctx) {
+		r.Log.Warn("something is left of an unknown pod, taking it away", "uid", uid, "pod", who)
+		if err := r.remember(ctx, uid, who); err != nil {
+			r.Log.Error("remember a stray pod", "uid", uid, "err", err)
+			continue
+		}
+		r.Wake(uid)
+	}
+}
+
+// strays finds what is on the host of pods that neither the store nor a record knows.
+func (r *Runtime) strays(ctx context.Context) map[types.UID]types.NamespacedName {
+	found := map[types.UID]types.NamespacedName{}
+	note := func(uid, namespace, name string) {
+		id := types.UID(uid)
+		if _, ok := r.Store.PodByUID(id); ok || uid == "" {
+			return
+		}
+		if _, ok := r.Store.Record(id); ok {
+			return
+		}
+		if found[id].Name == "" {
+			found[id] = types.NamespacedName{Namespace: namespace, Name: name}
+		}
+	}
+	if instances, err := r.Containers.Look(ctx, ""); err == nil {
+		for _, i := range instances {
+			note(i.UID, i.Namespace, i.Pod)
+		}
+	}
+	for _, known := range []func() ([]string, error){
+		func() ([]string, error) { return r.Network.Known(ctx) },
+		r.Volumes.Known,
+		func() ([]string, error) { return r.Containers.Leases(ctx) },
+		r.Sandboxes.Known,
+	} {
+		uids, err := known()
+		if err != nil {
+			r.Log.Debug("look for strays", "err", err)
+		}
+		for _, uid := range uids {
+			note(uid, "", "")
+		}
+	}
+	return found
+}
+
+// remember makes a record for a stray, so that it gets a worker that takes it away.
+func (r *Runtime) remember(ctx context.Context, uid types.UID, who types.NamespacedName) error {
+	data, err := record{Namespace: who.Namespace, Name: who.Name, Started: time.Now()}.encode()
+	if err != nil {
+		return err
+	}
+	if err := r.Store.PutRecord(ctx, uid, data); err != nil {
+		return err
+	}
+	return markersOf(r.RunDir, uid).put("stray", true) // so that there is something to clear
+}
+
+// hasDir tells whether the pod still has its directory of volumes.
+func (r *Runtime) hasDir(uid types.UID) bool {
+	_, err := os.Lstat(filepath.Join(r.PodsDir, string(uid)))
+	return err == nil
+}
+
+// adopt gives pods back to a store that had to start empty because its file was corrupt: their objects are kept by the
+// sandboxes they run in. It waits for containerd, since without it running pods would be taken for strays.
+func (r *Runtime) adopt(ctx context.Context) error {
+	if r.Store.Quarantined() == "" {
+		return nil
+	}
+	instances, err := r.lookUntil(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range instances {
+		if i.PodSpec == nil {
+			continue
+		}
+		if _, ok := r.Store.PodByUID(i.PodSpec.UID); ok {
+			continue
+		}
+		if err := r.Adopt(ctx, i.PodSpec); err != nil {
+			return fmt.Errorf("adopt pod %s/%s: %w", i.Namespace, i.Pod, err)
+		}
+		r.Log.Warn("adopted a running pod that the state file had lost", "namespace", i.Namespace, "pod", i.Pod)
+	}
+	return nil
+}
+
+// lookUntil looks at all containers, again and again until containerd answers.
+func (r *Runtime) lookUntil(ctx context.Context) ([]containers.Instance, error) {
+	for {
+		instances, err := r.Containers.Look(ctx, "")
+		if err == nil {
+			return instances, nil
+		}
+		r.Log.Warn("wait for containerd", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// watchExits turns containerd's events into looks, and looks at everything after each gap in them.
+func (r *Runtime) watchExits(ctx context.Context) {
+	wake := func(uid string) { r.Wake(types.UID(uid)) }
+	podOf := func(ctx context.Context, id string) string {
+		uid, err := r.Containers.PodOf(ctx, id)
+		if err != nil {
+			r.Log.Debug("find the pod of a container", "id", id, "err", err)
+		}
+		return uid
+	}
+	lost := func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, w := range r.workers {
+			w.Poke()
+		}
+	}
+	if err := exits.Run(ctx, r.Containers.Containerd(), r.Namespace, podOf, wake, lost); err != nil && ctx.Err() == nil {
+		r.Log.Error("watch exits", "err", err)
+	}
+}
+
+// keepNetwork makes the host's part of the pod network, and makes it again if somebody took it away.
+func (r *Runtime) keepNetwork(ctx context.Context) {
+	for {
+		wait := jitter(relist)
+		if err := r.Network.Setup(ctx); err != nil && ctx.Err() == nil {
+			r.Log.Error("set up the pod network", "err", err)
+			wait = 5 * time.Second
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// Healthy is nil while containerd answers.
+func (r *Runtime) Healthy() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	return r.Containers.Ready(ctx)
+}

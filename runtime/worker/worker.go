@@ -1,0 +1,267 @@
+// Package worker turns the pure plan into work: one Worker owns one pod. It looks, asks the plan what should be under
+// way, starts what is missing, gives up what is unwanted, publishes the status, and waits for the next reason to look.
+package worker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"podd/runtime/plan"
+	"podd/status"
+)
+
+// Host is the seam between the plan and the world.
+type Host interface {
+	// Observe looks at everything that is known of the pod. Work and Failures are filled in by the worker.
+	Observe(ctx context.Context) (*v1.Pod, status.Facts, error)
+	// Do makes one step so. Doing it twice is the same as doing it once.
+	Do(ctx context.Context, pod *v1.Pod, step plan.Step) error
+	// Publish makes a status visible. It is called with every look; an unchanged status must cost nothing.
+	Publish(pod *v1.Pod, next v1.PodStatus) error
+}
+
+// Reasoner is an error that knows the waiting reason it stands for, such as ErrImagePull.
+type Reasoner interface {
+	error
+	Reason() string
+}
+
+// HostLimit bounds a step that changes the host: a step that is still under way after it counts as failed.
+const HostLimit = 2 * time.Minute
+
+// relook is how long a pod is left alone at most when nothing happens to it.
+const relook = 60 * time.Second
+
+// Worker owns one pod.
+type Worker struct {
+	host Host
+	poke chan struct{}
+
+	// Owned by Run's goroutine.
+	jobs     map[status.Task]*job
+	failures map[status.Task]status.Failure
+	finished chan *job
+	wait     sync.WaitGroup
+	timer    *time.Timer
+}
+
+// job is one step under way.
+type job struct {
+	step    plan.Step
+	since   time.Time
+	cancel  context.CancelFunc
+	givenUp bool
+	err     error
+}
+
+// New gives a worker for the pod behind host. It does nothing before Run.
+func New(host Host) *Worker {
+	return &Worker{
+		host:     host,
+		poke:     make(chan struct{}, 1),
+		jobs:     map[status.Task]*job{},
+		failures: map[status.Task]status.Failure{},
+		finished: make(chan *job),
+	}
+}
+
+// Poke tells the worker to look again. It never blocks and carries no data.
+func (w *Worker) Poke() {
+	select {
+	case w.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until the pod is finished (nil) or ctx ends (its error). Either way no step is under way any more.
+func (w *Worker) Run(ctx context.Context) error {
+	w.timer = time.NewTimer(relook)
+	defer w.timer.Stop()
+	defer w.settle()
+	for {
+		done, err := w.look(ctx)
+		if done || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			w.timer.Reset(time.Second)
+		}
+		w.sleep(ctx)
+	}
+}
+
+// look is one turn: observe, plan, act, publish. done is true once the pod has been let go.
+func (w *Worker) look(ctx context.Context) (done bool, err error) {
+	finish := status.Task{Op: plan.Finish}
+	pod, facts, err := w.host.Observe(ctx)
+	if err != nil {
+		return false, err
+	}
+	facts.Work = w.work()
+	facts.Failures = w.failed()
+	set, again := plan.Next(pod, facts)
+	w.giveUp(set)
+	for _, step := range set {
+		if step.Task() != finish {
+			w.start(ctx, pod, step)
+			continue
+		}
+		if len(w.jobs) == 0 {
+			if err := w.publish(pod, facts); err != nil {
+				return false, err
+			}
+			return w.finish(ctx, pod, step)
+		}
+	}
+	w.timer.Reset(until(facts.Now, again))
+	return false, w.publish(pod, facts)
+}
+
+func (w *Worker) publish(pod *v1.Pod, facts status.Facts) error {
+	return w.host.Publish(pod, status.Of(pod, facts))
+}
+
+// finish runs the last step in the worker's own goroutine: nothing may come after it.
+func (w *Worker) finish(ctx context.Context, pod *v1.Pod, step plan.Step) (bool, error) {
+	if err := w.host.Do(ctx, pod, step); err != nil {
+		w.fail(step, err)
+		return false, err
+	}
+	return true, nil
+}
+
+// until is the time to wait for again, at least a millisecond, at most relook.
+func until(now, again time.Time) time.Duration {
+	if again.IsZero() {
+		return relook
+	}
+	return min(max(again.Sub(now), time.Millisecond), relook)
+}
+
+// sleep waits for the next reason to look.
+func (w *Worker) sleep(ctx context.Context) {
+	select {
+	case <-w.poke:
+	case <-w.timer.C:
+	case j := <-w.finished:
+		w.reap(j)
+	case <-ctx.Done():
+	}
+	for { // everything that is over by now belongs to the same look
+		select {
+		case j := <-w.finished:
+			w.reap(j)
+		default:
+			return
+		}
+	}
+}
+
+// waits tells whether a step only waits, so that it is cancelled when it is no longer wanted. Every other step changes
+// the host and runs to its end.
+func waits(op status.Op) bool { return op == plan.PullImage || op == plan.Stop }
+
+// start runs step unless its task is under way already.
+func (w *Worker) start(ctx context.Context, pod *v1.Pod, step plan.Step) {
+	if _, ok := w.jobs[step.Task()]; ok {
+		return
+	}
+	var jobCtx context.Context
+	j := &job{step: step, since: time.Now()}
+	if waits(step.Op) {
+		jobCtx, j.cancel = context.WithCancel(ctx)
+	} else {
+		jobCtx, j.cancel = context.WithTimeout(context.WithoutCancel(ctx), HostLimit)
+	}
+	w.jobs[step.Task()] = j
+	w.wait.Go(func() {
+		j.err = w.host.Do(jobCtx, pod, step)
+		j.cancel()
+		w.finished <- j
+	})
+}
+
+// giveUp cancels the waiting steps that are not in the set any more, or that are wanted in another form now.
+func (w *Worker) giveUp(set []plan.Step) {
+	wanted := make(map[status.Task]plan.Step, len(set))
+	for _, s := range set {
+		wanted[s.Task()] = s
+	}
+	for task, j := range w.jobs {
+		s, ok := wanted[task]
+		same := ok && s.Attempt == j.step.Attempt && sameDeadline(s.Deadline, j.step.Deadline)
+		if !same && waits(task.Op) {
+			j.givenUp = true
+			j.cancel()
+		}
+	}
+}
+
+// sameDeadline is true for equal deadlines, and for two that have both passed: the kill is then already under way.
+func sameDeadline(a, b time.Time) bool {
+	now := time.Now()
+	return a.Equal(b) || (!a.After(now) && !b.After(now))
+}
+
+// reap takes a finished job off the list and keeps its failure as a fact.
+func (w *Worker) reap(j *job) {
+	task := j.step.Task()
+	delete(w.jobs, task)
+	switch {
+	case j.err == nil:
+		delete(w.failures, task)
+	case j.givenUp:
+	default:
+		w.fail(j.step, j.err)
+	}
+}
+
+func (w *Worker) fail(step plan.Step, err error) {
+	task := step.Task()
+	f := w.failures[task]
+	f.Count++
+	f.Last = time.Now()
+	f.Message = err.Error()
+	f.Reason = ""
+	var r Reasoner
+	if errors.As(err, &r) {
+		f.Reason = r.Reason()
+	}
+	w.failures[task] = f
+}
+
+// work lists what is under way, as a fact for the next look.
+func (w *Worker) work() []status.Work {
+	out := make([]status.Work, 0, len(w.jobs))
+	for task, j := range w.jobs {
+		out = append(out, status.Work{Task: task, Since: j.since})
+	}
+	return out
+}
+
+func (w *Worker) failed() map[status.Task]status.Failure {
+	out := make(map[status.Task]status.Failure, len(w.failures))
+	for t, f := range w.failures {
+		out[t] = f
+	}
+	return out
+}
+
+// settle waits for every step under way; the waiting ones end at once because their context has ended.
+func (w *Worker) settle() {
+	for _, j := range w.jobs {
+		if waits(j.step.Op) {
+			j.cancel()
+		}
+	}
+	go func() {
+		for range w.finished {
+		}
+	}()
+	w.wait.Wait()
+	close(w.finished)
+}
