@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/containerd/containerd/v2/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
@@ -31,12 +30,6 @@ type Options struct {
 	RunDir       string // directory on tmpfs for FIFOs of execs and short-lived mounts; made when needed
 	SeccompDir   string // where Localhost seccomp profiles are read
 	Log          *slog.Logger
-}
-
-// Client makes containers in one namespace of one containerd.
-type Client struct {
-	opts Options
-	cc   *client.Client
 }
 
 // Image is what a container needs to know of its image.

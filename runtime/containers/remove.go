@@ -1,0 +1,82 @@
+package containers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/errdefs"
+
+	"podd/runtime/killpoint"
+)
+
+// deleteTimeout bounds the deletion of a task whose process has ended. It runs to its end even if the caller's context
+// does not: given up halfway, containerd may keep a shim that it knows nothing of.
+const deleteTimeout = 30 * time.Second
+
+// Remove kills what runs, waits, and takes away task, record and snapshot, in this order, which containerd needs.
+// nil when nothing is left. It never forces the deletion of a running task, which costs runc 100 ms.
+func (c *Client) Remove(ctx context.Context, id string) error {
+	uid, err := c.PodOf(ctx, id)
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	if err := c.removeTask(c.Context(ctx), id); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
+	defer cancel()
+	if uid != "" {
+		ctx = c.lease(ctx, uid)
+	} else {
+		ctx = c.Context(ctx)
+	}
+	killpoint.At("containers.remove.record")
+	if err := c.cc.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove %s: delete record: %w", id, err)
+	}
+	killpoint.At("containers.remove.snapshot")
+	if err := c.cc.SnapshotService(c.opts.Snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove %s: remove snapshot: %w", id, err)
+	}
+	c.pods.Delete(id)
+	killpoint.At("containers.remove.removed")
+	return nil
+}
+
+// removeTask has no task of that id: SIGKILL, wait, delete, until containerd says that there is none.
+func (c *Client) removeTask(ctx context.Context, id string) error {
+	for try := 1; ; try++ {
+		killpoint.At("containers.remove.kill")
+		if err := c.Signal(ctx, id, syscall.SIGKILL); err != nil {
+			return err
+		}
+		killpoint.At("containers.remove.killed")
+		_, err := c.Wait(ctx, id)
+		if errors.Is(err, ErrGone) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		err = c.deleteTask(ctx, id)
+		if err == nil || errdefs.IsNotFound(err) {
+			killpoint.At("containers.remove.deleted")
+			return nil
+		}
+		if try == 3 || errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) {
+			return fmt.Errorf("delete task: %w", err)
+		}
+	}
+}
+
+func (c *Client) deleteTask(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
+	defer cancel()
+	killpoint.At("containers.remove.delete")
+	_, err := c.cc.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	return native(err)
+}

@@ -1,0 +1,243 @@
+package containers
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
+	"k8s.io/kubernetes/third_party/forked/golang/expansion"
+)
+
+// groupAnnotation has runc's shim run all containers of one value in one shim process. It is the only annotation a spec
+// gets: nothing that users or images write may reach the runtime as one.
+const groupAnnotation = "io.containerd.runc.v2.group"
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Spec is the OCI spec of one container and the user it runs as. It is pure but for what Host reads on demand.
+// Errors are *ConfigError.
+func Spec(c Config, h Host) (*specs.Spec, *v1.ContainerUser, error) {
+	user, err := resolveUser(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := effective(c.Pod, c.Container)
+	caps, err := capabilities(s, h)
+	if err != nil {
+		return nil, nil, err
+	}
+	env, vars := environment(c)
+	args, err := arguments(c, vars)
+	if err != nil {
+		return nil, nil, err
+	}
+	cwd, err := workingDir(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	mounts, propagation, err := allMounts(c, s.privileged)
+	if err != nil {
+		return nil, nil, err
+	}
+	score := OOMScore(c.Pod, c.Container, h)
+	spec := &specs.Spec{
+		Version: specs.Version,
+		Process: &specs.Process{
+			Terminal: c.Container.TTY, User: user, Args: args, Env: env, Cwd: cwd, Capabilities: caps,
+			NoNewPrivileges: s.noNewPrivs, OOMScoreAdj: &score,
+		},
+		Root:        &specs.Root{Path: "rootfs", Readonly: s.readOnlyRoot},
+		Mounts:      mounts,
+		Annotations: map[string]string{groupAnnotation: string(c.Pod.UID)},
+		Linux: &specs.Linux{
+			Namespaces:        memberNamespaces(c, h, s.privileged),
+			Resources:         resources(c.Container, h),
+			CgroupsPath:       path.Join(c.Sandbox.CgroupPath, c.ID),
+			RootfsPropagation: propagation,
+		},
+	}
+	if s.privileged {
+		err = privileged(spec, h)
+	} else {
+		spec.Linux.MaskedPaths = slices.Concat(maskedPaths, h.MaskedPaths)
+		spec.Linux.ReadonlyPaths = slices.Clone(readonlyPaths)
+		err = setSeccomp(spec, s, h)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return spec, containerUser(user), nil
+}
+
+// environment is what the process gets and, beside it, what $(VAR) may refer to: the container's own variables only, as
+// in upstream. Image entries without "=" are dropped: nothing is filled in from podd's own environment.
+func environment(c Config) (env []string, vars map[string]string) {
+	set := func(name, value string) {
+		entry := name + "=" + value
+		i := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+		if i < 0 {
+			env = append(env, entry)
+		} else {
+			env[i] = entry
+		}
+	}
+	env = append(env, defaultPath)
+	set("HOSTNAME", c.Sandbox.Hostname)
+	if c.Container.TTY {
+		set("TERM", "xterm")
+	}
+	for _, e := range c.Image.Config.Config.Env {
+		if name, value, ok := strings.Cut(e, "="); ok && name != "" {
+			set(name, value)
+		}
+	}
+	vars = map[string]string{}
+	mapping := expansion.MappingFuncFor(vars)
+	for _, e := range c.Container.Env {
+		vars[e.Name] = expansion.Expand(e.Value, mapping)
+		set(e.Name, vars[e.Name])
+	}
+	return env, vars
+}
+
+// arguments is command and args over the image's ENTRYPOINT and CMD: a command sets the image's CMD aside as well.
+func arguments(c Config, vars map[string]string) ([]string, error) {
+	mapping := expansion.MappingFuncFor(vars)
+	expand := func(in []string) []string {
+		var out []string
+		for _, a := range in {
+			out = append(out, expansion.Expand(a, mapping))
+		}
+		return out
+	}
+	command, args := expand(c.Container.Command), expand(c.Container.Args)
+	image := c.Image.Config.Config
+	if len(command) == 0 {
+		command = slices.Clone(image.Entrypoint)
+		if len(args) == 0 {
+			args = slices.Clone(image.Cmd)
+		}
+	}
+	all := append(command, args...)
+	if len(all) == 0 {
+		return nil, &ConfigError{fmt.Sprintf("no command: neither the container nor image %s names one", c.Image.Name)}
+	}
+	return all, nil
+}
+
+// workingDir refuses what does not lie in the container's own root: a directory below /proc may be a way to a file
+// that the runtime holds open (CVE-2024-21626).
+func workingDir(c Config) (string, error) {
+	dir := c.Container.WorkingDir
+	if dir == "" {
+		dir = c.Image.Config.Config.WorkingDir
+	}
+	if dir == "" {
+		return "/", nil
+	}
+	if !path.IsAbs(dir) {
+		return "", &ConfigError{fmt.Sprintf("workingDir %q: must be an absolute path", dir)}
+	}
+	if dir = path.Clean(dir); strings.HasPrefix(dir, "/proc/") {
+		return "", &ConfigError{fmt.Sprintf("workingDir %q: must not be below /proc", dir)}
+	}
+	return dir, nil
+}
+
+// memberNamespaces joins the sandbox's, where the pod does not use the host's.
+func memberNamespaces(c Config, h Host, privileged bool) []specs.LinuxNamespace {
+	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	join := func(t specs.LinuxNamespaceType, path string) {
+		if path != "" {
+			out = append(out, specs.LinuxNamespace{Type: t, Path: path})
+		}
+	}
+	join(specs.NetworkNamespace, c.Sandbox.NetNS)
+	join(specs.IPCNamespace, c.Sandbox.IPCNS)
+	join(specs.UTSNamespace, c.Sandbox.UTSNS)
+	switch {
+	case c.Pod.Spec.HostPID:
+	case c.Sandbox.PIDNS != "":
+		join(specs.PIDNamespace, c.Sandbox.PIDNS)
+	default:
+		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace})
+	}
+	if h.CgroupV2 && !privileged {
+		out = append(out, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return out
+}
+
+// privileged adds every device of the host, and what goes with it.
+func privileged(spec *specs.Spec, h Host) error {
+	devices, err := h.Devices()
+	if err != nil {
+		return &ConfigError{fmt.Sprintf("privileged: list devices: %v", err)}
+	}
+	spec.Linux.Devices = devices
+	spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	return nil
+}
+
+// shares, quota and period as pkg/kubelet/cm/helpers_linux.go has them.
+const (
+	minShares, maxShares = 2, 262144
+	quotaPeriod          = 100000 // microseconds
+	minQuota             = 1000   // microseconds
+)
+
+// CPUShares is cpu.shares for a request in thousandths of a cpu.
+func CPUShares(milli int64) uint64 {
+	return uint64(min(max(milli*1024/1000, minShares), maxShares))
+}
+
+// CPUQuota is the cfs quota for a limit in thousandths of a cpu and its period, both in microseconds.
+func CPUQuota(milli int64) (quota int64, period uint64) {
+	return max(milli*quotaPeriod/1000, minQuota), quotaPeriod
+}
+
+// resources is requests and limits as cgroup values of v1; runc converts them for v2.
+func resources(c *v1.Container, h Host) *specs.LinuxResources {
+	milli := c.Resources.Requests.Cpu().MilliValue()
+	if _, ok := c.Resources.Requests[v1.ResourceCPU]; !ok {
+		milli = c.Resources.Limits.Cpu().MilliValue()
+	}
+	shares := CPUShares(milli)
+	r := &specs.LinuxResources{
+		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+		CPU:     &specs.LinuxCPU{Shares: &shares},
+	}
+	if limit := c.Resources.Limits.Cpu().MilliValue(); limit > 0 {
+		quota, period := CPUQuota(limit)
+		r.CPU.Quota, r.CPU.Period = &quota, &period
+	}
+	if limit := c.Resources.Limits.Memory().Value(); limit > 0 {
+		r.Memory = &specs.LinuxMemory{Limit: &limit}
+		if h.SwapLimit {
+			r.Memory.Swap = &limit // memory and swap together: no swap
+		}
+		if h.CgroupV2 {
+			r.Unified = map[string]string{"memory.oom.group": "1"}
+		}
+	}
+	return r
+}
+
+// OOMScore is oom_score_adj by QoS class (pkg/kubelet/qos/policy.go), not below what this process may give.
+func OOMScore(pod *v1.Pod, c *v1.Container, h Host) int {
+	score := 1000
+	switch qos.GetPodQOS(pod) {
+	case v1.PodQOSGuaranteed:
+		score = -997
+	case v1.PodQOSBurstable:
+		if h.MemoryCapacity > 0 {
+			score = int(1000 - 1000*c.Resources.Requests.Memory().Value()/h.MemoryCapacity)
+		}
+		score = min(max(score, 3), 999)
+	}
+	return max(score, h.MinOOMScore)
+}
