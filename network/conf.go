@@ -78,7 +78,9 @@ func loadConf(path string) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
-	return libcni.ConfListFromConf(plugin)
+	return &libcni.NetworkConfigList{
+		Name: plugin.Network.Name, CNIVersion: plugin.Network.CNIVersion, Plugins: []*libcni.PluginConfig{plugin},
+	}, nil
 }
 
 // newConf makes a list self-contained: plugins that libcni found in other files are written into it, so that the

@@ -2,15 +2,25 @@
 //
 // All that podd makes for a pod's volumes lies below <Dir>/<uid>/volumes. Containers can write there, so nothing that
 // is found there is trusted: paths are walked by descriptor, symbolic links are never followed, and removal never
-// crosses into another mount. The content of a hostPath is the user's and is never changed or deleted.
+// crosses into another mount. The content of a hostPath is the user's; it is never changed or deleted.
+//
+// A volume is there or it is not: an emptyDir gets its owner and mode under another name and is then renamed, a tmpfs
+// gets them with the mount. What the pod's containers do to their volume later is left as it is.
 package volumes
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"podd/runtime/killpoint"
 )
 
 // Options say where volumes live.
@@ -19,39 +29,306 @@ type Options struct {
 }
 
 // Volumes makes and removes the volumes of pods.
-type Volumes struct{ o Options }
+type Volumes struct{ dir string }
+
+const (
+	subdir = "volumes" // below the pod's directory
+	ready  = ".ready"  // in subdir: Ensure has once come to its end
+	fresh  = ".new"    // suffix of an emptyDir that is being made
+)
+
+var (
+	validUID  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,199}$`)
+	validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`) // a DNS label
+)
 
 // Open makes the directory that volumes live below, mode 0700.
-func Open(o Options) (*Volumes, error) { return nil, errors.New("volumes: not built") }
+func Open(o Options) (*Volumes, error) {
+	if !filepath.IsAbs(o.Dir) {
+		return nil, fmt.Errorf("volumes directory %q: is not absolute", o.Dir)
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("volumes: %w", err)
+	}
+	return &Volumes{dir: filepath.Clean(o.Dir)}, nil
+}
 
 // Ensure makes all volumes of the pod: emptyDir directories and tmpfs mounts; hostPaths are checked, and created where
 // their type says so. It is repeatable and keeps what is there.
 func (v *Volumes) Ensure(ctx context.Context, pod *v1.Pod) error {
-	return errors.New("volumes: not built")
+	dir, err := v.openDir(string(pod.UID), true)
+	if err != nil {
+		return fmt.Errorf("volumes: %w", err)
+	}
+	defer unix.Close(dir)
+	for i := range pod.Spec.Volumes {
+		vol := &pod.Spec.Volumes[i]
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("volume %s: %w", vol.Name, err)
+		}
+		if err := v.ensureOne(dir, pod, vol); err != nil {
+			return fmt.Errorf("volume %s: %w", vol.Name, err)
+		}
+	}
+	killpoint.At("volumes.ready.before")
+	fd, err := unix.Openat(dir, ready, unix.O_CREAT|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("volumes: mark ready: %w", err)
+	}
+	killpoint.At("volumes.ready.after")
+	return unix.Close(fd)
 }
 
-// Mounts are the mounts of one container for its volumeMounts. It changes nothing.
-func (v *Volumes) Mounts(pod *v1.Pod, c *v1.Container) ([]specs.Mount, error) {
-	return nil, errors.New("volumes: not built")
+func (v *Volumes) ensureOne(dir int, pod *v1.Pod, vol *v1.Volume) error {
+	if !validName.MatchString(vol.Name) {
+		return errors.New("not usable as a name")
+	}
+	switch {
+	case vol.HostPath != nil:
+		return ensureHostPath(vol.HostPath)
+	case vol.EmptyDir == nil:
+		return errors.New("this kind of volume is not supported")
+	case vol.EmptyDir.Medium == v1.StorageMediumDefault:
+		return ensureDir(dir, vol.Name, fsGroup(pod))
+	case vol.EmptyDir.Medium == v1.StorageMediumMemory:
+		return ensureTmpfs(dir, vol.Name, fsGroup(pod), memorySize(pod, vol.EmptyDir))
+	default:
+		return fmt.Errorf("medium %s: is not supported", vol.EmptyDir.Medium)
+	}
 }
 
-// Look says whether all volumes of the pod are there.
+// openDir opens the directory of the pod's volumes. It and the pod's own directory are made where told.
+func (v *Volumes) openDir(uid string, make bool) (int, error) {
+	if !validUID.MatchString(uid) {
+		return -1, fmt.Errorf("pod uid %q: not usable as a name", uid)
+	}
+	root, err := unix.Open(v.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: v.dir, Err: err}
+	}
+	defer unix.Close(root)
+	pod, err := openSub(root, uid, make)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: filepath.Join(v.dir, uid), Err: err}
+	}
+	defer unix.Close(pod)
+	fd, err := openSub(pod, subdir, make)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: v.path(uid), Err: err}
+	}
+	return fd, nil
+}
+
+// openSub opens a directory that podd itself keeps: no link, not another mount.
+func openSub(dir int, name string, make bool) (int, error) {
+	if make {
+		if err := unix.Mkdirat(dir, name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+			return -1, err
+		}
+	}
+	return openBeneath(dir, name, unix.RESOLVE_NO_XDEV)
+}
+
+// openBeneath opens the directory name in dir and follows no link.
+func openBeneath(dir int, name string, resolve uint64) (int, error) {
+	how := &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | resolve,
+	}
+	for {
+		fd, err := unix.Openat2(dir, name, how)
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			return fd, err
+		}
+	}
+}
+
+func (v *Volumes) path(uid string) string { return filepath.Join(v.dir, uid, subdir) }
+
+// fsGroup is the pod's, or -1.
+func fsGroup(pod *v1.Pod) int {
+	if s := pod.Spec.SecurityContext; s != nil && s.FSGroup != nil {
+		return int(*s.FSGroup)
+	}
+	return -1
+}
+
+// dirMode is that of an emptyDir (pkg/volume/emptydir of Kubernetes: perm), with the set-group-ID bit if a group is to
+// own what is made inside (pkg/volume/volume_linux.go).
+func dirMode(group int) uint32 {
+	if group < 0 {
+		return 0o777
+	}
+	return unix.S_ISGID | 0o777
+}
+
+// ensureDir makes an emptyDir on disk.
+func ensureDir(dir int, name string, group int) error {
+	if fd, err := openBeneath(dir, name, 0); err == nil {
+		return unix.Close(fd)
+	} else if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	if err := unix.Mkdirat(dir, name+fresh, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	killpoint.At("volumes.dir.made")
+	fd, err := openBeneath(dir, name+fresh, unix.RESOLVE_NO_XDEV)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if group >= 0 {
+		if err := unix.Fchown(fd, -1, group); err != nil {
+			return fmt.Errorf("give to group %d: %w", group, err)
+		}
+	}
+	if err := unix.Fchmod(fd, dirMode(group)); err != nil { // after the owner, who takes the set-group-ID bit away
+		return err
+	}
+	killpoint.At("volumes.dir.before")
+	if err := unix.Renameat(dir, name+fresh, dir, name); err != nil {
+		return err
+	}
+	killpoint.At("volumes.dir.after")
+	return nil
+}
+
+// ensureTmpfs mounts an emptyDir in memory. All containers of the pod share the one mount.
+func ensureTmpfs(dir int, name string, group int, size int64) error {
+	if err := unix.Mkdirat(dir, name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	fd, err := openBeneath(dir, name, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if isTmpfs(dir, fd) {
+		return nil
+	}
+	options := "mode=" + strconv.FormatUint(uint64(dirMode(group)), 8)
+	if size > 0 {
+		options += ",size=" + strconv.FormatInt(size, 10)
+	}
+	if group >= 0 {
+		options += ",gid=" + strconv.Itoa(group)
+	}
+	killpoint.At("volumes.tmpfs.before")
+	if err := unix.Mount("tmpfs", "/proc/self/fd/"+strconv.Itoa(fd), "tmpfs", 0, options); err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	killpoint.At("volumes.tmpfs.after")
+	return nil
+}
+
+// isTmpfs says whether sub is a tmpfs of its own, even if the directory that it is in lies on one.
+func isTmpfs(dir, sub int) bool {
+	var fsys unix.Statfs_t
+	var in, at unix.Stat_t
+	return unix.Fstatfs(sub, &fsys) == nil && fsys.Type == unix.TMPFS_MAGIC &&
+		unix.Fstat(dir, &in) == nil && unix.Fstat(sub, &at) == nil && in.Dev != at.Dev
+}
+
+// memorySize is how much a tmpfs may hold, in bytes; 0 is the kernel's default, half of the memory. As in upstream
+// (calculateEmptyDirMemorySize in pkg/volume/emptydir), it is the size limit, or the pod's memory limit if that is
+// smaller or the only one.
+func memorySize(pod *v1.Pod, e *v1.EmptyDirVolumeSource) int64 {
+	size := memoryLimit(pod)
+	if e.SizeLimit != nil && e.SizeLimit.Value() > 0 && (size == 0 || e.SizeLimit.Value() < size) {
+		size = e.SizeLimit.Value()
+	}
+	return size
+}
+
+// memoryLimit is the pod's, in bytes; 0 unless every container has one.
+func memoryLimit(pod *v1.Pod) int64 {
+	var sum int64
+	for _, c := range pod.Spec.Containers {
+		m := c.Resources.Limits.Memory().Value()
+		if m == 0 {
+			return 0
+		}
+		sum += m
+	}
+	for _, c := range pod.Spec.InitContainers {
+		m := c.Resources.Limits.Memory().Value()
+		if m == 0 {
+			return 0
+		}
+		sum = max(sum, m)
+	}
+	return sum
+}
+
+// Look says whether Ensure has come to its end once and all that podd keeps for the pod's volumes is there. A hostPath
+// is the user's and is not looked at again.
 func (v *Volumes) Look(uid string, pod *v1.Pod) (bool, error) {
-	return false, errors.New("volumes: not built")
+	dir, err := v.openDir(uid, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at volumes: %w", err)
+	}
+	defer unix.Close(dir)
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, ready, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return false, nil
+	}
+	for _, vol := range pod.Spec.Volumes {
+		if vol.EmptyDir == nil {
+			continue
+		}
+		fd, err := openBeneath(dir, vol.Name, 0)
+		if err != nil {
+			return false, nil
+		}
+		there := vol.EmptyDir.Medium != v1.StorageMediumMemory || isTmpfs(dir, fd)
+		unix.Close(fd)
+		if !there {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
-// Remove unmounts and deletes all volumes of the pod; nil when nothing is left. The pod's directory itself goes when
-// it is empty.
+// Remove unmounts and deletes all volumes of the pod; nil when nothing is left. The pod's directory goes with it when
+// nothing else is in it.
 func (v *Volumes) Remove(ctx context.Context, uid string) error {
-	return errors.New("volumes: not built")
+	if !validUID.MatchString(uid) {
+		return fmt.Errorf("remove volumes: pod uid %q: not usable as a name", uid)
+	}
+	pod := filepath.Join(v.dir, uid)
+	killpoint.At("volumes.remove.before")
+	if err := Unmount(ctx, v.path(uid)); err != nil {
+		return fmt.Errorf("remove volumes: %w", err)
+	}
+	killpoint.At("volumes.remove.unmounted")
+	if err := RemoveAll(ctx, pod, subdir); err != nil {
+		return fmt.Errorf("remove volumes: %w", err)
+	}
+	killpoint.At("volumes.remove.deleted")
+	err := unix.Rmdir(pod)
+	switch {
+	case err == nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
+		return nil
+	default:
+		return fmt.Errorf("remove volumes: %s: %w", pod, err)
+	}
 }
 
 // Known lists the uids that have a directory below Dir.
-func (v *Volumes) Known() ([]string, error) { return nil, errors.New("volumes: not built") }
-
-// RemoveAll deletes what lies at name below dir, and name itself, without following a symbolic link or crossing into
-// another mount (which it reports as an error, and leaves alone). It is nil when nothing is there.
-func RemoveAll(ctx context.Context, dir, name string) error { return errors.New("volumes: not built") }
-
-// Unmount unmounts everything at and below path, stacked mounts included, innermost first.
-func Unmount(ctx context.Context, path string) error { return errors.New("volumes: not built") }
+func (v *Volumes) Known() ([]string, error) {
+	entries, err := os.ReadDir(v.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	var uids []string
+	for _, e := range entries {
+		if e.IsDir() && validUID.MatchString(e.Name()) {
+			uids = append(uids, e.Name())
+		}
+	}
+	return uids, nil
+}

@@ -1,0 +1,217 @@
+//go:build host
+
+package volumes
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// noMounts fails the test if a mount below the directory is left.
+func noMounts(t *testing.T, v *Volumes) {
+	t.Cleanup(func() {
+		left, err := mountsBelow(v.dir)
+		if err != nil || len(left) != 0 {
+			t.Errorf("mounts left: %v, %v", left, err)
+		}
+	})
+}
+
+func owner(t *testing.T, path string) (uid, gid uint32) {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Uid, st.Gid
+}
+
+func TestEmptyDirInMemory(t *testing.T) {
+	v := open(t)
+	noMounts(t, v)
+	size := resource.MustParse("1Mi")
+	vol := emptyDir("mem", v1.StorageMediumMemory)
+	vol.EmptyDir.SizeLimit = &size
+	p, group := pod(vol), int64(2000)
+	p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
+	path := filepath.Join(v.path("uid-1"), "mem")
+	for range 2 {
+		if err := v.Ensure(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if points, _ := mountsBelow(path); len(points) != 1 {
+		t.Errorf("mounts = %v, want one", points)
+	}
+	if m := mode(t, path); m != os.ModeDir|os.ModeSetgid|0o777 {
+		t.Errorf("mode = %v", m)
+	}
+	if _, gid := owner(t, path); gid != 2000 {
+		t.Errorf("group = %d", gid)
+	}
+	if err := os.WriteFile(filepath.Join(path, "big"), make([]byte, 2<<20), 0o600); err == nil {
+		t.Error("2 MiB went into 1 MiB")
+	}
+	// As after a reboot: the directory is there, the mount is not.
+	if err := unix.Unmount(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := v.Look("uid-1", p); ok || err != nil {
+		t.Errorf("Look without the mount = %v, %v", ok, err)
+	}
+	if err := v.Ensure(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := v.Look("uid-1", p); !ok || err != nil {
+		t.Errorf("Look = %v, %v", ok, err)
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGroupOfEmptyDirNotOfHostPath(t *testing.T) {
+	v, dir := open(t), t.TempDir()
+	_, before := owner(t, dir)
+	p, group := pod(emptyDir("data", ""), hostPath("host", dir, "Directory")), int64(2000)
+	p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
+	if err := v.Ensure(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(v.path("uid-1"), "data")
+	if m := mode(t, path); m != os.ModeDir|os.ModeSetgid|0o777 {
+		t.Errorf("mode = %v", m)
+	}
+	if _, gid := owner(t, path); gid != 2000 {
+		t.Errorf("group = %d", gid)
+	}
+	if _, after := owner(t, dir); after != before {
+		t.Errorf("group of the hostPath went from %d to %d", before, after)
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Mounts below a pod's volumes, stacked and covered, and one in use: all go, and what they showed stays.
+func TestRemoveWithMounts(t *testing.T) {
+	v, outside := open(t), t.TempDir()
+	noMounts(t, v)
+	precious := filepath.Join(outside, "precious")
+	if err := os.WriteFile(precious, []byte("host"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := pod(emptyDir("mem", v1.StorageMediumMemory), emptyDir("data", ""))
+	if err := v.Ensure(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(v.path("uid-1"), "data")
+	inner := filepath.Join(data, "with blank", "x")
+	if err := os.MkdirAll(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	bind := func(from, to string) {
+		t.Helper()
+		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bind(outside, inner)
+	bind(outside, inner)
+	bind(outside, filepath.Dir(inner)) // covers both
+	if err := os.WriteFile(filepath.Join(data, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bind(precious, filepath.Join(data, "file"))
+	inUse, err := os.Open(filepath.Join(v.path("uid-1"), "mem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inUse.Close()
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(precious); err != nil || string(b) != "host" {
+		t.Errorf("host file = %q, %v", b, err)
+	}
+	if known, _ := v.Known(); len(known) != 0 {
+		t.Errorf("Known = %v", known)
+	}
+}
+
+// RemoveAll by itself leaves a mount alone, whatever is on it, and says so. That the mount shows the same file system
+// makes no difference.
+func TestRemoveAllStopsAtMounts(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	precious := filepath.Join(outside, "precious")
+	if err := os.WriteFile(precious, []byte("host"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, on := range []string{"top", "top/deep/er"} {
+		point := filepath.Join(dir, on)
+		if err := os.MkdirAll(point, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount(outside, point, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		err := RemoveAll(t.Context(), dir, "top")
+		if err == nil || !strings.Contains(err.Error(), "is a mount") {
+			t.Errorf("RemoveAll over a mount on %s: %v", on, err)
+		}
+		if err := unix.Unmount(point, 0); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(precious); err != nil || string(b) != "host" {
+			t.Errorf("host file = %q, %v", b, err)
+		}
+	}
+	if err := RemoveAll(t.Context(), dir, "top"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A directory is exchanged for a link and back while RemoveAll is at work.
+func TestRemoveAllRace(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	precious := filepath.Join(outside, "precious")
+	if err := os.WriteFile(precious, []byte("host"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(outside, link); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	target := filepath.Join(dir, "tree", "d")
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, target, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	for range 200 {
+		if err := os.MkdirAll(filepath.Join(dir, "tree", "d", "precious"), 0o700); err != nil && !os.IsExist(err) {
+			continue // the place is the link's at the moment
+		}
+		if err := RemoveAll(t.Context(), dir, "tree"); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	<-done
+	if b, err := os.ReadFile(precious); err != nil || string(b) != "host" {
+		t.Errorf("host file = %q, %v", b, err)
+	}
+}
