@@ -28,7 +28,7 @@ import (
 type Scope struct {
 	Root, State, LogDir string // podd's directories; State has containerd's below it
 	CgroupParent        string // below the mount point of each hierarchy
-	Bridge              string
+	Bridge, Table       string
 	Containerd          string // socket; empty: containerd is not asked
 	Namespace           string // in containerd
 	Pid                 int    // of podd, for its file descriptors; 0: none
@@ -65,7 +65,7 @@ func (s Snapshot) Diff(b Snapshot) []string {
 func Look(ctx context.Context, scope Scope) (Snapshot, error) {
 	s := Snapshot{}
 	return s, errors.Join(
-		s.mounts(scope), s.links(scope), s.nft(), s.iptables(ctx), s.cgroups(scope), s.processes(scope), s.files(scope),
+		s.mounts(scope), s.links(scope), s.nft(scope), s.iptables(ctx), s.cgroups(scope), s.processes(scope), s.files(scope),
 		s.containerd(ctx, scope), s.descriptors(scope), s.goroutines(scope))
 }
 
@@ -141,8 +141,9 @@ func (s Snapshot) links(scope Scope) error {
 	return nil
 }
 
-// nft are all tables, chains with their number of rules, and the elements of all sets and maps.
-func (s Snapshot) nft() error {
+// nft are podd's own table and those that CNI plugins make: chains with their number of rules, and the elements of all
+// sets and maps.
+func (s Snapshot) nft(scope Scope) error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
@@ -151,7 +152,11 @@ func (s Snapshot) nft() error {
 	if err != nil {
 		return fmt.Errorf("list nft chains: %w", err)
 	}
+	ours := func(t *nftables.Table) bool { return t.Name == scope.Table || strings.HasPrefix(t.Name, "cni") }
 	for _, chain := range chains {
+		if !ours(chain.Table) {
+			continue
+		}
 		name := fmt.Sprintf("%d %s %s", chain.Table.Family, chain.Table.Name, chain.Name)
 		s.add("nft chain", name)
 		rules, err := c.GetRules(chain.Table, chain)
@@ -167,6 +172,9 @@ func (s Snapshot) nft() error {
 		return fmt.Errorf("list nft tables: %w", err)
 	}
 	for _, table := range tables {
+		if !ours(table) {
+			continue
+		}
 		s.add("nft table", fmt.Sprintf("%d %s", table.Family, table.Name))
 		sets, err := c.GetSets(table)
 		if err != nil {

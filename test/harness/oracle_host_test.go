@@ -1,0 +1,287 @@
+//go:build host
+
+package harness
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/pprof"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"podd/runtime/bundle"
+)
+
+// TestOracleSeesEveryLeak plants one leak of each class and expects every one in the difference, and none without them.
+// An oracle that overlooks a class would let every other test pass.
+func TestOracleSeesEveryLeak(t *testing.T) {
+	s := leaky(t)
+	ctx := namespaces.WithNamespace(t.Context(), s.Namespace)
+	before, err := Look(ctx, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Look(ctx, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := before.Diff(again); len(diff) > 0 {
+		t.Fatalf("nothing was planted, but there is more:\n%s", strings.Join(diff, "\n"))
+	}
+	plant := []struct {
+		class string // what the line in the difference begins with
+		plant func(*testing.T, context.Context, Scope)
+	}{
+		{"mount: tmpfs on " + s.Root, plantMount},
+		{"netns or other namespace pin: " + s.State, plantPin},
+		{"bridge: ", plantBridge},
+		{"link: veth", plantVeth},
+		{"address or CNI result: ", plantFile(s.Root + "/cni/networks/podd/10.85.0.7")},
+		{"file: " + s.Root + "/pods/u-1/volumes", plantFile(s.Root + "/pods/u-1/volumes/data")},
+		{"file: " + s.State + "/pods/u-1", plantFile(s.State + "/pods/u-1/marker")},
+		{"file: " + s.LogDir + "/pods/default_web_u-1", plantFile(s.LogDir + "/pods/default_web_u-1/app/0.log")},
+		{"nft table: ", plantTable},
+		{"nft chain: ", nil}, {"nft rule: ", nil}, {"nft element: ", nil}, // planted with the table
+		{"cgroup: ", plantCgroups},
+		{"fifo: " + s.State + "/fifo/", plantFIFO},
+		{"containerd lease: leak", plantLease},
+		{"containerd snapshot: leak", plantSnapshot},
+		{"containerd ingest: leak", plantIngest},
+		{"containerd container: leak", plantTask},
+		{"containerd task: leak", nil}, {"shim: ", nil}, {"process of a pod: ", nil}, // planted with the container
+		{"descriptor of podd: " + s.Root, plantDescriptor},
+		{"goroutine of podd: podd/test/harness.plantGoroutine", plantGoroutine},
+	}
+	for _, p := range plant {
+		if p.plant != nil {
+			p.plant(t, ctx, s)
+		}
+	}
+	after, err := Look(ctx, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	diff := before.Diff(after)
+	t.Logf("planted leaks, as they are shown:\n%s", strings.Join(diff, "\n"))
+	for _, p := range plant {
+		found := false
+		for _, line := range diff {
+			found = found || strings.HasPrefix(line, p.class)
+		}
+		if !found {
+			t.Errorf("the oracle does not see %q", p.class)
+		}
+	}
+	if gone := after.Diff(before); len(gone) > 0 {
+		t.Errorf("things that vanished count as leaks:\n%s", strings.Join(gone, "\n"))
+	}
+}
+
+// leaky is the scope of a podd that is not there, with a real containerd of its own.
+func leaky(t *testing.T) Scope {
+	bin := os.Getenv("PODD_BUNDLE")
+	if bin == "" {
+		root, err := ModuleRoot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bin = filepath.Join(root, "libexec/podd")
+	}
+	dir := t.TempDir()
+	state, err := os.MkdirTemp("/run", "po")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Base(state)
+	o := bundle.Options{BinDir: bin, StateDir: dir + "/root", RunDir: state, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	b := bundle.New(o)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		limit, stop := context.WithTimeout(context.Background(), time.Minute)
+		defer stop()
+		if err := bundle.Stop(limit, o); err != nil {
+			t.Error(err)
+		}
+		_ = os.RemoveAll(state)
+	})
+	ready, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	if err := b.Ready(ready); err != nil {
+		t.Fatal(err)
+	}
+	return Scope{
+		Root: dir + "/root", State: state, LogDir: dir + "/log", CgroupParent: "/" + name, Bridge: name, Table: name, Namespace: name,
+		Containerd: b.ContainerdSocket(), Pid: os.Getpid(),
+		Goroutines: func() (map[string]int, error) {
+			var dump bytes.Buffer
+			if err := pprof.Lookup("goroutine").WriteTo(&dump, 2); err != nil {
+				return nil, err
+			}
+			return parseGoroutines(dump.Bytes())
+		},
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func plantMount(t *testing.T, _ context.Context, s Scope) {
+	dir := s.Root + "/pods/u-1/mem ory" // the kernel escapes the space
+	must(t, os.MkdirAll(dir, 0o700))
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4k"))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+}
+
+func plantPin(t *testing.T, _ context.Context, s Scope) {
+	pin := s.State + "/netns/u-1"
+	plantFile(pin)(t, t.Context(), s)
+	must(t, unix.Mount("/proc/self/ns/net", pin, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(pin, 0)) })
+}
+
+func plantBridge(t *testing.T, _ context.Context, s Scope) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = s.Bridge
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	must(t, netlink.LinkAdd(br))
+	t.Cleanup(func() { must(t, netlink.LinkDel(br)) })
+}
+
+func plantVeth(t *testing.T, _ context.Context, s Scope) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = s.Bridge + "v"
+	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: s.Bridge + "w"}
+	must(t, netlink.LinkAdd(pair))
+	t.Cleanup(func() { must(t, netlink.LinkDel(pair)) })
+}
+
+func plantFile(path string) func(*testing.T, context.Context, Scope) {
+	return func(t *testing.T, _ context.Context, _ Scope) {
+		must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		must(t, os.WriteFile(path, nil, 0o600))
+	}
+}
+
+func plantTable(t *testing.T, _ context.Context, s Scope) {
+	c, err := nftables.New()
+	must(t, err)
+	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: s.Bridge})
+	chain := c.AddChain(&nftables.Chain{Name: "leak", Table: table})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain})
+	set := &nftables.Set{Table: table, Name: "ports", KeyType: nftables.TypeIPAddr}
+	must(t, c.AddSet(set, []nftables.SetElement{{Key: net.IPv4(10, 85, 0, 7).To4()}}))
+	must(t, c.Flush())
+	t.Cleanup(func() {
+		c.DelTable(table)
+		must(t, c.Flush())
+	})
+}
+
+func plantCgroups(t *testing.T, _ context.Context, s Scope) {
+	list, err := mounts()
+	must(t, err)
+	for _, m := range list {
+		if m.fstype != "cgroup" && m.fstype != "cgroup2" {
+			continue
+		}
+		top := filepath.Join(m.point, s.CgroupParent)
+		must(t, os.MkdirAll(filepath.Join(top, "burstable", "podu-1"), 0o755))
+		t.Cleanup(func() {
+			for _, dir := range []string{"burstable/podu-1", "burstable", ""} {
+				must(t, unix.Rmdir(filepath.Join(top, dir)))
+			}
+		})
+	}
+}
+
+func plantFIFO(t *testing.T, _ context.Context, s Scope) {
+	must(t, os.MkdirAll(s.State+"/fifo", 0o700))
+	must(t, unix.Mkfifo(s.State+"/fifo/u-1-stdout", 0o600))
+}
+
+func dial(t *testing.T, s Scope) *client.Client {
+	c, err := client.New(s.Containerd)
+	must(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func plantSnapshot(t *testing.T, ctx context.Context, s Scope) {
+	ctx = leases.WithLease(ctx, "leak") // or it is garbage at once
+	_, err := dial(t, s).SnapshotService("overlayfs").Prepare(ctx, "leak", "")
+	must(t, err)
+}
+
+func plantLease(t *testing.T, ctx context.Context, s Scope) {
+	_, err := dial(t, s).LeasesService().Create(ctx, leases.WithID("leak"))
+	must(t, err)
+}
+
+func plantIngest(t *testing.T, ctx context.Context, s Scope) {
+	w, err := content.OpenWriter(ctx, dial(t, s).ContentStore(), content.WithRef("leak"))
+	must(t, err)
+	_, err = w.Write([]byte("half a layer"))
+	must(t, err)
+	must(t, w.Close())
+}
+
+// plantTask runs a container, whose task has a shim and a process in a cgroup below the parent.
+func plantTask(t *testing.T, ctx context.Context, s Scope) {
+	root := t.TempDir()
+	busybox, err := os.ReadFile("/bin/busybox")
+	must(t, err)
+	must(t, os.WriteFile(root+"/busybox", busybox, 0o755))
+	for _, dir := range []string{"proc", "dev", "sys", "run"} {
+		must(t, os.Mkdir(filepath.Join(root, dir), 0o755))
+	}
+	c := dial(t, s)
+	ctr, err := c.NewContainer(ctx, "leak", client.WithNewSpec(oci.WithRootFSPath(root), oci.WithProcessArgs("/busybox", "sleep", "1000"),
+		oci.WithCgroup(s.CgroupParent+"/burstable/podu-1/leak")))
+	must(t, err)
+	task, err := ctr.NewTask(ctx, cio.NullIO)
+	must(t, err)
+	must(t, task.Start(ctx))
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(ctx)
+		_, err := task.Delete(ctx, client.WithProcessKill)
+		must(t, err)
+		must(t, ctr.Delete(ctx))
+	})
+}
+
+func plantDescriptor(t *testing.T, _ context.Context, s Scope) {
+	f, err := os.Create(s.Root + "/held")
+	must(t, err)
+	t.Cleanup(func() { _ = f.Close() })
+}
+
+func plantGoroutine(t *testing.T, _ context.Context, _ Scope) {
+	end := make(chan struct{})
+	go func() { <-end }()
+	t.Cleanup(func() { close(end) })
+}
