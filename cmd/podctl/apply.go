@@ -35,11 +35,13 @@ func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
   cat pod.yaml | podctl apply -f -`,
 		Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, args []string) {
+			names, err := cmd.Flags().GetStringSlice("filename")
+			cmdutil.CheckErr(err)
+			if len(names) == 0 {
+				cmdutil.CheckErr(cmdutil.UsageErrorf(cmd, "say what to apply: -f FILE, -f DIRECTORY, -f URL or -f -"))
+			}
 			o, err := flags.ToOptions(f, cmd, "podctl", args)
 			cmdutil.CheckErr(err)
-			if o.DeleteOptions.Kustomize != "" {
-				cmdutil.CheckErr(errors.New("-k is not supported: build the kustomization and pipe it to podctl apply -f -"))
-			}
 			cmdutil.CheckErr(o.Validate())
 			p.applyAll(cmd.Context(), f, o)
 		},
@@ -48,8 +50,8 @@ func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
 	// podctl knows the types of what it sends, so it need not fetch the schema to make a patch.
 	flags.OpenAPIPatch = false
 	for _, name := range []string{"kustomize", "openapi-patch", "prune", "prune-allowlist", "all", "applyset"} {
-		if err := cmd.Flags().MarkHidden(name); err != nil {
-			panic(err)
+		if flag := cmd.Flags().Lookup(name); flag != nil { // kubectl has some only where its alphas are on
+			flag.Hidden = true
 		}
 	}
 	return cmd

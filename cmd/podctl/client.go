@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/rest"
@@ -96,7 +97,21 @@ func (c *client) ToRESTConfig() (*rest.Config, error) {
 
 // ToDiscoveryClient asks what is served, once per run.
 func (c *client) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
-	return c.discovery()
+	d, err := c.discovery()
+	return categories{d}, err
+}
+
+// categories knows what "all" stands for without asking: kubectl's commands look that up for every argument.
+type categories struct {
+	discovery.CachedDiscoveryInterface
+}
+
+// ServerGroupsAndResources is a list for that look-up only.
+func (categories) ServerGroupsAndResources() ([]*metav1.APIGroup, []*metav1.APIResourceList, error) {
+	return nil, []*metav1.APIResourceList{{
+		GroupVersion: "v1",
+		APIResources: []metav1.APIResource{{Name: "pods", Categories: []string{"all"}}},
+	}}, nil
 }
 
 func (c *client) discover() (discovery.CachedDiscoveryInterface, error) {

@@ -2,9 +2,11 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+	"k8s.io/kubectl/pkg/cmd/apiresources"
 	"k8s.io/kubectl/pkg/cmd/delete"
 	"k8s.io/kubectl/pkg/cmd/describe"
 	"k8s.io/kubectl/pkg/cmd/events"
+	"k8s.io/kubectl/pkg/cmd/explain"
 	"k8s.io/kubectl/pkg/cmd/get"
 	"k8s.io/kubectl/pkg/cmd/logs"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
@@ -25,6 +27,8 @@ func (p *podctl) kubectl() []*cobra.Command {
 		delete.NewCmdDelete(f, p.shown),
 		events.NewCmdEvents(f, p.shown),
 		wait.NewCmdWait(f, p.shown),
+		apiresources.NewCmdAPIResources(f, p.shown),
+		explain.NewCmdExplain("podctl", f, p.shown),
 	}
 }
 

@@ -10,9 +10,11 @@ import (
 	"os"
 	"strings"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/klog/v2"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 )
 
@@ -48,6 +50,7 @@ func run(args []string, streams genericiooptions.IOStreams) (code int) {
 			panic(e)
 		}
 	}()
+	klog.SetLogger(logr.Discard()) // what its libraries log is said again by the error they return
 	root := p.root()
 	root.SetArgs(args)
 	if err := root.Execute(); err != nil {
@@ -79,6 +82,9 @@ func (p *podctl) root() *cobra.Command {
 	root.SetOut(p.streams.Out)
 	root.SetErr(p.streams.ErrOut)
 	root.SetIn(p.streams.In)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w\nSee '%s --help' for usage.", err, cmd.CommandPath())
+	})
 	p.client.addFlags(root.PersistentFlags())
 	for _, cmd := range p.kubectl() {
 		rename(cmd)

@@ -29,7 +29,7 @@ func newMapper(c *client) meta.RESTMapper {
 		known.Add(v1.WithKind(kind), meta.RESTScopeRoot)
 	}
 	return &mapper{known: known, asked: sync.OnceValues(func() (meta.RESTMapper, error) {
-		d, err := c.ToDiscoveryClient()
+		d, err := c.discovery()
 		if err != nil {
 			return nil, err
 		}
