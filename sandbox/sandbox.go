@@ -1,73 +1,201 @@
 // Package sandbox is what the containers of a pod share: the pause container with its namespaces, the pod's cgroup,
 // /etc/hosts, /etc/hostname, /etc/resolv.conf and /dev/shm.
+//
+// The namespaces are pinned below the run directory at paths that are known before there is a pause container, so that
+// members can be created while it is still on its way. A pin is a bind mount and not a link to /proc/<pid>: a link
+// would lead somewhere else once the pid is used again.
 package sandbox
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
 
 	"podd/runtime/containers"
+	"podd/runtime/killpoint"
 )
 
 // Options says where things are. Every directory is made when needed.
 type Options struct {
 	Containers   *containers.Client
-	StateDir     string                               // the root of the pause container is made below it; must allow executables
-	RunDir       string                               // tmpfs; pods/<uid>/{ns,etc,shm} are made below it
+	StateDir     string                               // the root of pause containers is made below it: it must allow executables
+	RunDir       string                               // on tmpfs; pods/<uid>/{ns,etc,shm} are made below it
 	Pause        string                               // path of the pause binary
 	CgroupParent string                               // "/podd" if empty
-	ResolvConf   string                               // "" = the host's, looked up as upstream does
-	Hosts        string                               // "" = /etc/hosts; for hostNetwork
-	Boot         string                               // boot id
-	ID           func(uid string, attempt int) string // container id of a sandbox
+	ResolvConf   string                               // "" = the host's: see hostResolvConf
+	Hosts        string                               // the host's, for hostNetwork; "" = /etc/hosts
+	Boot         string                               // boot id of the host
+	ID           func(uid string, attempt int) string // container id of a sandbox: status.ContainerID with name ""
 	Log          *slog.Logger
 }
 
 // Sandboxes makes sandboxes.
-type Sandboxes struct{ opts Options }
+type Sandboxes struct {
+	opts Options
+	cg   *cgroups
 
-var errTodo = errors.New("not built yet")
+	mu        sync.Mutex // guards installed
+	installed bool       // the pause binary is in place
+}
 
-// Open changes nothing on the host.
-func Open(o Options) (*Sandboxes, error) { return &Sandboxes{opts: o}, nil }
+// Open looks at the host's cgroups and changes nothing.
+func Open(o Options) (*Sandboxes, error) {
+	if o.CgroupParent == "" {
+		o.CgroupParent = "/podd"
+	}
+	if o.Hosts == "" {
+		o.Hosts = "/etc/hosts"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	cg, err := openCgroups(o.CgroupParent)
+	if err != nil {
+		return nil, fmt.Errorf("look at cgroups: %w", err)
+	}
+	return &Sandboxes{opts: o, cg: cg}, nil
+}
 
-// EnsureCgroup makes the pod's cgroup with the pod's limits.
-func (s *Sandboxes) EnsureCgroup(ctx context.Context, pod *v1.Pod) error { return errTodo }
-
-// KillCgroup kills every process of the pod and waits until there is none.
-func (s *Sandboxes) KillCgroup(ctx context.Context, uid string) error { return errTodo }
-
-// RemoveCgroup removes the pod's cgroup; it kills what is left in it.
-func (s *Sandboxes) RemoveCgroup(ctx context.Context, uid string) error { return errTodo }
-
-// Ref is what members of the sandbox will join, known before there is one.
+// Ref is what members of the sandbox join, known before there is one. netns is the pod's, "" with hostNetwork.
 func (s *Sandboxes) Ref(pod *v1.Pod, attempt int, netns string) containers.Sandbox {
-	return containers.Sandbox{}
+	dir := s.nsDir(string(pod.UID), attempt)
+	ref := containers.Sandbox{
+		ID: s.opts.ID(string(pod.UID), attempt), NetNS: netns, CgroupPath: s.cg.podPath(pod), Hostname: Hostname(pod),
+	}
+	if pod.Spec.HostNetwork {
+		ref.NetNS = ""
+	} else {
+		ref.UTSNS = filepath.Join(dir, "uts")
+	}
+	if !pod.Spec.HostIPC {
+		ref.IPCNS = filepath.Join(dir, "ipc")
+	}
+	if sharesPID(pod) {
+		ref.PIDNS = filepath.Join(dir, "pid")
+	}
+	return ref
 }
 
-// Ensure has the pause container running and its namespaces at the paths of Ref.
+func sharesPID(pod *v1.Pod) bool {
+	return pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace && !pod.Spec.HostPID
+}
+
+// Ensure has the pause container running and its namespaces at the paths of Ref. containers.ErrStopped says that the one
+// of this attempt has ended: it is to be removed, and the next attempt made.
 func (s *Sandboxes) Ensure(ctx context.Context, pod *v1.Pod, attempt int, netns string) (containers.Sandbox, error) {
-	return containers.Sandbox{}, errTodo
+	ref := s.Ref(pod, attempt, netns)
+	if err := s.ensure(ctx, pod, attempt, ref); err != nil {
+		return ref, fmt.Errorf("ensure sandbox: %w", err)
+	}
+	return ref, nil
 }
 
-// Remove takes the pause container and the namespaces away.
-func (s *Sandboxes) Remove(ctx context.Context, uid string, attempt int) error { return errTodo }
+func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref containers.Sandbox) error {
+	root, err := s.installPause()
+	if err != nil {
+		return err
+	}
+	c := s.opts.Containers
+	spec := pauseSpec(pod, ref, root, c.Host())
+	err = c.EnsureSandbox(ctx, containers.SandboxConfig{ID: ref.ID, Pod: pod, Attempt: attempt, Boot: s.opts.Boot, Spec: spec})
+	if err != nil {
+		return err
+	}
+	pid, err := c.CreateSandbox(ctx, ref.ID)
+	if err != nil {
+		return err
+	}
+	if err := s.pin(string(pod.UID), attempt, pid, ref); err != nil {
+		return err
+	}
+	_, err = c.StartSandbox(ctx, ref.ID)
+	return err
+}
 
-// EtcMounts is the mounts of one container for the files of WriteEtc and for /dev/shm.
-func (s *Sandboxes) EtcMounts(pod *v1.Pod, c *v1.Container) []specs.Mount { return nil }
+// Remove takes the pause container of one attempt and its namespaces away; nil when nothing is left. Processes of the pod
+// that are still there lose nothing but a shared PID namespace, which dies with its first process.
+func (s *Sandboxes) Remove(ctx context.Context, uid string, attempt int) error {
+	killpoint.At("sandbox.remove.before")
+	if err := s.opts.Containers.Remove(ctx, s.opts.ID(uid, attempt)); err != nil {
+		return fmt.Errorf("remove sandbox: %w", err)
+	}
+	killpoint.At("sandbox.remove.container")
+	if err := unpin(s.nsDir(uid, attempt)); err != nil {
+		return fmt.Errorf("remove sandbox: %w", err)
+	}
+	killpoint.At("sandbox.remove.unpinned")
+	return removeEmpty(filepath.Dir(s.nsDir(uid, attempt)), s.podDir(uid))
+}
 
-// Note is something the user should hear of, as an event.
-type Note struct{ Reason, Message string }
+// Known is the uids of all pods that something is left of: a cgroup, or something below the run directory.
+func (s *Sandboxes) Known() ([]string, error) {
+	seen := map[string]bool{}
+	var uids []string
+	add := func(uid string) {
+		if !seen[uid] {
+			seen[uid] = true
+			uids = append(uids, uid)
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(s.opts.RunDir, "pods"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("list pods below %s: %w", s.opts.RunDir, err)
+	}
+	for _, e := range entries {
+		for _, sub := range []string{"ns", "etc", "shm"} {
+			if _, err := os.Lstat(filepath.Join(s.opts.RunDir, "pods", e.Name(), sub)); err == nil {
+				add(e.Name())
+			}
+		}
+	}
+	for _, uid := range s.cg.pods() {
+		add(uid)
+	}
+	return uids, nil
+}
 
-// WriteEtc has the pod's files and /dev/shm there; ips may be empty as long as they are not known.
-func (s *Sandboxes) WriteEtc(pod *v1.Pod, ips []string) ([]Note, error) { return nil, errTodo }
+// Hostname is the pod's, as pkg/kubelet/kubelet_pods.go makes it: at most 63 characters, then no "-" or "." at the end.
+// With hostNetwork it is the host's.
+func Hostname(pod *v1.Pod) string {
+	if pod.Spec.HostNetwork {
+		name, err := os.Hostname()
+		if err == nil {
+			return name
+		}
+	}
+	name := pod.Name
+	if pod.Spec.Hostname != "" {
+		name = pod.Spec.Hostname
+	}
+	if len(name) > 63 {
+		name = strings.TrimRight(name[:63], "-.")
+	}
+	return name
+}
 
-// RemoveEtc takes away what WriteEtc made.
-func (s *Sandboxes) RemoveEtc(uid string) error { return errTodo }
+func (s *Sandboxes) podDir(uid string) string { return filepath.Join(s.opts.RunDir, "pods", uid) }
 
-// Known is the uids of all pods that something is left of, on the host: cgroups and what is below RunDir.
-func (s *Sandboxes) Known() ([]string, error) { return nil, errTodo }
+func (s *Sandboxes) nsDir(uid string, attempt int) string {
+	return filepath.Join(s.podDir(uid), "ns", strconv.Itoa(attempt))
+}
+
+// removeEmpty removes directories that are empty; others share them.
+func removeEmpty(dirs ...string) error {
+	for _, d := range dirs {
+		if err := os.Remove(d); err != nil && !errors.Is(err, os.ErrNotExist) {
+			if entries, rerr := os.ReadDir(d); rerr == nil && len(entries) > 0 {
+				return nil
+			}
+			return err
+		}
+	}
+	return nil
+}

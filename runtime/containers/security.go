@@ -183,3 +183,15 @@ var (
 	}
 	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
+
+// Lockdown gives a spec the masked and read-only paths and the default seccomp profile, if the kernel has seccomp.
+func Lockdown(spec *specs.Spec, h Host) {
+	spec.Linux.MaskedPaths = slices.Concat(maskedPaths, h.MaskedPaths)
+	spec.Linux.ReadonlyPaths = slices.Clone(readonlyPaths)
+	if h.Seccomp {
+		spec.Linux.Seccomp = seccomp.DefaultProfile(spec)
+	}
+}
+
+// GroupAnnotations puts a container into the shim of its pod.
+func GroupAnnotations(uid string) map[string]string { return map[string]string{groupAnnotation: uid} }

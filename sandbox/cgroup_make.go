@@ -1,0 +1,113 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	cgconv "github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
+)
+
+// weight is cpu.weight of v2 for cpu.shares of v1, by the formula that runc and the kubelet use.
+func weight(shares uint64) uint64 { return cgconv.ConvertCPUSharesToCgroupV2Value(shares) }
+
+// makeAll makes a directory and those above it. A v1 cpuset is of no use until it has cpus and memory nodes, which it
+// gets from the one above; in v2 controllers are switched on from above, one level after the other.
+func (h hierarchy) makeAll(cgroup string) error {
+	dir := h.at
+	for name := range strings.SplitSeq(strings.Trim(cgroup, "/"), "/") {
+		if h.v2 {
+			if err := h.delegate(dir); err != nil {
+				return err
+			}
+		}
+		parent := dir
+		dir = filepath.Join(dir, name)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if h.has("cpuset") {
+			if err := inheritCpuset(parent, dir); err != nil {
+				return err
+			}
+		}
+	}
+	if h.v2 {
+		return h.delegate(dir)
+	}
+	return nil
+}
+
+func inheritCpuset(parent, dir string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		own, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(string(own)) != "" {
+			continue
+		}
+		above, err := os.ReadFile(filepath.Join(parent, file))
+		if err != nil {
+			return err
+		}
+		if err := writeFile(filepath.Join(dir, file), string(above)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// delegate switches on, for what is below dir, every controller that dir has. Only cpu, memory and pids are needed.
+func (h hierarchy) delegate(dir string) error {
+	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	on, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	if err != nil {
+		return err
+	}
+	have := strings.Fields(string(on))
+	for _, c := range strings.Fields(string(available)) {
+		if slices.Contains(have, c) {
+			continue
+		}
+		err := writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
+		if errors.Is(err, unix.EBUSY) && dir == h.at {
+			if err = vacate(dir); err == nil {
+				err = writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
+			}
+		}
+		if err != nil && slices.Contains([]string{"cpu", "memory", "pids"}, c) {
+			return fmt.Errorf("switch on %s below %s: %w", c, dir, err)
+		}
+	}
+	return nil
+}
+
+// vacate moves the processes of a tree's root one level down. Inside a container the root is an ordinary cgroup, and
+// one with processes cannot have controllers below it.
+func vacate(root string) error {
+	leaf := filepath.Join(root, "podd-init")
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	for range 10 { // a process may fork while it is moved
+		pids, err := cgconv.GetPids(root)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		for _, pid := range pids {
+			err := writeFile(filepath.Join(leaf, "cgroup.procs"), fmt.Sprint(pid))
+			if err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+	}
+	return nil
+}
