@@ -8,6 +8,8 @@ package images
 
 import (
 	"log/slog"
+	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -24,17 +26,20 @@ type Options struct {
 	CertsDir    string        // hosts.toml layout: <dir>/<registry host>/hosts.toml; empty: no configuration
 	Stall       time.Duration // give a download up that brought nothing for so long; 0: one minute
 	Log         *slog.Logger  // nil: slog.Default
+
+	// Credentials gives the user and secret for a registry host; nil or empty answers: none.
+	Credentials func(host string) (user, secret string, err error)
 }
 
 // Info describes one image. It is a value: nobody may change what Config refers to.
 type Info struct {
-	Name       string // docker.io/library/busybox:1.36
-	ID         string // digest of the config
-	Digest     string // digest of what the name points to: an index or a manifest
-	RepoDigest string // docker.io/library/busybox@sha256:...
-	ChainID    string // the snapshot that is the parent of a container's own
-	Size       int64  // bytes of manifest, config and layers as they are transferred
-	Created    time.Time
+	Name       string    // docker.io/library/busybox:1.36
+	ID         string    // digest of the config
+	Digest     string    // digest of what the name points to: an index or a manifest
+	RepoDigest string    // docker.io/library/busybox@sha256:...
+	ChainID    string    // the snapshot that is the parent of a container's own
+	Size       int64     // bytes of manifest, config and layers as they are transferred
+	Created    time.Time // when the name was last written on this host; Config.Created is when the image was built
 	Config     ocispec.Image
 }
 
@@ -44,8 +49,10 @@ type Images struct {
 	namespace   string
 	snapshotter string
 	certs       string
+	credentials func(host string) (user, secret string, err error)
 	stall       time.Duration
 	log         *slog.Logger
+	instance    string // of this process: whose leases are whose
 
 	mu    sync.Mutex
 	infos map[digest.Digest]Info // by digest of the target; Name and RepoDigest are left empty; guarded by mu
@@ -67,7 +74,9 @@ func Open(o Options) *Images {
 		o.Namespace = o.Client.DefaultNamespace()
 	}
 	return &Images{
-		client: o.Client, namespace: o.Namespace, snapshotter: o.Snapshotter, certs: o.CertsDir, stall: o.Stall, log: o.Log,
-		infos: map[digest.Digest]Info{}, pulls: map[string]*flight{},
+		client: o.Client, namespace: o.Namespace, snapshotter: o.Snapshotter,
+		certs: o.CertsDir, credentials: o.Credentials, stall: o.Stall, log: o.Log,
+		instance: strconv.Itoa(os.Getpid()) + "." + strconv.FormatInt(time.Now().UnixNano(), 36),
+		infos:    map[digest.Digest]Info{}, pulls: map[string]*flight{},
 	}
 }
