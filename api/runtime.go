@@ -3,10 +3,11 @@ package api
 import (
 	"context"
 	"io"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/remotecommand"
+
+	"podd/api/images"
 )
 
 // Runtime is what the API asks of whoever runs the pods.
@@ -23,7 +24,7 @@ type Runtime interface {
 	PullImage(ctx context.Context, ref string, progress func(PullProgress)) (ImageInfo, error)
 	// LoadImages imports every image of an OCI or docker archive.
 	LoadImages(ctx context.Context, r io.Reader) ([]ImageInfo, error)
-	// RemoveImage removes the reference; one that is not there is an error for which errdefs.IsNotFound is true.
+	// RemoveImage removes the reference; nil when it is not there.
 	RemoveImage(ctx context.Context, ref string) error
 
 	// Healthy is nil while pods can be run, and else says why not.
@@ -31,34 +32,7 @@ type Runtime interface {
 }
 
 // ImageInfo is one image on the host.
-type ImageInfo struct {
-	ID      string    `json:"id"`                // digest of the image's configuration
-	Names   []string  `json:"names,omitempty"`   // references with a tag
-	Digests []string  `json:"digests,omitempty"` // references with a digest
-	Size    int64     `json:"size"`              // bytes of the content in the content store
-	Created time.Time `json:"created,omitzero"`
-}
+type ImageInfo = images.Info
 
-// PullProgress is how far a pull has come.
-type PullProgress struct {
-	Ref    string          `json:"ref"`
-	Status string          `json:"status"` // resolving, pulling, unpacking, done
-	Layers []LayerProgress `json:"layers,omitempty"`
-	Done   int64           `json:"done"`  // bytes fetched, of all layers
-	Total  int64           `json:"total"` // bytes to fetch, of all layers; 0 while not known
-}
-
-// LayerProgress is one blob of a pull.
-type LayerProgress struct {
-	Digest string `json:"digest"`
-	Status string `json:"status"` // waiting, downloading, exists, done
-	Done   int64  `json:"done"`   // bytes
-	Total  int64  `json:"total"`  // bytes
-}
-
-// PullMessage is one line of the answer to POST /podd/v1/images/pull: progress, or at the end a result or an error.
-type PullMessage struct {
-	Progress *PullProgress `json:"progress,omitempty"`
-	Image    *ImageInfo    `json:"image,omitempty"`
-	Error    string        `json:"error,omitempty"`
-}
+// PullProgress is how far a pull has come. The server sets Done, Error and Image of the last line itself.
+type PullProgress = images.Progress

@@ -1,12 +1,25 @@
-// Package api serves the Kubernetes API of one host.
+// Package api serves the Kubernetes API of one host: upstream's endpoints and registries (package backend puts them on
+// podd's store), in a filter chain of podd's own.
+//
+// resources.go is the table of what is served. What the API asks of whoever runs the pods is the interface Runtime.
 package api
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"strconv"
+	"sync"
+	"time"
 
+	"github.com/emicklei/go-restful/v3"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/admission"
 
 	"podd/store"
 )
@@ -15,38 +28,151 @@ import (
 type Config struct {
 	Store       *store.Store
 	Runtime     Runtime
-	NodeName    string
+	NodeName    string   // a DNS subdomain
 	NodeIPs     []string // primary first, at most one per family
 	SocketPath  string
 	SocketGroup string // group that may use the socket; "podd" when empty
 	Version     string // of podd
+	Containerd  string // version of containerd, for the node's status
 	Log         *slog.Logger
 }
 
 // Server is the API.
-type Server struct{}
+type Server struct {
+	Config
+
+	container *restful.Container
+	handler   http.Handler
+	admit     admission.MutationInterface
+	registry  registries
+
+	events   chan *v1.Event
+	nsChange chan struct{} // look at the namespaces again
+}
 
 // New makes a server; it starts nothing.
-func New(c Config) (*Server, error) { return nil, errors.New("api: not built yet") }
+func New(c Config) (*Server, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.SocketGroup == "" {
+		c.SocketGroup = "podd"
+	}
+	s := &Server{Config: c, events: make(chan *v1.Event, 1000), nsChange: make(chan struct{}, 1)}
+	s.admit = &admit{server: s}
+	if err := s.install(); err != nil {
+		return nil, fmt.Errorf("make API: %w", err)
+	}
+	return s, nil
+}
+
+// Handler serves the API without a listener. Requests without an identity are those of root.
+func (s *Server) Handler() http.Handler { return s.handler }
 
 // Run serves until ctx is done and everything is down.
-func (s *Server) Run(ctx context.Context) error { return nil }
-
-// Event records an event of a pod. It does not block.
-func (s *Server) Event(pod *v1.Pod, eventtype, reason, format string, args ...any) {}
-
-// CreatePod admits, defaults and validates pod and stores it durably, as POST does.
-func (s *Server) CreatePod(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
-	return nil, errors.New("api: not built yet")
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.ensureNamespaces(ctx); err != nil {
+		return err
+	}
+	if err := s.ensureNode(ctx); err != nil {
+		return err
+	}
+	listener, err := s.listen()
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", s.SocketPath, err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { s.recordEvents(ctx) })
+	wg.Go(func() { s.keepNode(ctx) })
+	wg.Go(func() { s.finishNamespaces(ctx) })
+	wg.Go(func() { s.expire(ctx) })
+	return s.serve(ctx, listener)
 }
 
-// PutStatic makes the pod of a manifest file be what the store holds: it creates it, or, when another uid or an older
-// content of that name is there, replaces it. It goes through the same admission, defaulting and validation as POST.
-func (s *Server) PutStatic(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
-	return nil, errors.New("api: not built yet")
+// serve ends when ctx is done: requests get a second to end by themselves, and are then cut off.
+func (s *Server) serve(ctx context.Context, listener net.Listener) error {
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	server := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext:       withPeer,
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	cut() // watches and streams end
+	grace, stop := context.WithTimeout(base, time.Second)
+	defer stop()
+	if err := server.Shutdown(context.WithoutCancel(grace)); err != nil {
+		_ = server.Close()
+	}
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
 }
 
-// RemoveStatic asks for the graceful deletion of the pod of a manifest file that is gone. None is no error.
-func (s *Server) RemoveStatic(ctx context.Context, namespace, name string) error {
-	return errors.New("api: not built yet")
+// listen makes the socket. What an earlier podd left there goes away: the state file's lock says that there is no other.
+func (s *Server) listen() (net.Listener, error) {
+	if err := os.Remove(s.SocketPath); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	fresh := s.SocketPath + ".new" // nobody connects before the mode is right
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(fresh, 0o600), s.giveToGroup(fresh), os.Rename(fresh, s.SocketPath)); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return listener, nil
 }
+
+// giveToGroup lets the group use the socket. Without that group it stays root's own.
+func (s *Server) giveToGroup(path string) error {
+	group, err := user.LookupGroup(s.SocketGroup)
+	if err != nil {
+		s.Log.Info("only root may use the API: there is no such group", "group", s.SocketGroup, "socket", s.SocketPath)
+		return nil
+	}
+	gid, err := strconv.Atoi(group.Gid)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o660))
+}
+
+// expire removes events whose time is over.
+func (s *Server) expire(ctx context.Context) {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if err := s.Store.Expire(ctx, now); err != nil && !errors.Is(err, store.ErrClosed) {
+				s.Log.Warn("old events stay", "error", err)
+			}
+		}
+	}
+}
+
+// WebServices are the routes under /api and /apis, for the generator of the OpenAPI documents.
+func (s *Server) WebServices() []*restful.WebService { return s.container.RegisteredWebServices() }

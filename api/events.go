@@ -1,0 +1,117 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/tools/record/util"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/apis/core"
+
+	"podd/store"
+)
+
+// Event records an event of a pod. It does not block; when a thousand events wait already, it is dropped.
+func (s *Server) Event(pod *v1.Pod, eventtype, reason, format string, args ...any) {
+	s.ContainerEvent(pod, "", eventtype, reason, format, args...)
+}
+
+// ContainerEvent records an event of one container of a pod. It does not block.
+func (s *Server) ContainerEvent(pod *v1.Pod, container, eventtype, reason, format string, args ...any) {
+	now := metav1.Now()
+	event := &v1.Event{
+		ObjectMeta: metav1.ObjectMeta{Name: util.GenerateEventName(pod.Name, now.UnixNano()), Namespace: pod.Namespace},
+		InvolvedObject: v1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+			ResourceVersion: pod.ResourceVersion},
+		Type: eventtype, Reason: reason, Message: cut(fmt.Sprintf(format, args...), 1024), Count: 1,
+		FirstTimestamp: now, LastTimestamp: now,
+		Source:              v1.EventSource{Component: "podd", Host: s.NodeName},
+		ReportingController: "podd", ReportingInstance: s.NodeName,
+	}
+	if container != "" {
+		event.InvolvedObject.FieldPath = "spec.containers{" + container + "}"
+	}
+	select {
+	case s.events <- event:
+	default:
+		s.Log.Warn("event dropped", "pod", pod.Namespace+"/"+pod.Name, "reason", reason, "message", event.Message)
+	}
+}
+
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return s[:most-3] + "..."
+}
+
+// recordEvents writes events until ctx is done. Upstream's correlator joins similar ones and drops spam, with its
+// default numbers (client-go/tools/record/events_cache.go).
+func (s *Server) recordEvents(ctx context.Context) {
+	correlator := record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{})
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case event := <-s.events:
+			result, err := correlator.EventCorrelate(event)
+			if err != nil || result.Skip {
+				continue
+			}
+			written, err := s.putEvent(store.Lazily(ctx), result.Event)
+			if err != nil {
+				s.Log.Debug("event is lost", "reason", event.Reason, "message", event.Message, "error", err)
+				continue
+			}
+			correlator.UpdateState(written)
+		}
+	}
+}
+
+// putEvent writes an event, or the new count and message of one that was written before.
+func (s *Server) putEvent(ctx context.Context, event *v1.Event) (*v1.Event, error) {
+	ctx, cancel := context.WithTimeout(request.WithNamespace(ctx, event.Namespace), 10*time.Second)
+	defer cancel()
+	internal := &core.Event{}
+	if err := legacyscheme.Scheme.Convert(event, internal, nil); err != nil {
+		return nil, err
+	}
+	if event.Count > 1 {
+		internal.ResourceVersion = ""
+		info := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtimeObject) (runtimeObject, error) {
+			was, ok := old.(*core.Event)
+			if !ok {
+				return nil, fmt.Errorf("not an event: %T", old)
+			}
+			was = was.DeepCopy()
+			was.Count, was.LastTimestamp, was.Message = internal.Count, internal.LastTimestamp, internal.Message
+			return was, nil
+		})
+		obj, _, err := s.registry.events.Update(ctx, event.Name, info, rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc,
+			false, &metav1.UpdateOptions{})
+		if err == nil {
+			return externalEvent(obj)
+		}
+		if !apierrors.IsNotFound(err) {
+			return nil, err
+		}
+	}
+	internal.ResourceVersion, internal.UID = "", ""
+	obj, err := s.registry.events.Create(ctx, internal, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return externalEvent(obj)
+}
+
+func externalEvent(obj runtimeObject) (*v1.Event, error) {
+	event := &v1.Event{}
+	return event, legacyscheme.Scheme.Convert(obj, event, nil)
+}

@@ -1,0 +1,208 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/rest"
+	clientremote "k8s.io/client-go/tools/remotecommand"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+	"k8s.io/utils/exec"
+)
+
+const streamIdle = 4 * time.Hour // upstream's streamingConnectionIdleTimeout
+
+// execREST is pods/exec: the streams go straight to the runtime.
+type execREST struct{ server *Server }
+
+var (
+	_ rest.Connecter       = (*execREST)(nil)
+	_ rest.StorageMetadata = (*execREST)(nil)
+)
+
+func (r *execREST) New() runtime.Object { return &core.PodExecOptions{} }
+func (r *execREST) Destroy()            {}
+
+func (r *execREST) ProducesMIMETypes(string) []string { return nil }
+func (r *execREST) ProducesObject(string) any         { return "" }
+
+func (r *execREST) ConnectMethods() []string { return []string{http.MethodGet, http.MethodPost} }
+
+func (r *execREST) NewConnectOptions() (runtime.Object, bool, string) {
+	return &core.PodExecOptions{}, false, ""
+}
+
+func (r *execREST) Connect(ctx context.Context, name string, options runtime.Object, _ rest.Responder) (http.Handler, error) {
+	opts, ok := options.(*core.PodExecOptions)
+	if !ok {
+		return nil, apierrors.NewInternalError(fmt.Errorf("invalid options object: %T", options))
+	}
+	pod, err := r.server.podOf(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	container, err := containerOf(pod, opts.Container)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(opts.Command) == 0:
+		return nil, apierrors.NewBadRequest("you must specify the command")
+	case !opts.Stdin && !opts.Stdout && !opts.Stderr:
+		return nil, apierrors.NewBadRequest("you must specify at least 1 of stdin, stdout, stderr")
+	case pod.Spec.NodeName != r.server.NodeName:
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", name))
+	}
+	streams := &remotecommand.Options{Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr && !opts.TTY, TTY: opts.TTY}
+	session := &session{runtime: r.server.Runtime, pod: pod, container: container, command: opts.Command, streams: *streams}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if wsstream.IsWebSocketRequestWithStreamCloseProtocol(req) {
+			session.serveWebSocketV5(w, req, streams)
+			return
+		}
+		remotecommand.ServeExec(w, req, session, name, string(pod.UID), container, opts.Command, streams, streamIdle,
+			remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
+	}), nil
+}
+
+// session is one command in one container.
+type session struct {
+	runtime   Runtime
+	pod       *v1.Pod
+	container string
+	command   []string
+	streams   remotecommand.Options // which were asked for
+}
+
+// ExecInContainer is called by the stream server, which for some protocols has streams that were not asked for.
+func (s *session) ExecInContainer(ctx context.Context, _, _, _ string, cmd []string, in io.Reader, out, errOut io.WriteCloser,
+	tty bool, resize <-chan remotecommand.TerminalSize, timeout time.Duration) error {
+	if !s.streams.Stdin {
+		in = nil
+	}
+	if !s.streams.Stdout {
+		out = nil
+	}
+	if !s.streams.Stderr {
+		errOut = nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var sizes chan clientremote.TerminalSize
+	if tty && resize != nil {
+		sizes = make(chan clientremote.TerminalSize)
+		done := make(chan struct{})
+		defer func() { cancel(); <-done }()
+		go func() {
+			defer close(done)
+			defer close(sizes)
+			forwardSizes(ctx, resize, sizes)
+		}()
+	}
+	return s.runtime.Exec(ctx, s.pod, s.container, cmd, in, out, errOut, tty, sizes)
+}
+
+func forwardSizes(ctx context.Context, from <-chan remotecommand.TerminalSize, to chan<- clientremote.TerminalSize) {
+	for {
+		select {
+		case size, ok := <-from:
+			if !ok {
+				return
+			}
+			select {
+			case to <- clientremote.TerminalSize{Width: size.Width, Height: size.Height}:
+			case <-ctx.Done():
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// serveWebSocketV5 serves the newest protocol of kubectl, in which the client can half-close stdin. The stream server's
+// library speaks the older ones.
+func (s *session) serveWebSocketV5(w http.ResponseWriter, req *http.Request, opts *remotecommand.Options) {
+	channel := func(want bool, kind wsstream.ChannelType) wsstream.ChannelType {
+		if want {
+			return kind
+		}
+		return wsstream.IgnoreChannel
+	}
+	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
+		remotecommand.StreamProtocolV5Name: {Binary: true, Channels: []wsstream.ChannelType{
+			remotecommand.StreamStdIn:  channel(opts.Stdin, wsstream.ReadChannel),
+			remotecommand.StreamStdOut: channel(opts.Stdout, wsstream.WriteChannel),
+			remotecommand.StreamStdErr: channel(opts.Stderr, wsstream.WriteChannel),
+			remotecommand.StreamErr:    wsstream.WriteChannel,
+			remotecommand.StreamResize: wsstream.ReadChannel,
+		}},
+	})
+	conn.SetIdleTimeout(streamIdle)
+	_, streams, err := conn.Open(w, req)
+	if err != nil {
+		return // the library has answered
+	}
+	defer func() { _ = conn.Close() }()
+	first := remotecommand.StreamErr
+	if opts.Stdout {
+		first = remotecommand.StreamStdOut
+	}
+	_, _ = streams[first].Write([]byte{}) // tells the client that the connection stands
+	sizes := make(chan remotecommand.TerminalSize)
+	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(req.Context())
+	go func() {
+		defer close(done)
+		defer close(sizes)
+		readSizes(ctx, streams[remotecommand.StreamResize], sizes)
+	}()
+	err = s.ExecInContainer(ctx, "", "", "", s.command, streams[remotecommand.StreamStdIn],
+		streams[remotecommand.StreamStdOut], streams[remotecommand.StreamStdErr], opts.TTY, sizes, 0)
+	_ = json.NewEncoder(streams[remotecommand.StreamErr]).Encode(exitStatus(err))
+	cancel()
+	_ = conn.Close()
+	<-done
+}
+
+func readSizes(ctx context.Context, from io.Reader, to chan<- remotecommand.TerminalSize) {
+	decoder := json.NewDecoder(from)
+	for {
+		var size remotecommand.TerminalSize
+		if err := decoder.Decode(&size); err != nil {
+			return
+		}
+		select {
+		case to <- size:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// exitStatus is how the exit of a command is told to the client.
+func exitStatus(err error) metav1.Status {
+	var exit exec.ExitError
+	switch {
+	case err == nil:
+		return metav1.Status{Status: metav1.StatusSuccess}
+	case errors.As(err, &exit) && exit.Exited():
+		return metav1.Status{Status: metav1.StatusFailure, Reason: remotecommand.NonZeroExitCodeReason,
+			Message: fmt.Sprintf("command terminated with non-zero exit code: %v", exit),
+			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{
+				{Type: remotecommand.ExitCodeCauseType, Message: strconv.Itoa(exit.ExitStatus())}}}}
+	}
+	return apierrors.NewInternalError(fmt.Errorf("error executing command in container: %w", err)).ErrStatus
+}
