@@ -65,6 +65,9 @@ func containerStatus(pod *v1.Pod, f Facts, c *v1.Container, k kind) v1.Container
 	}
 	if before, ok := f.Previous(c.Name); ok && before.State == Exited {
 		s.LastTerminationState.Terminated = terminated(before)
+		if last.State == Created {
+			s.RestartCount = int32(before.Attempt) // counted when it starts: one that never does is made again
+		}
 	}
 	running := known && last.State == Running
 	started := running // a startup probe will have a say here

@@ -10,8 +10,8 @@ import (
 
 // Stamp turns next, made by Of, into what is published after prev; it is the only reader of an old status. A condition
 // whose status did not change keeps its transition time, conditions and fields that are not podd's stay as they are,
-// a terminal phase is never left, and while containerd cannot be asked a container of which nothing is known keeps the
-// status it had. Times are truncated to seconds. Stamping again changes nothing.
+// a terminal phase is never left, and while containerd cannot be asked a container whose newest instance is not known
+// keeps the status it had. Times are truncated to seconds. Stamping again changes nothing.
 func Stamp(prev, next v1.PodStatus, now time.Time) v1.PodStatus {
 	out := *next.DeepCopy()
 	if terminalReason(prev.Phase) != "" && terminalReason(out.Phase) == "" {
@@ -57,10 +57,11 @@ func stay(out *v1.PodStatus, prev v1.PodStatus) {
 	}
 }
 
-// keepUnseen puts the old status of a container in the place of one that no instance is known of.
+// keepUnseen puts the old status of a container in the place of one whose newest instance only containerd knows.
 func keepUnseen(statuses, old []v1.ContainerStatus) {
 	for i := range statuses {
-		if before := find(old, statuses[i].Name); before != nil && statuses[i].ContainerID == "" {
+		before := find(old, statuses[i].Name)
+		if before != nil && (statuses[i].ContainerID == "" || statuses[i].RestartCount < before.RestartCount) {
 			statuses[i] = *before.DeepCopy()
 		}
 	}

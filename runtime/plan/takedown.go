@@ -51,8 +51,8 @@ func (p *planner) end(i status.Container, deadline time.Time, why string) {
 	switch {
 	case i.State == status.Running:
 		step.Op, step.Deadline = Stop, deadline
-	case i.State == status.Exited && !i.Recorded && !p.f.Gone:
-		step.Op = Record
+	case i.State == status.Exited && !i.Recorded && (!p.f.Gone || p.busy(Record, i.Name)):
+		step.Op = Record // nobody will ask for the exits of an object that is gone
 	case i.Present || i.State == status.Created:
 		step.Op = Remove
 	default:
