@@ -16,13 +16,17 @@ import (
 
 // kubectl is the commands that are kubectl's, and those that podctl built on them.
 func (p *podctl) kubectl() []*cobra.Command {
-	f := cmdutil.NewFactory(&p.client)
+	f := cmdutil.NewFactory(cmdutil.NewMatchVersionFlags(&p.client))
 	utilcomp.SetFactoryForCompletion(f)
+	getCmd := get.NewCmdGet("podctl", f, p.shown)
+	getCmd.ValidArgsFunction = utilcomp.ResourceTypeAndNameCompletionFunc(f)
+	logsCmd := logs.NewCmdLogs(f, p.shown)
+	cmdutil.CheckErr(logsCmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
 	return []*cobra.Command{
 		p.apply(f),
-		get.NewCmdGet("podctl", f, p.shown),
+		getCmd,
 		describe.NewCmdDescribe("podctl", f, p.shown),
-		logs.NewCmdLogs(f, p.shown),
+		logsCmd,
 		p.exec(f),
 		delete.NewCmdDelete(f, p.shown),
 		events.NewCmdEvents(f, p.shown),
