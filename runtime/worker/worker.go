@@ -5,6 +5,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -36,6 +37,9 @@ const HostLimit = 2 * time.Minute
 // relook is how long a pod is left alone at most when nothing happens to it.
 const relook = 60 * time.Second
 
+// holdBack is how soon a pod is looked at again after a step without effect; the plan then says when to try again.
+const holdBack = 100 * time.Millisecond
+
 // Worker owns one pod.
 type Worker struct {
 	host Host
@@ -43,6 +47,7 @@ type Worker struct {
 
 	// Owned by Run's goroutine.
 	jobs     map[status.Task]*job
+	done     map[status.Task]int // attempt of the steps that succeeded since the last look
 	failures map[status.Task]status.Failure
 	finished chan *job
 	wait     sync.WaitGroup
@@ -64,6 +69,7 @@ func New(host Host) *Worker {
 		host:     host,
 		poke:     make(chan struct{}, 1),
 		jobs:     map[status.Task]*job{},
+		done:     map[status.Task]int{},
 		failures: map[status.Task]status.Failure{},
 		finished: make(chan *job),
 	}
@@ -105,6 +111,7 @@ func (w *Worker) look(ctx context.Context) (done bool, err error) {
 	facts.Failures = w.failed()
 	set, again := plan.Next(pod, facts)
 	w.giveUp(set)
+	again = w.holdBack(set, again)
 	for _, step := range set {
 		if step.Task() != finish {
 			w.start(ctx, pod, step)
@@ -165,9 +172,38 @@ func (w *Worker) sleep(ctx context.Context) {
 // the host and runs to its end.
 func waits(op status.Op) bool { return op == plan.PullImage || op == plan.Stop }
 
-// start runs step unless its task is under way already.
+// errNoEffect is the failure of a step that succeeded without the host showing it. It keeps podd from turning in circles
+// when somebody undoes its work as fast as it is done.
+var errNoEffect = errors.New("done, but the host does not show it")
+
+// holdBack counts every step as failed that is wanted again in the very look after it succeeded, so that it is not tried
+// again before its time, which becomes part of the time of the next look.
+func (w *Worker) holdBack(set []plan.Step, again time.Time) time.Time {
+	for _, s := range set {
+		attempt, ok := w.done[s.Task()]
+		if !ok || attempt != s.Attempt || s.Op == plan.Finish {
+			continue
+		}
+		w.fail(s, fmt.Errorf("%s %s: %w", s.Op, s.Name, errNoEffect))
+		if retry := time.Now().Add(holdBack); again.IsZero() || retry.Before(again) {
+			again = retry
+		}
+	}
+	for task := range w.done {
+		if f, ok := w.failures[task]; !ok || f.Count == 0 {
+			delete(w.done, task)
+		}
+	}
+	return again
+}
+
+// start runs step unless its task is under way already, or was found to have no effect in this look.
 func (w *Worker) start(ctx context.Context, pod *v1.Pod, step plan.Step) {
 	if _, ok := w.jobs[step.Task()]; ok {
+		return
+	}
+	if _, ok := w.done[step.Task()]; ok {
+		delete(w.done, step.Task())
 		return
 	}
 	var jobCtx context.Context
@@ -214,6 +250,7 @@ func (w *Worker) reap(j *job) {
 	switch {
 	case j.err == nil:
 		delete(w.failures, task)
+		w.done[task] = j.step.Attempt
 	case j.givenUp:
 	default:
 		w.fail(j.step, j.err)

@@ -1,0 +1,148 @@
+package static
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// world is what a source sees of the store.
+type world struct {
+	pods    map[string]*v1.Pod
+	reports []string
+	refuse  string // name of a pod that admission refuses
+}
+
+func (w *world) source(t *testing.T, dir string) *Source {
+	t.Helper()
+	w.pods = map[string]*v1.Pod{}
+	return New(Options{
+		Dir: dir, Node: "Edge",
+		Static: func() []*v1.Pod { return slices.Collect(maps.Values(w.pods)) },
+		Put: func(_ context.Context, p *v1.Pod) (*v1.Pod, error) {
+			if p.Name == w.refuse {
+				return nil, errors.New("refused")
+			}
+			w.pods[p.Namespace+"/"+p.Name] = p
+			return p, nil
+		},
+		Remove: func(_ context.Context, namespace, name string) error {
+			delete(w.pods, namespace+"/"+name)
+			return nil
+		},
+		Report: func(file string, err error) { w.reports = append(w.reports, file+": "+err.Error()) },
+		Log:    slog.New(slog.DiscardHandler),
+	})
+}
+
+func write(t *testing.T, dir, file, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func podYAML(name, image string) string {
+	return "apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + "}\nspec:\n  containers:\n  - {name: c, image: " + image + "}\n"
+}
+
+func TestReconcile(t *testing.T) {
+	dir, w := t.TempDir(), &world{}
+	s := w.source(t, dir)
+	look := func() []string {
+		s.Reconcile(t.Context())
+		return slices.Sorted(maps.Keys(w.pods))
+	}
+	write(t, dir, "a.yaml", podYAML("a", "one"))
+	write(t, dir, "b.json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b","namespace":"x"},"spec":{"containers":[{"name":"c","image":"i"}]}}`)
+	write(t, dir, ".hidden.yaml", podYAML("hidden", "i"))
+	write(t, dir, "notes.txt", "not a manifest")
+	if got := look(); !slices.Equal(got, []string{"default/a-edge", "x/b-edge"}) {
+		t.Fatalf("pods = %v", got)
+	}
+	first := w.pods["default/a-edge"]
+	if first.Spec.NodeName != "Edge" || first.Annotations[SourceAnnotation] != "file" || first.Annotations[FileAnnotation] != "a.yaml" {
+		t.Errorf("static pod = %+v", first.ObjectMeta)
+	}
+	if look(); w.pods["default/a-edge"].UID != first.UID {
+		t.Error("the uid changed without the file")
+	}
+	write(t, dir, "a.yaml", podYAML("a", "two"))
+	if look(); w.pods["default/a-edge"].UID == first.UID {
+		t.Error("the uid did not change with the file")
+	}
+	write(t, dir, "a.yaml", "apiVersion: v1\nkind: Pod\nspec: {contaners: []}\n")
+	if got := look(); !slices.Equal(got, []string{"default/a-edge", "x/b-edge"}) {
+		t.Errorf("a bad file took its running pod away: %v", got)
+	}
+	look()
+	if len(w.reports) != 1 || !strings.Contains(w.reports[0], "contaners") {
+		t.Errorf("reports = %q, want one that names the bad field", w.reports)
+	}
+	if err := os.Remove(filepath.Join(dir, "a.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if got := look(); !slices.Equal(got, []string{"x/b-edge"}) {
+		t.Errorf("pods after the file went = %v", got)
+	}
+}
+
+func TestTheSamePodInTwoFilesIsReported(t *testing.T) {
+	dir, w := t.TempDir(), &world{}
+	s := w.source(t, dir)
+	write(t, dir, "a.yaml", podYAML("a", "one"))
+	write(t, dir, "b.yaml", podYAML("a", "two"))
+	s.Reconcile(t.Context())
+	if len(w.reports) != 1 || !strings.Contains(w.reports[0], "a.yaml as well") {
+		t.Errorf("reports = %q", w.reports)
+	}
+	if p := w.pods["default/a-edge"]; p == nil || p.Spec.Containers[0].Image != "one" {
+		t.Errorf("pod = %v, want the first file's", p)
+	}
+}
+
+func TestARefusedPodIsReported(t *testing.T) {
+	dir, w := t.TempDir(), &world{refuse: "a-edge"}
+	s := w.source(t, dir)
+	write(t, dir, "a.yaml", podYAML("a", "one"))
+	s.Reconcile(t.Context())
+	s.Reconcile(t.Context())
+	if len(w.reports) != 1 || w.reports[0] != "a.yaml: refused" {
+		t.Errorf("reports = %q", w.reports)
+	}
+}
+
+func TestAChangeIsFollowedAtOnce(t *testing.T) {
+	dir, w := t.TempDir(), &world{}
+	s := w.source(t, dir)
+	put := make(chan string, 10)
+	s.o.Put = func(_ context.Context, p *v1.Pod) (*v1.Pod, error) {
+		put <- p.Name
+		return p, nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	write(t, dir, "a.yaml", podYAML("a", "one"))
+	select {
+	case name := <-put:
+		if name != "a-edge" {
+			t.Errorf("put %q", name)
+		}
+	case <-time.After(check / 2): // the timer alone would take longer
+		t.Error("a new file was not noticed")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,203 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"podd/runtime/plan"
+	"podd/status"
+)
+
+// scripted is a host whose facts the test sets and whose steps the test answers.
+type scripted struct {
+	mu        sync.Mutex
+	pod       *v1.Pod
+	facts     status.Facts
+	begun     []status.Op
+	published []v1.PodPhase
+	do        func(ctx context.Context, s plan.Step) error
+}
+
+func (h *scripted) Observe(context.Context) (*v1.Pod, status.Facts, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.facts
+	f.Now = time.Now()
+	return h.pod.DeepCopy(), f, nil
+}
+
+func (h *scripted) Do(ctx context.Context, _ *v1.Pod, s plan.Step) error {
+	h.mu.Lock()
+	h.begun = append(h.begun, s.Op)
+	do := h.do
+	h.mu.Unlock()
+	return do(ctx, s)
+}
+
+func (h *scripted) Publish(_ *v1.Pod, st v1.PodStatus) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.published = append(h.published, st.Phase)
+	return nil
+}
+
+func (h *scripted) set(edit func(h *scripted)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	edit(h)
+}
+
+func (h *scripted) ops() []status.Op {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.begun)
+}
+
+func fresh() *scripted {
+	return &scripted{
+		pod: &v1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", UID: "u"},
+			Spec: v1.PodSpec{
+				RestartPolicy: v1.RestartPolicyAlways,
+				Containers:    []v1.Container{{Name: "c", Image: "i", ImagePullPolicy: v1.PullIfNotPresent}},
+			},
+		},
+		facts: status.Facts{Reachable: true, Limits: status.DefaultLimits(), Started: time.Now(), Ground: true, GroundLeft: true},
+	}
+}
+
+// run drives a worker inside a bubble of fake time.
+func run(t *testing.T, h *scripted, body func(w *Worker, ended <-chan error, cancel context.CancelFunc)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		w := New(h)
+		ended := make(chan error, 1)
+		go func() { ended <- w.Run(ctx) }()
+		synctest.Wait()
+		body(w, ended, cancel)
+	})
+}
+
+func TestADeleteGivesUpThePullAndNotTheSandbox(t *testing.T) {
+	h := fresh()
+	release := make(chan struct{})
+	var pullErr, sandboxErr error
+	h.do = func(ctx context.Context, s plan.Step) error {
+		switch s.Op {
+		case plan.PullImage:
+			<-ctx.Done()
+			pullErr = ctx.Err()
+			return ctx.Err()
+		case plan.EnsureSandbox:
+			<-release
+			sandboxErr = ctx.Err()
+		}
+		return nil
+	}
+	synctest.Test(t, func(t *testing.T) {
+		release = make(chan struct{}) // of this bubble
+		ctx, cancel := context.WithCancel(t.Context())
+		w := New(h)
+		ended := make(chan error, 1)
+		go func() { ended <- w.Run(ctx) }()
+		synctest.Wait()
+		if got := h.ops(); !slices.Contains(got, plan.PullImage) || !slices.Contains(got, plan.EnsureSandbox) {
+			t.Fatalf("begun = %v, want a pull and a sandbox", got)
+		}
+		h.set(func(h *scripted) { h.pod.DeletionTimestamp = &metav1.Time{Time: time.Now().Add(30 * time.Second)} })
+		w.Poke()
+		synctest.Wait()
+		if !errors.Is(pullErr, context.Canceled) {
+			t.Errorf("the pull ended with %v, want it cancelled", pullErr)
+		}
+		if got := h.ops(); slices.Contains(got, plan.RemoveSandbox) || slices.Contains(got, plan.RemoveGround) {
+			t.Errorf("begun = %v: the sandbox is taken away while it is being made", got)
+		}
+		cancel()
+		synctest.Wait()
+		select {
+		case <-ended:
+			t.Error("the worker ended before the step that changes the host")
+		default:
+		}
+		close(release)
+		<-ended
+		if sandboxErr != nil {
+			t.Errorf("the sandbox step saw %v: it must run to its end", sandboxErr)
+		}
+	})
+}
+
+func TestFailuresAreCountedAndForgotten(t *testing.T) {
+	h := fresh()
+	failing := true
+	h.do = func(_ context.Context, s plan.Step) error {
+		if s.Op == plan.EnsureNetwork && failing {
+			return errors.New("no address left")
+		}
+		return nil
+	}
+	run(t, h, func(w *Worker, _ <-chan error, cancel context.CancelFunc) {
+		count := func() (n int) {
+			for _, op := range h.ops() {
+				if op == plan.EnsureNetwork {
+					n++
+				}
+			}
+			return n
+		}
+		if got := count(); got != 1 {
+			t.Fatalf("network tried %d times at once, want 1", got)
+		}
+		time.Sleep(30 * time.Second) // of the bubble's clock
+		synctest.Wait()
+		if got := count(); got < 4 || got > 8 {
+			t.Errorf("network tried %d times in 30 s, want 4 to 8: 1, 2, 4, 8, then every 10 s", got)
+		}
+		w.wait.Wait()
+		h.set(func(*scripted) { failing = false })
+		cancel()
+		synctest.Wait()
+	})
+}
+
+func TestTheWorkerEndsWhenThePodIsFinished(t *testing.T) {
+	h := fresh()
+	h.facts.Gone, h.facts.Ground, h.facts.GroundLeft = true, false, false
+	h.do = func(context.Context, plan.Step) error { return nil }
+	run(t, h, func(_ *Worker, ended <-chan error, _ context.CancelFunc) {
+		if err := <-ended; err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+		if got := h.ops(); !slices.Equal(got, []status.Op{plan.Finish}) {
+			t.Errorf("begun = %v, want only finish", got)
+		}
+	})
+}
+
+func TestAFailedFinishIsTriedAgain(t *testing.T) {
+	h := fresh()
+	h.facts.Gone, h.facts.Ground, h.facts.GroundLeft = true, false, false
+	tries := 0
+	h.do = func(context.Context, plan.Step) error {
+		if tries++; tries < 3 {
+			return errors.New("no space left on device")
+		}
+		return nil
+	}
+	run(t, h, func(_ *Worker, ended <-chan error, _ context.CancelFunc) {
+		if err := <-ended; err != nil || tries != 3 {
+			t.Errorf("Run = %v after %d tries, want nil after 3", err, tries)
+		}
+	})
+}
