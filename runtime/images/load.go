@@ -21,6 +21,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+var errForeign = errors.New("archive has no image for " + platforms.DefaultString())
+
 // Load reads an archive of images, as "docker save" or tools for OCI layouts write it, plain or gzipped, and unpacks the
 // ones that have a name. Nothing but names and content is taken over: labels of an image never become labels of
 // containerd's. An archive that cannot be used leaves nothing behind.
@@ -41,7 +43,7 @@ func (im *Images) Load(ctx context.Context, r io.Reader) (infos []Info, err erro
 	})
 	if err != nil {
 		if strings.Contains(err.Error(), "no match for platform") {
-			err = errors.New("archive has no image for " + platforms.DefaultString())
+			err = errForeign
 		}
 		return nil, fmt.Errorf("load images: %w", err)
 	}
@@ -115,6 +117,7 @@ func names(ctx context.Context, store content.Provider, index ocispec.Descriptor
 		return nil, fmt.Errorf("index: %w", err)
 	}
 	var named []images.Image
+	foreign := 0
 	for _, m := range idx.Manifests {
 		ref := m.Annotations[images.AnnotationImageName]
 		// The name of OCI layouts may be a whole reference, or a tag alone, which names nothing.
@@ -128,8 +131,15 @@ func names(ctx context.Context, store content.Provider, index ocispec.Descriptor
 		if err != nil {
 			return nil, err
 		}
+		if m.Platform != nil && m.Platform.Architecture != "" && !platforms.Default().Match(*m.Platform) {
+			foreign++
+			continue
+		}
 		m.Annotations = nil
 		named = append(named, images.Image{Name: name, Target: m})
+	}
+	if len(named) == 0 && foreign > 0 {
+		return nil, errForeign
 	}
 	if len(named) == 0 {
 		return nil, errors.New("archive names no image")

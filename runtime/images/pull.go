@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -12,7 +13,9 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 )
 
 const (
@@ -20,6 +23,9 @@ const (
 	pullParallel  = 3 // layers at a time, the registries' usual limit
 	progressEvery = 100 * time.Millisecond
 )
+
+// quiet swallows what containerd's client logs of a pull: what matters of it is in the error.
+var quiet = logrus.NewEntry(&logrus.Logger{Out: io.Discard, Level: logrus.PanicLevel, Formatter: new(logrus.TextFormatter)})
 
 // flight is one pull, however many wait for it.
 type flight struct {
@@ -127,7 +133,7 @@ func (im *Images) pull(ctx context.Context, name string, t *track) (info Info, e
 
 // fetch is one try: it takes up what an earlier one has left in the content store under the same lease.
 func (im *Images) fetch(ctx context.Context, name string, t *track) (Info, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(log.WithLogger(ctx, quiet))
 	defer cancel(nil)
 	over := make(chan struct{})
 	watched := make(chan struct{})

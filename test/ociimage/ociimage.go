@@ -181,7 +181,8 @@ func layer(files []File) (plain, packed []byte, err error) {
 	if _, err := w.Write(buf.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	return buf.Bytes(), z.Bytes(), w.Close()
+	err = w.Close()
+	return buf.Bytes(), z.Bytes(), err
 }
 
 // WriteOCI writes an archive of an OCI layout.
