@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -34,8 +36,20 @@ func (node) Logs(_ context.Context, pod *v1.Pod, opts *v1.PodLogOptions, out io.
 	return err
 }
 
-func (node) Exec(_ context.Context, _ *v1.Pod, container string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, _ <-chan remotecommand.TerminalSize) error {
+func (node) Exec(_ context.Context, _ *v1.Pod, container string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, sizes <-chan remotecommand.TerminalSize) error {
 	switch cmd[0] {
+	case "ask":
+		size := <-sizes
+		fmt.Fprintf(out, "size %dx%d\r\nname? ", size.Width, size.Height)
+		name, err := bufio.NewReader(in).ReadString('\r')
+		fmt.Fprintf(out, "hello %s\x1b[0m\r\n", strings.TrimSpace(name))
+		if err != nil {
+			return err
+		}
+		return utilexec.CodeExitError{Err: errors.New("command terminated with exit code 3"), Code: 3}
+	case "paint":
+		fmt.Fprintln(out, "\x1b[31mred\x1b]0;title\a")
+		return nil
 	case "cat":
 		_, err := io.Copy(out, in)
 		return err
@@ -261,6 +275,9 @@ func BenchmarkGetPods(b *testing.B) {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asPodctl) != "" {
+		main()
+	}
 	log.SetOutput(io.Discard) // the server's libraries
 	os.Exit(m.Run())
 }
