@@ -13,8 +13,7 @@ const forgetAfter = 600 * time.Second
 // key forgets the loop. The first restart is immediate, then the delay doubles from Limits.RestartInitial up to
 // Limits.RestartMax, measured from the exit. (client-go/util/flowcontrol/backoff.go, kuberuntime_manager.go doBackOff.)
 func RestartBackoff(last Container, f Facts, key string) (until time.Time, next time.Duration) {
-	fresh := last.Backoff == 0 || last.Key != key || last.FinishedAt.Sub(last.CreatedAt) > forgetAfter
-	if fresh {
+	if fresh(last, key) {
 		return earlier(last.FinishedAt, f.Now), f.Limits.RestartInitial
 	}
 	delay := min(last.Backoff, f.Limits.RestartMax)
@@ -23,6 +22,11 @@ func RestartBackoff(last Container, f Facts, key string) (until time.Time, next 
 		until = f.Now // the clock was set back: an exit in the future must not hold the container for years
 	}
 	return until, min(2*delay, f.Limits.RestartMax)
+}
+
+// fresh tells whether the exit of last begins a new loop rather than going on with one.
+func fresh(last Container, key string) bool {
+	return last.Backoff == 0 || last.Key != key || last.FinishedAt.Sub(last.CreatedAt) > forgetAfter
 }
 
 // RetryAt tells when a failed task may be tried again: exponential from the first failure on, a pull by the Pull

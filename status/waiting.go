@@ -65,17 +65,33 @@ func obstacle(pod *v1.Pod, f Facts, c *v1.Container, last Container, known bool)
 	if known && last.State == Created {
 		return failed(f, Task{Op: OpStart, Name: c.Name}, runContainer)
 	}
-	if known {
-		if until, _ := RestartBackoff(last, f, RestartKey(pod, c)); until.After(f.Now) {
-			return &v1.ContainerStateWaiting{Reason: crashLoopBackOff, Message: fmt.Sprintf(
-				"back-off %s restarting failed container=%s pod=%s_%s(%s)",
-				min(last.Backoff, f.Limits.RestartMax), c.Name, pod.Name, pod.Namespace, pod.UID)}
-		}
+	loop, holds := crashLoop(pod, f, c, last, known)
+	if holds {
+		return loop
 	}
 	if w := imageObstacle(f, c); w != nil {
 		return w
 	}
-	return failed(f, Task{Op: OpCreate, Name: c.Name}, createContainer)
+	if w := failed(f, Task{Op: OpCreate, Name: c.Name}, createContainer); w != nil {
+		return w
+	}
+	return loop
+}
+
+// crashLoop is the back-off after last, and whether it holds c back still. When it is over it stays the reason until
+// there is a new instance, so that the status does not flicker.
+func crashLoop(pod *v1.Pod, f Facts, c *v1.Container, last Container, known bool) (*v1.ContainerStateWaiting, bool) {
+	if !known {
+		return nil, false
+	}
+	key := RestartKey(pod, c)
+	if fresh(last, key) {
+		return nil, false
+	}
+	until, _ := RestartBackoff(last, f, key)
+	return &v1.ContainerStateWaiting{Reason: crashLoopBackOff, Message: fmt.Sprintf(
+		"back-off %s restarting failed container=%s pod=%s_%s(%s)",
+		min(last.Backoff, f.Limits.RestartMax), c.Name, pod.Name, pod.Namespace, pod.UID)}, until.After(f.Now)
 }
 
 // imageObstacle is what holds the image of c back: the error of the last pull while it is fresh, then the back-off.

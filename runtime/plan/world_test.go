@@ -171,7 +171,8 @@ func (w *world) look(d *daemon) (again time.Time, over bool) {
 	set, again := Next(pod, f)
 	w.checkSet(pod, f, set)
 	w.publish(d, pod, f)
-	for task, j := range d.jobs {
+	for _, work := range f.Work { // sorted, as the jobs are not
+		task, j := work.Task, d.jobs[work.Task]
 		i := slices.IndexFunc(set, func(s Step) bool { return s.Task() == task })
 		if i < 0 || set[i].Attempt != j.step.Attempt || !set[i].Deadline.Equal(j.step.Deadline) || set[i].Sandbox != j.step.Sandbox {
 			if !j.done {
@@ -307,7 +308,7 @@ func (w *world) do(d *daemon, ctx context.Context, s Step, how fate, effect, res
 		stop = ctx
 	}
 	if s.Op == Stop {
-		return w.stop(d, ctx, s)
+		return w.stop(ctx, s, effect%time.Millisecond)
 	}
 	sleep(stop, effect)
 	if stop.Err() != nil {
@@ -356,7 +357,7 @@ func sleep(ctx context.Context, d time.Duration) {
 }
 
 // stop asks, waits until the deadline, kills, and waits for the exit.
-func (w *world) stop(d *daemon, ctx context.Context, s Step) error {
+func (w *world) stop(ctx context.Context, s Step, jitter time.Duration) error {
 	w.mu.Lock()
 	if !w.reachable {
 		w.mu.Unlock()
@@ -369,7 +370,7 @@ func (w *world) stop(d *daemon, ctx context.Context, s Step) error {
 	}
 	id := c.ID
 	if grace := w.obeys(s.Name); grace >= 0 && s.Deadline.After(time.Now()) {
-		w.exitIn(id, grace, 143, false)
+		w.exitIn(id, grace+jitter, 143, false)
 	}
 	w.mu.Unlock()
 	for ctx.Err() == nil && w.isRunning(id) {
@@ -377,7 +378,7 @@ func (w *world) stop(d *daemon, ctx context.Context, s Step) error {
 			sleep(ctx, min(wait, 250*time.Millisecond))
 			continue
 		}
-		w.exitIn(id, time.Millisecond, 137, true)
+		w.exitIn(id, time.Millisecond+jitter, 137, true)
 		sleep(ctx, 2*time.Millisecond)
 	}
 	return ctx.Err()
