@@ -23,6 +23,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"podd/test/ociimage"
 )
 
 // How long the harness waits before it calls something broken. They are far above what is measured elsewhere.
@@ -327,6 +329,33 @@ func (p *Podd) Apply(manifest string) {
 	if code != 0 {
 		p.t.Fatalf("podctl apply: exit %d\n%s%s\npodd:\n%s", code, out, errs, p.tail())
 	}
+}
+
+// Image loads an image made from busybox under the given name and makes that the state to compare leaks with.
+func (p *Podd) Image(name string) {
+	p.t.Helper()
+	image, err := ociimage.Busybox(name, "/bin/busybox")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.Load(image)
+}
+
+// Load loads an image and makes that the state to compare leaks with.
+func (p *Podd) Load(image ociimage.Image) {
+	p.t.Helper()
+	built, err := image.Build()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := ociimage.WriteOCI(&archive, built); err != nil {
+		p.t.Fatal(err)
+	}
+	if out, errs, code := p.PodctlInput(&archive, "image", "load", "-"); code != 0 {
+		p.t.Fatalf("podctl image load: exit %d\n%s%s\npodd:\n%s", code, out, errs, p.tail())
+	}
+	p.Rebase()
 }
 
 func (p *Podd) dial(ctx context.Context, _, _ string) (net.Conn, error) {
