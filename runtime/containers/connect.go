@@ -23,7 +23,9 @@ type Client struct {
 
 	pods  sync.Map // container id -> uid of its pod, as Ensure and Look have seen it
 	execs chan struct{}
-	seq   atomic.Uint64 // makes exec ids unique in this process
+
+	cleaning sync.WaitGroup // of execs whose output somebody else keeps open; Close waits for it
+	seq      atomic.Uint64  // makes exec ids unique in this process
 
 	accounts sync.Mutex // one reading of account files at a time: they share a mount point
 }
@@ -81,8 +83,11 @@ func (c *Client) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the connection.
-func (c *Client) Close() error { return c.cc.Close() }
+// Close waits for what is still being cleaned up, 20 s at most, and ends the connection.
+func (c *Client) Close() error {
+	c.cleaning.Wait()
+	return c.cc.Close()
+}
 
 // lease is ctx with the namespace and the lease of a pod in it, so that what is made is kept while the pod lives and
 // containerd's client need not make leases of its own.

@@ -19,8 +19,9 @@ import (
 	"podd/runtime/killpoint"
 )
 
-// execCleanup bounds what is done for a process after it has ended or was given up.
-const execCleanup = 10 * time.Second
+// execCleanup bounds what is done for a process after it has ended or was given up. The shim alone waits 10 s for output
+// that something left in the background keeps open.
+const execCleanup = 20 * time.Second
 
 // ErrTooManyExecs says that maxExecs processes run already.
 var ErrTooManyExecs = errors.New("too many processes are being run in containers")
@@ -57,8 +58,16 @@ func (c *Client) Exec(ctx context.Context, id string, e Exec) (code int, err err
 		}
 		return 0, startError("exec", err)
 	}
-	defer func() { err = errors.Join(err, p.delete()) }()
-	return p.run(ctx, e, s)
+	code, err = p.run(ctx, e, s)
+	if s.cut.Load() {
+		c.cleaning.Go(func() {
+			if err := p.delete(); err != nil {
+				c.opts.Log.Warn("clean up after exec", "container", id, "err", err)
+			}
+		})
+		return code, err
+	}
+	return code, errors.Join(err, p.delete())
 }
 
 // execSpec is the container's own process with another command.

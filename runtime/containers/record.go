@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/typeurl/v2"
+	"github.com/moby/sys/signal"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
 	v1 "k8s.io/api/core/v1"
 )
@@ -76,14 +77,15 @@ func (r record) instance(c containers.Container) Instance {
 	}
 }
 
-// stopSignal is the image's stop signal if it is a plain one, by name or number, else SIGTERM.
+// stopSignal is the image's stop signal, by name as unix.SignalNum knows it or else by number; SIGTERM if the image names
+// none or no real one.
 func stopSignal(s string) string {
-	name := strings.ToUpper(s)
-	if n, err := strconv.Atoi(name); err == nil && n > 0 && n <= 64 {
+	n, err := signal.ParseSignal(s)
+	if err != nil || n < 1 || n > 64 {
+		return "SIGTERM"
+	}
+	if name := unix.SignalName(n); name != "" {
 		return name
 	}
-	if name != "" && len(name) <= 12 && strings.Trim(strings.TrimPrefix(name, "SIG"), "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-") == "" {
-		return "SIG" + strings.TrimPrefix(name, "SIG")
-	}
-	return "SIGTERM"
+	return strconv.Itoa(int(n))
 }

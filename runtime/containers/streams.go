@@ -23,6 +23,7 @@ type streams struct {
 	dir          string
 	in, out, err stream
 
+	cut   atomic.Bool // output was still open when it was given up
 	mu    sync.Mutex
 	cause error // of output that could not be written
 }
@@ -141,6 +142,9 @@ func (s *streams) copy(to io.Writer, from *stream) {
 			}
 		}
 		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				s.cut.Store(true)
+			}
 			return
 		}
 		if from.ended.Load() {
