@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/tools/record"
@@ -25,23 +26,34 @@ func (s *Server) Event(pod *v1.Pod, eventtype, reason, format string, args ...an
 
 // ContainerEvent records an event of one container of a pod. It does not block.
 func (s *Server) ContainerEvent(pod *v1.Pod, container, eventtype, reason, format string, args ...any) {
+	about := v1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+		ResourceVersion: pod.ResourceVersion}
+	if container != "" {
+		about.FieldPath = "spec.containers{" + container + "}"
+	}
+	s.event(about, pod.Namespace, eventtype, reason, fmt.Sprintf(format, args...))
+}
+
+// NodeEvent records an event of this host, in the default namespace as upstream does. It does not block.
+func (s *Server) NodeEvent(eventtype, reason, format string, args ...any) {
+	about := v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: s.NodeName, UID: types.UID(s.NodeName)}
+	s.event(about, metav1.NamespaceDefault, eventtype, reason, fmt.Sprintf(format, args...))
+}
+
+func (s *Server) event(about v1.ObjectReference, namespace, eventtype, reason, message string) {
 	now := metav1.Now()
 	event := &v1.Event{
-		ObjectMeta: metav1.ObjectMeta{Name: util.GenerateEventName(pod.Name, now.UnixNano()), Namespace: pod.Namespace},
-		InvolvedObject: v1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
-			ResourceVersion: pod.ResourceVersion},
-		Type: eventtype, Reason: reason, Message: cut(fmt.Sprintf(format, args...), 1024), Count: 1,
+		ObjectMeta:     metav1.ObjectMeta{Name: util.GenerateEventName(about.Name, now.UnixNano()), Namespace: namespace},
+		InvolvedObject: about,
+		Type:           eventtype, Reason: reason, Message: cut(message, 1024), Count: 1,
 		FirstTimestamp: now, LastTimestamp: now,
 		Source:              v1.EventSource{Component: "podd", Host: s.NodeName},
 		ReportingController: "podd", ReportingInstance: s.NodeName,
 	}
-	if container != "" {
-		event.InvolvedObject.FieldPath = "spec.containers{" + container + "}"
-	}
 	select {
 	case s.events <- event:
 	default:
-		s.Log.Warn("event dropped", "pod", pod.Namespace+"/"+pod.Name, "reason", reason, "message", event.Message)
+		s.Log.Warn("event dropped", "object", about.Kind+"/"+about.Name, "reason", reason, "message", event.Message)
 	}
 }
 

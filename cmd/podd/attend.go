@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/remotecommand"
+	utilexec "k8s.io/utils/exec"
+
+	"podd/api"
+	apiimages "podd/api/images"
+	"podd/runtime"
+	"podd/runtime/containers"
+	"podd/runtime/images"
+)
+
+// attendant is what the API asks of whoever runs the pods, in the API's own types.
+type attendant struct {
+	runtime *runtime.Runtime
+	images  *images.Images
+	client  *containers.Client
+}
+
+var _ api.Runtime = (*attendant)(nil)
+
+func (a *attendant) Healthy() error { return a.runtime.Healthy() }
+
+func (a *attendant) Logs(ctx context.Context, pod *v1.Pod, opts *v1.PodLogOptions, out io.Writer) error {
+	return a.runtime.Logs(ctx, pod, opts, out)
+}
+
+func (a *attendant) Exec(ctx context.Context, pod *v1.Pod, container string, cmd []string, in io.Reader, out, errs io.WriteCloser,
+	tty bool, resize <-chan remotecommand.TerminalSize) error {
+	e := containers.Exec{Cmd: cmd, TTY: tty, Stdin: in}
+	if out != nil {
+		e.Stdout = out
+	}
+	if errs != nil {
+		e.Stderr = errs
+	}
+	if resize != nil {
+		sizes := make(chan containers.Size)
+		e.Resize = sizes
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			for {
+				select {
+				case s, ok := <-resize:
+					if !ok {
+						return
+					}
+					select {
+					case sizes <- containers.Size{Width: s.Width, Height: s.Height}:
+					case <-ctx.Done():
+						return
+					}
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
+	code, err := a.runtime.Exec(ctx, pod, container, e)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: code}
+	}
+	return nil
+}
+
+func (a *attendant) Images(ctx context.Context) ([]api.ImageInfo, error) {
+	infos, err := a.images.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return infosOf(infos), nil
+}
+
+func infosOf(infos []images.Info) []api.ImageInfo {
+	out := make([]api.ImageInfo, 0, len(infos))
+	for _, i := range infos {
+		out = append(out, infoOf(i))
+	}
+	return out
+}
+
+func infoOf(i images.Info) api.ImageInfo {
+	return api.ImageInfo{Name: i.Name, ID: i.ID, Digest: i.Digest, Size: i.Size, Created: i.Created}
+}
+
+func (a *attendant) PullImage(ctx context.Context, ref string, progress func(api.PullProgress)) (api.ImageInfo, error) {
+	info, err := a.images.Pull(ctx, ref, func(p images.Progress) {
+		out := api.PullProgress{Ref: p.Ref, Status: p.Status}
+		for _, l := range p.Layers {
+			out.Layers = append(out.Layers, apiimages.Layer{Digest: l.Digest, Status: l.Status, Offset: l.Offset, Total: l.Total})
+		}
+		progress(out)
+	})
+	return infoOf(info), err
+}
+
+func (a *attendant) LoadImages(ctx context.Context, r io.Reader) ([]api.ImageInfo, error) {
+	infos, err := a.images.Load(ctx, r)
+	return infosOf(infos), err
+}
+
+func (a *attendant) RemoveImage(ctx context.Context, ref string) error {
+	return a.images.Remove(ctx, ref, func(name string) bool { return a.runtime.UsesImage(ctx, name) })
+}

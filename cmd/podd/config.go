@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
+)
+
+// config is what the flags of podd and its configuration file say; both use the same names, and a flag wins.
+type config struct {
+	ConfigFile string `json:"-"`
+
+	noManifests bool // do not follow the manifest directory: teardown
+
+	Root         string `json:"root,omitempty"`
+	State        string `json:"state,omitempty"`
+	ConfigDir    string `json:"config-dir,omitempty"`
+	LogDir       string `json:"log-dir,omitempty"`
+	Listen       string `json:"listen,omitempty"`
+	Group        string `json:"group,omitempty"`
+	Bundle       string `json:"bundle,omitempty"`
+	CgroupParent string `json:"cgroup-parent,omitempty"`
+	Namespace    string `json:"namespace,omitempty"`
+	Containerd   string `json:"containerd,omitempty"`
+	Bridge       string `json:"bridge,omitempty"`
+	PodCIDR      string `json:"pod-cidr,omitempty"`
+	NftTable     string `json:"nft-table,omitempty"`
+	NodeName     string `json:"node-name,omitempty"`
+	BootID       string `json:"boot-id-file,omitempty"`
+	LogLevel     string `json:"log-level,omitempty"`
+
+	LogMaxSize  int64    `json:"container-log-max-size,omitempty"`
+	LogMaxFiles int      `json:"container-log-max-files,omitempty"`
+	BackoffBase duration `json:"restart-backoff,omitempty"`
+	BackoffMax  duration `json:"restart-backoff-max,omitempty"`
+	PullBase    duration `json:"pull-backoff,omitempty"`
+	Parallel    int      `json:"parallel-starts,omitempty"`
+}
+
+// duration reads "10s" in YAML as well as on the command line.
+type duration struct{ time.Duration }
+
+func (d *duration) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := yaml.Unmarshal(b, &s); err != nil {
+		return err
+	}
+	v, err := time.ParseDuration(s)
+	d.Duration = v
+	return err
+}
+
+// defaults are those of a podd that has the host to itself.
+func defaults() config {
+	return config{
+		ConfigFile: "/etc/podd/config.yaml",
+		Root:       "/var/lib/podd", State: "/run/podd", ConfigDir: "/etc/podd", LogDir: "/var/log",
+		Group: "podd", CgroupParent: "/podd", Namespace: "podd",
+		Bridge: "podd0", PodCIDR: "10.85.0.0/16", NftTable: "podd",
+		BootID: "/proc/sys/kernel/random/boot_id", LogLevel: "info",
+		LogMaxSize: 10 << 20, LogMaxFiles: 5,
+		BackoffBase: duration{10 * time.Second}, BackoffMax: duration{300 * time.Second},
+		PullBase: duration{10 * time.Second},
+	}
+}
+
+func (c *config) flags(f *pflag.FlagSet) {
+	f.StringVar(&c.ConfigFile, "config", c.ConfigFile, "configuration file; its keys are the names of these flags")
+	f.StringVar(&c.Root, "root", c.Root, "directory of durable state")
+	f.StringVar(&c.State, "state", c.State, "directory of run-time state, on a tmpfs")
+	f.StringVar(&c.ConfigDir, "config-dir", c.ConfigDir, "directory with manifests/, cni/net.d/ and certs.d/")
+	f.StringVar(&c.LogDir, "log-dir", c.LogDir, "parent of the directories pods/ and containers/ with the pods' logs")
+	f.StringVar(&c.Listen, "listen", c.Listen, "unix socket of the API (default <state>/podd.sock)")
+	f.StringVar(&c.Group, "group", c.Group, "group that may open the API socket")
+	f.StringVar(&c.Bundle, "bundle", c.Bundle, "directory of containerd, runc and the CNI plugins (default: beside podd)")
+	f.StringVar(&c.CgroupParent, "cgroup-parent", c.CgroupParent, "cgroup that holds all pods")
+	f.StringVar(&c.Namespace, "namespace", c.Namespace, "containerd namespace")
+	f.StringVar(&c.Containerd, "containerd", c.Containerd, "socket of a containerd that already runs (default: podd runs its own)")
+	f.StringVar(&c.Bridge, "bridge", c.Bridge, "bridge of the default pod network")
+	f.StringVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "addresses of the default pod network")
+	f.StringVar(&c.NftTable, "nft-table", c.NftTable, "nftables table of podd's masquerade and host port rules")
+	f.StringVar(&c.NodeName, "node-name", c.NodeName, "name of the node object (default: the hostname)")
+	f.StringVar(&c.BootID, "boot-id-file", c.BootID, "file whose content changes with every boot")
+	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
+	f.Int64Var(&c.LogMaxSize, "container-log-max-size", c.LogMaxSize, "size in bytes at which a container's log is rotated")
+	f.IntVar(&c.LogMaxFiles, "container-log-max-files", c.LogMaxFiles, "log files kept for a container, the live one included")
+	f.DurationVar(&c.BackoffBase.Duration, "restart-backoff", c.BackoffBase.Duration, "first crash-loop back-off")
+	f.DurationVar(&c.BackoffMax.Duration, "restart-backoff-max", c.BackoffMax.Duration, "longest crash-loop back-off")
+	f.DurationVar(&c.PullBase.Duration, "pull-backoff", c.PullBase.Duration, "first back-off after a failed image pull")
+	f.IntVar(&c.Parallel, "parallel-starts", c.Parallel, "containers started at the same time (default: twice the processors)")
+}
+
+// load reads the configuration file below the flags that were given. A file that was named must be there.
+func (c *config) load(f *pflag.FlagSet) error {
+	data, err := os.ReadFile(c.ConfigFile)
+	if errors.Is(err, fs.ErrNotExist) && !f.Changed("config") {
+		return c.complete()
+	}
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	given := map[string]string{}
+	f.Visit(func(fl *pflag.Flag) { given[fl.Name] = fl.Value.String() })
+	if err := yaml.UnmarshalStrict(data, c); err != nil {
+		return fmt.Errorf("read configuration %s: %w", c.ConfigFile, err)
+	}
+	for name, value := range given {
+		if err := f.Set(name, value); err != nil {
+			return fmt.Errorf("flag --%s: %w", name, err)
+		}
+	}
+	return c.complete()
+}
+
+// complete fills in what depends on the rest and on the host, and checks what can be checked before anything is touched.
+func (c *config) complete() error {
+	if c.Listen == "" {
+		c.Listen = filepath.Join(c.State, "podd.sock")
+	}
+	if c.NodeName == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("read the hostname: %w", err)
+		}
+		c.NodeName = name
+	}
+	if c.Bundle == "" {
+		dir, err := besideMe()
+		if err != nil {
+			return err
+		}
+		c.Bundle = dir
+	}
+	if _, err := netip.ParsePrefix(c.PodCIDR); err != nil {
+		return fmt.Errorf("flag --pod-cidr: %w", err)
+	}
+	for _, dir := range []string{c.Root, c.State, c.ConfigDir, c.LogDir} {
+		if !filepath.IsAbs(dir) {
+			return fmt.Errorf("directory %q: must be an absolute path", dir)
+		}
+	}
+	return nil
+}
+
+// besideMe finds the node bundle: libexec/podd next to the directory podd is in, or that directory itself.
+func besideMe() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find podd's own binary: %w", err)
+	}
+	dir := filepath.Dir(exe)
+	for _, d := range []string{filepath.Join(dir, "..", "libexec", "podd"), dir} {
+		if _, err := os.Stat(filepath.Join(d, "containerd")); err == nil {
+			return filepath.Clean(d), nil
+		}
+	}
+	return filepath.Clean(filepath.Join(dir, "..", "libexec", "podd")), nil
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	v1 "k8s.io/api/core/v1"
+
+	"podd/api"
+	"podd/network"
+	"podd/runtime"
+	"podd/runtime/bundle"
+	"podd/runtime/containers"
+	"podd/runtime/images"
+	"podd/runtime/logs"
+	"podd/runtime/static"
+	"podd/sandbox"
+	"podd/status"
+	"podd/store"
+	"podd/volumes"
+)
+
+// podd is the daemon's parts. They are made in the order of their needs and run beside each other.
+type podd struct {
+	config config
+	log    *slog.Logger
+
+	store   *store.Store
+	bundle  *bundle.Bundle
+	client  *containers.Client
+	images  *images.Images
+	network *network.Network
+	runtime *runtime.Runtime
+	api     *api.Server
+	static  *static.Source
+}
+
+// bundleWait is how long pods wait for containerd when podd starts, before they are looked at without it.
+const bundleWait = 10 * time.Second
+
+// run is podd from its start to its end. Pods go on when it returns.
+func run(ctx context.Context, c config, log *slog.Logger) error {
+	syscall.Umask(0o022) // containerd inherits it, and the roots of containers must be open to their users
+	p, err := assemble(c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.store.Close() }()
+	defer func() { _ = p.client.Close() }()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var parts sync.WaitGroup
+	part := func(name string, f func(context.Context) error) {
+		parts.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	part("node bundle", p.bundle.Run)
+	part("api", p.api.Run)
+	part("pods", p.runPods)
+	parts.Wait()
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	log.Info("podd has ended; pods go on")
+	return nil
+}
+
+// runPods waits for containerd and the log writer, then runs pods and follows the manifest directory.
+func (p *podd) runPods(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, bundleWait)
+	if err := p.bundle.Ready(wait); err != nil && ctx.Err() == nil {
+		p.log.Warn("containerd is not there yet", "err", err)
+	}
+	cancel()
+	if err := p.images.Sweep(p.client.Context(ctx)); err != nil && ctx.Err() == nil {
+		p.log.Warn("sweep unfinished pulls", "err", err)
+	}
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	if !p.config.noManifests {
+		parts.Go(func() {
+			if err := p.static.Run(ctx); err != nil {
+				p.log.Error("static pods", "err", err)
+			}
+		})
+	}
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	p.log.Info("podd is ready", "version", version, "socket", p.config.Listen, "node", p.config.NodeName)
+	return p.runtime.Run(ctx)
+}
+
+func assemble(c config, log *slog.Logger) (_ *podd, err error) {
+	p := &podd{config: c, log: log}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("start podd: must be root")
+	}
+	for dir, mode := range map[string]os.FileMode{
+		c.Root: 0o700, c.State: 0o711, c.LogDir: 0o755,
+		filepath.Join(c.ConfigDir, "manifests"): 0o755, filepath.Join(c.ConfigDir, "cni", "net.d"): 0o755,
+	} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return nil, fmt.Errorf("make directories: %w", err)
+		}
+	}
+	if err := os.Chmod(c.State, 0o711); err != nil { // users of the API's group reach the socket
+		return nil, fmt.Errorf("make directories: %w", err)
+	}
+	boot, err := os.ReadFile(c.BootID)
+	if err != nil {
+		return nil, fmt.Errorf("read boot id: %w", err)
+	}
+	if p.store, err = store.Open(store.Options{Path: filepath.Join(c.Root, "state.db"), Log: log}); err != nil {
+		return nil, err
+	}
+	if q := p.store.Quarantined(); q != "" {
+		log.Error("the state file was corrupt; it was moved away, running pods are adopted from containerd", "moved to", q)
+	}
+	defer func() {
+		if err != nil {
+			_ = p.store.Close()
+		}
+	}()
+	p.bundle = bundle.New(p.bundleOptions())
+	if err := p.open(strings.TrimSpace(string(boot))); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *podd) bundleOptions() bundle.Options {
+	c := p.config
+	return bundle.Options{BinDir: c.Bundle, StateDir: c.Root, RunDir: c.State, ContainerdAddress: c.Containerd, Log: p.log}
+}
+
+// open puts the runtime and the API together.
+func (p *podd) open(boot string) error {
+	c := p.config
+	runc, runcRoot := filepath.Join(c.Bundle, "runc"), filepath.Join(c.State, "runc")
+	if c.Containerd != "" { // somebody else's containerd brings its own runc
+		runc, runcRoot = "", ""
+	}
+	var err error
+	p.client, err = containers.Connect(containers.Options{
+		Address: p.bundle.ContainerdSocket(), Namespace: c.Namespace, Runc: runc, RuncRoot: runcRoot,
+		CgroupParent: c.CgroupParent, RunDir: filepath.Join(c.State, "exec"), SeccompDir: filepath.Join(c.ConfigDir, "seccomp"), Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.images = images.Open(images.Options{
+		Client: p.client.Containerd(), Namespace: c.Namespace, CertsDir: filepath.Join(c.ConfigDir, "certs.d"), Log: p.log,
+	})
+	sandboxes, err := sandbox.Open(sandbox.Options{
+		Containers: p.client, StateDir: c.Root, RunDir: c.State, Pause: p.pause(), CgroupParent: c.CgroupParent,
+		Boot: boot, ID: sandboxID, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	if p.network, err = openNetwork(c, p.log); err != nil {
+		return err
+	}
+	pods := filepath.Join(c.Root, "pods")
+	vols, err := volumes.Open(volumes.Options{Dir: pods})
+	if err != nil {
+		return err
+	}
+	node := status.Node{Name: c.NodeName, IPs: hostIPs()}
+	limits := status.DefaultLimits()
+	limits.RestartInitial, limits.RestartMax = c.BackoffBase.Duration, c.BackoffMax.Duration
+	limits.PullInitial = c.PullBase.Duration
+	p.runtime = runtime.New(runtime.Options{
+		Store: p.store, Containers: p.client, Sandboxes: sandboxes, Images: p.images, Network: p.network, Volumes: vols,
+		Writer: logs.Dial(p.bundle.LogdSocket()), Namespace: c.Namespace, Node: node, Limits: limits, BootID: boot,
+		RunDir: c.State, PodsDir: pods, LogDir: c.LogDir, LogSize: c.LogMaxSize, LogFiles: c.LogMaxFiles, Parallel: parallel(c),
+		Event: func(pod *v1.Pod, kind, reason, format string, args ...any) {
+			p.api.Event(pod, kind, reason, format, args...)
+		},
+		Adopt: func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
+		Log:   p.log,
+	})
+	p.api, err = api.New(api.Config{
+		Store: p.store, Runtime: &attendant{p.runtime, p.images, p.client}, NodeName: node.Name, NodeIPs: node.IPs,
+		SocketPath: c.Listen, SocketGroup: c.Group, Version: version, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.static = static.New(static.Options{
+		Dir: filepath.Join(c.ConfigDir, "manifests"), Node: node.Name, Log: p.log,
+		Static: p.staticPods, Put: p.api.PutStatic, Remove: p.api.RemoveStatic, Report: p.reportManifest,
+	})
+	return nil
+}
+
+func openNetwork(c config, log *slog.Logger) (*network.Network, error) {
+	pods, err := netip.ParsePrefix(c.PodCIDR)
+	if err != nil {
+		return nil, fmt.Errorf("flag --pod-cidr: %w", err)
+	}
+	return network.Open(network.Options{
+		ConfDir: filepath.Join(c.ConfigDir, "cni", "net.d"), BinDirs: []string{c.Bundle, "/opt/cni/bin"},
+		StateDir: filepath.Join(c.Root, "cni"), NetnsDir: filepath.Join(c.State, "netns"),
+		Bridge: c.Bridge, Range: pods, Table: c.NftTable, Log: log,
+	})
+}
+
+func sandboxID(uid string, attempt int) string { return status.ContainerID(typesUID(uid), "", attempt) }
+
+func parallel(c config) int {
+	if c.Parallel > 0 {
+		return c.Parallel
+	}
+	return 2 * goruntime.NumCPU()
+}
+
+// pause finds the pause binary: in the bundle, or beside podd.
+func (p *podd) pause() string {
+	path := filepath.Join(p.config.Bundle, "pause")
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	if exe, err := os.Executable(); err == nil {
+		return filepath.Join(filepath.Dir(exe), "pause")
+	}
+	return path
+}
+
+func (p *podd) staticPods() []*v1.Pod {
+	var out []*v1.Pod
+	for _, pod := range p.store.Pods() {
+		if pod.Annotations[static.SourceAnnotation] == "file" {
+			out = append(out, pod)
+		}
+	}
+	return out
+}
+
+// reportManifest makes a bad manifest file visible where people look: among the events of the node.
+func (p *podd) reportManifest(file string, err error) {
+	p.api.NodeEvent(v1.EventTypeWarning, "InvalidStaticPod", "manifest %s: %v", file, err)
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"podd/runtime/bundle"
+	"podd/sandbox"
+)
+
+// teardown takes podd away from a host.
+type teardown struct {
+	config  *config
+	purge   bool
+	grace   int64
+	timeout time.Duration
+	out     io.Writer
+}
+
+func teardownCommand(c *config) *cobra.Command {
+	t := teardown{config: c}
+	cmd := &cobra.Command{
+		Use:   "teardown",
+		Short: "Stop all pods, podd and its containerd, and take away the pod network",
+		Long: "teardown deletes all pods, ends podd and the containerd it started, and takes away what podd made on the host:\n" +
+			"bridge, nftables table, cgroups. With --purge the state directory with all images and logs of pods goes too.\n" +
+			"Pods of manifest files come back when podd is started again.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			t.out = cmd.OutOrStdout()
+			ctx, cancel := context.WithTimeout(cmd.Context(), t.timeout)
+			defer cancel()
+			return t.run(ctx)
+		},
+	}
+	cmd.Flags().BoolVar(&t.purge, "purge", false, "remove podd's directories as well")
+	cmd.Flags().Int64Var(&t.grace, "grace-period", -1, "seconds that containers get to end; -1 is what each pod says")
+	cmd.Flags().DurationVar(&t.timeout, "timeout", 5*time.Minute, "how long to try at most")
+	return cmd
+}
+
+func (t *teardown) say(format string, args ...any) { _, _ = fmt.Fprintf(t.out, format+"\n", args...) }
+
+func (t *teardown) run(ctx context.Context) error {
+	if pid, err := listener(t.config.Listen); err == nil {
+		if err := end(ctx, pid); err != nil {
+			return err
+		}
+	}
+	if err := t.withOwnDaemon(ctx); err != nil {
+		return err
+	}
+	t.say("podd has ended")
+	return t.clearHost(ctx)
+}
+
+// withOwnDaemon deletes the pods with a podd of its own that does not follow the manifest directory, so that no pod of
+// a file comes back meanwhile.
+func (t *teardown) withOwnDaemon(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join(t.config.Root, "state.db")); errors.Is(err, os.ErrNotExist) {
+		return nil // never ran
+	}
+	c := *t.config
+	c.noManifests = true
+	inner, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- run(inner, c, slog.New(slog.DiscardHandler)) }()
+	err := t.await(ctx, done)
+	if err == nil {
+		err = t.deletePods(ctx)
+	}
+	cancel()
+	return errors.Join(err, <-done)
+}
+
+// await waits until the API answers; done is put back when podd ended before.
+func (t *teardown) await(ctx context.Context, done chan error) error {
+	for {
+		if _, err := listener(t.config.Listen); err == nil {
+			return nil
+		}
+		select {
+		case err := <-done:
+			done <- nil
+			return fmt.Errorf("start podd to delete its pods: %w", err)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (t *teardown) client() (*kubernetes.Clientset, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", t.config.Listen)
+	}
+	return kubernetes.NewForConfig(&rest.Config{Host: "http://podd", Dial: dial})
+}
+
+// deletePods deletes every pod and waits until the host has let go of all of them.
+func (t *teardown) deletePods(ctx context.Context) error {
+	client, err := t.client()
+	if err != nil {
+		return err
+	}
+	opts := metav1.DeleteOptions{}
+	if t.grace >= 0 {
+		opts.GracePeriodSeconds = &t.grace
+	}
+	asked := map[types.UID]bool{}
+	for {
+		list, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return fmt.Errorf("list pods: %w", err)
+		}
+		if len(list.Items) == 0 {
+			return nil
+		}
+		for _, pod := range list.Items {
+			if asked[pod.UID] {
+				continue
+			}
+			asked[pod.UID] = true
+			t.say("pod/%s deleted", pod.Name)
+			if err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, opts); err != nil && !apierrors.IsNotFound(err) {
+				return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d pods to end: %w", len(list.Items), ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// listener is the pid of the process that listens on a unix socket.
+func listener(path string) (int, error) {
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close() }()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var inner error
+	if err := raw.Control(func(fd uintptr) { cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return 0, err
+	}
+	if inner != nil {
+		return 0, inner
+	}
+	return int(cred.Pid), nil
+}
+
+// end asks a process to end and waits until it has. The pidfd makes sure that it is that process and no later one.
+func end(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("end podd: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("end podd: %w", err)
+	}
+	for ctx.Err() == nil {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 200)
+		if n > 0 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("end podd: %w", err)
+		}
+	}
+	return fmt.Errorf("end podd: %w", ctx.Err())
+}
+
+// clearHost takes away what podd made on the host beside pods.
+func (t *teardown) clearHost(ctx context.Context) error {
+	c := *t.config
+	log := slog.New(slog.DiscardHandler)
+	net, err := openNetwork(c, log)
+	if err != nil {
+		return err
+	}
+	if err := net.Clear(ctx); err != nil {
+		return fmt.Errorf("clear the pod network: %w", err)
+	}
+	p := podd{config: c, log: log}
+	if err := bundle.Stop(ctx, p.bundleOptions()); err != nil {
+		return fmt.Errorf("end containerd: %w", err)
+	}
+	t.say("containerd and the log writer have ended")
+	if err := sandbox.ClearHost(ctx, c.CgroupParent); err != nil {
+		return fmt.Errorf("remove cgroups: %w", err)
+	}
+	if err := os.RemoveAll(c.State); err != nil {
+		return err
+	}
+	if !t.purge {
+		t.say("kept: %s (images and state); remove it with --purge", c.Root)
+		return nil
+	}
+	if err := os.RemoveAll(c.Root); err != nil {
+		return err
+	}
+	t.say("removed: %s", c.Root)
+	return nil
+}
