@@ -114,17 +114,18 @@ func (f *file) write(p []byte, records int, now time.Time) {
 	if f.size > 0 && f.size+int64(len(p)) > f.maxSize {
 		f.rotate(now)
 	}
+	size := len(p)
 	if f.lost.records > 0 {
 		text := fmt.Sprintf("podd-logd: %d lines (%d bytes) are missing here: %v", f.lost.records, f.lost.bytes, f.lost.cause)
-		if err := f.append(record(nil, head(nil, now, "stderr"), 'F', []byte(text))); err == nil {
-			f.lost = loss{}
-		}
+		p = append(record(nil, head(nil, now, "stderr"), 'F', []byte(text)), p...)
 	}
 	if err := f.append(p); err != nil {
 		f.lost.records += records
-		f.lost.bytes += int64(len(p))
+		f.lost.bytes += int64(size)
 		f.lost.cause = err
+		return
 	}
+	f.lost = loss{}
 }
 
 // append writes all of p or nothing of it.
