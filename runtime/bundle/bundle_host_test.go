@@ -187,37 +187,6 @@ func TestTakeOverBeforeItListens(t *testing.T) {
 	}
 }
 
-// A record that names a process of another start time, or nothing sensible, names nobody.
-func TestStaleRecord(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "process.json")
-	start, err := startTime(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	me := &process{pid: os.Getpid()}
-	if err := me.record(file); err != nil {
-		t.Fatal(err)
-	}
-	p, err := recorded(file)
-	if err != nil {
-		t.Fatal("a true record:", err)
-	}
-	p.close()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := string(data)
-	for _, content := range []string{"", "{", `{"pid":-1}`, strings.Replace(now, `"start":`, `"start":1`, 1), `{"pid":4194305,"start":1}`} {
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if p, err := recorded(file); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("record %q (start %d): %v, %v", content, start, p, err)
-		}
-	}
-}
-
 // A changed configuration, as after an upgrade, gives a new containerd; the same one does not.
 func TestChangedConfiguration(t *testing.T) {
 	o := options(t)
