@@ -1,0 +1,141 @@
+package fields
+
+import (
+	"reflect"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+var (
+	honoured = Rule{Verdict: Honoured}
+	notYet   = Rule{Verdict: NotYet}
+)
+
+func refused(why string) Rule { return Rule{Verdict: Refused, Why: why} }
+
+// only honours some values of a field of a basic type, or a pointer to one.
+func only[T comparable](values ...T) Rule {
+	return Rule{Verdict: Honoured, allow: func(v, _ reflect.Value) bool {
+		for v.Kind() == reflect.Pointer {
+			v = v.Elem()
+		}
+		t, ok := v.Interface().(T)
+		return ok && slices.Contains(values, t)
+	}}
+}
+
+// onlyMemory: the size of a memory volume is its tmpfs's; that of a disk volume would have to be watched.
+func onlyMemory(_, parent reflect.Value) bool {
+	dir, ok := parent.Interface().(v1.EmptyDirVolumeSource)
+	return ok && dir.Medium == v1.StorageMediumMemory
+}
+
+var securityAnnotations = []string{
+	"container.apparmor.security.beta.kubernetes.io/",
+	"container.seccomp.security.alpha.kubernetes.io/",
+	"seccomp.security.alpha.kubernetes.io/",
+}
+
+var resources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory)}}
+
+var seccompTypes = only(v1.SeccompProfileTypeRuntimeDefault, v1.SeccompProfileTypeUnconfined, v1.SeccompProfileTypeLocalhost)
+
+const cluster = "needs a cluster"
+
+// table has a row for every field. A row speaks for all that is below it, except that structs and lists without a row
+// are looked into.
+var table = map[string]Rule{
+	"metadata.name": honoured, "metadata.generateName": honoured, "metadata.namespace": honoured, "metadata.uid": honoured,
+	"metadata.selfLink": honoured, "metadata.resourceVersion": honoured, "metadata.generation": honoured,
+	"metadata.creationTimestamp": honoured, "metadata.deletionTimestamp": honoured,
+	"metadata.deletionGracePeriodSeconds": honoured, "metadata.labels": honoured, "metadata.annotations": honoured,
+	"metadata.finalizers": honoured, "metadata.managedFields": honoured,
+	"metadata.ownerReferences": notYet,
+
+	"spec.restartPolicy": honoured, "spec.terminationGracePeriodSeconds": honoured, "spec.nodeName": honoured,
+	"spec.dnsPolicy": honoured, "spec.dnsConfig.nameservers": honoured, "spec.dnsConfig.searches": honoured,
+	"spec.dnsConfig.options[].name": honoured, "spec.dnsConfig.options[].value": honoured,
+	"spec.hostNetwork": honoured, "spec.hostPID": honoured, "spec.hostIPC": honoured, "spec.shareProcessNamespace": honoured,
+	"spec.hostname": honoured, "spec.hostAliases[].ip": honoured, "spec.hostAliases[].hostnames": honoured,
+
+	"spec.enableServiceLinks":           honoured, // true is the default; there are no services, so false is true too
+	"spec.automountServiceAccountToken": only(false),
+	"spec.schedulerName":                only(v1.DefaultSchedulerName),
+	"spec.hostUsers":                    only(true),
+	"spec.setHostnameAsFQDN":            only(false),
+
+	"spec.initContainers": notYet, "spec.ephemeralContainers": notYet, "spec.activeDeadlineSeconds": notYet,
+	"spec.nodeSelector": notYet, "spec.serviceAccountName": notYet, "spec.serviceAccount": notYet,
+	"spec.imagePullSecrets": notYet, "spec.subdomain": notYet, "spec.affinity": notYet, "spec.tolerations": notYet,
+	"spec.priorityClassName": notYet, "spec.priority": notYet, "spec.preemptionPolicy": notYet,
+	"spec.readinessGates": notYet, "spec.runtimeClassName": notYet, "spec.overhead": notYet,
+	"spec.topologySpreadConstraints": notYet, "spec.os": notYet, "spec.schedulingGates": notYet,
+	"spec.resources": notYet, "spec.hostnameOverride": notYet,
+	"spec.resourceClaims": refused(cluster), "spec.schedulingGroup": refused(cluster),
+
+	"spec.securityContext.runAsUser": honoured, "spec.securityContext.runAsGroup": honoured,
+	"spec.securityContext.runAsNonRoot": honoured, "spec.securityContext.supplementalGroups": honoured,
+	"spec.securityContext.fsGroup":                         honoured,
+	"spec.securityContext.seccompProfile.type":             seccompTypes,
+	"spec.securityContext.seccompProfile.localhostProfile": honoured,
+	"spec.securityContext.supplementalGroupsPolicy":        only(v1.SupplementalGroupsPolicyMerge),
+	"spec.securityContext.sysctls":                         notYet, "spec.securityContext.fsGroupChangePolicy": notYet,
+	"spec.securityContext.appArmorProfile": notYet, "spec.securityContext.seLinuxOptions": notYet,
+	"spec.securityContext.seLinuxChangePolicy": notYet,
+	"spec.securityContext.windowsOptions":      refused("this is a Linux host"),
+
+	"spec.containers[].name": honoured, "spec.containers[].image": honoured, "spec.containers[].command": honoured,
+	"spec.containers[].args": honoured, "spec.containers[].workingDir": honoured, "spec.containers[].imagePullPolicy": honoured,
+	"spec.containers[].ports[].name": honoured, "spec.containers[].ports[].containerPort": honoured,
+	"spec.containers[].ports[].protocol": honoured, "spec.containers[].ports[].hostPort": honoured,
+	"spec.containers[].ports[].hostIP": honoured,
+	"spec.containers[].env[].name":     honoured, "spec.containers[].env[].value": honoured,
+	"spec.containers[].env[].valueFrom": notYet, "spec.containers[].envFrom": notYet,
+	"spec.containers[].resources.limits": resources, "spec.containers[].resources.requests": resources,
+	"spec.containers[].resources.claims":             refused(cluster),
+	"spec.containers[].resizePolicy[].resourceName":  honoured,
+	"spec.containers[].resizePolicy[].restartPolicy": only(v1.NotRequired),
+	"spec.containers[].restartPolicy":                notYet, "spec.containers[].restartPolicyRules": notYet,
+	"spec.containers[].volumeMounts[].name": honoured, "spec.containers[].volumeMounts[].mountPath": honoured,
+	"spec.containers[].volumeMounts[].readOnly":          honoured,
+	"spec.containers[].volumeMounts[].recursiveReadOnly": notYet, "spec.containers[].volumeMounts[].subPath": notYet,
+	"spec.containers[].volumeMounts[].subPathExpr": notYet, "spec.containers[].volumeMounts[].mountPropagation": notYet,
+	"spec.containers[].volumeDevices": refused("there are no block volumes"),
+	"spec.containers[].livenessProbe": notYet, "spec.containers[].readinessProbe": notYet,
+	"spec.containers[].startupProbe": notYet, "spec.containers[].lifecycle": notYet,
+	"spec.containers[].terminationMessagePath":   only(v1.TerminationMessagePathDefault),
+	"spec.containers[].terminationMessagePolicy": only(v1.TerminationMessageReadFile),
+	"spec.containers[].stdin":                    notYet, "spec.containers[].stdinOnce": notYet, "spec.containers[].tty": notYet,
+
+	"spec.containers[].securityContext.capabilities.add":  honoured,
+	"spec.containers[].securityContext.capabilities.drop": honoured,
+	"spec.containers[].securityContext.privileged":        honoured, "spec.containers[].securityContext.runAsUser": honoured,
+	"spec.containers[].securityContext.runAsGroup": honoured, "spec.containers[].securityContext.runAsNonRoot": honoured,
+	"spec.containers[].securityContext.readOnlyRootFilesystem":          honoured,
+	"spec.containers[].securityContext.allowPrivilegeEscalation":        honoured,
+	"spec.containers[].securityContext.procMount":                       only(v1.DefaultProcMount),
+	"spec.containers[].securityContext.seccompProfile.type":             seccompTypes,
+	"spec.containers[].securityContext.seccompProfile.localhostProfile": honoured,
+	"spec.containers[].securityContext.appArmorProfile":                 notYet,
+	"spec.containers[].securityContext.seLinuxOptions":                  notYet,
+	"spec.containers[].securityContext.windowsOptions":                  refused("this is a Linux host"),
+
+	"spec.volumes[].name":               honoured,
+	"spec.volumes[].emptyDir.medium":    only(v1.StorageMediumDefault, v1.StorageMediumMemory),
+	"spec.volumes[].emptyDir.sizeLimit": {Verdict: Honoured, Why: "with medium Memory it is", allow: onlyMemory},
+	"spec.volumes[].hostPath.path":      honoured, "spec.volumes[].hostPath.type": honoured,
+	"spec.volumes[].configMap": notYet, "spec.volumes[].secret": notYet, "spec.volumes[].downwardAPI": notYet,
+	"spec.volumes[].projected": notYet, "spec.volumes[].image": notYet, "spec.volumes[].nfs": notYet,
+	"spec.volumes[].iscsi": notYet, "spec.volumes[].fc": notYet, "spec.volumes[].persistentVolumeClaim": notYet,
+	"spec.volumes[].ephemeral": notYet, "spec.volumes[].csi": notYet,
+	"spec.volumes[].gcePersistentDisk": refused(cluster), "spec.volumes[].awsElasticBlockStore": refused(cluster),
+	"spec.volumes[].gitRepo":   refused("upstream has turned it off: it runs commands of the repository"),
+	"spec.volumes[].glusterfs": refused(cluster), "spec.volumes[].rbd": refused(cluster),
+	"spec.volumes[].flexVolume": refused(cluster), "spec.volumes[].cinder": refused(cluster),
+	"spec.volumes[].cephfs": refused(cluster), "spec.volumes[].flocker": refused(cluster),
+	"spec.volumes[].azureFile": refused(cluster), "spec.volumes[].azureDisk": refused(cluster),
+	"spec.volumes[].vsphereVolume": refused(cluster), "spec.volumes[].quobyte": refused(cluster),
+	"spec.volumes[].photonPersistentDisk": refused(cluster), "spec.volumes[].portworxVolume": refused(cluster),
+	"spec.volumes[].scaleIO": refused(cluster), "spec.volumes[].storageos": refused(cluster),
+}
