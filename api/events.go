@@ -89,6 +89,7 @@ func (s *Server) recordEvents(ctx context.Context) {
 
 // putEvent writes an event, or the new count and message of one that was written before.
 func (s *Server) putEvent(ctx context.Context, event *v1.Event) (*v1.Event, error) {
+	ctx = request.WithRequestInfo(ctx, &request.RequestInfo{APIVersion: "v1"}) // validated by the rules of core/v1
 	ctx, cancel := context.WithTimeout(request.WithNamespace(ctx, event.Namespace), 10*time.Second)
 	defer cancel()
 	internal := &core.Event{}
