@@ -24,7 +24,7 @@ var (
 // step and each status; here it is checked that the pod always gets where it should.
 func TestRandomLives(t *testing.T) {
 	if *lifeSeed != 0 {
-		synctest.Test(t, func(t *testing.T) { life(t, *lifeSeed, t.Logf) })
+		synctest.Test(t, func(t *testing.T) { life(t, *lifeSeed, true) })
 		return
 	}
 	begin, lives := time.Now(), 0
@@ -33,7 +33,7 @@ func TestRandomLives(t *testing.T) {
 		if seed > 1000 {
 			at = rand.Uint64() // beyond the first thousand every run lives others
 		}
-		synctest.Test(t, func(t *testing.T) { life(t, at, func(string, ...any) {}) })
+		synctest.Test(t, func(t *testing.T) { life(t, at, false) })
 		if t.Failed() {
 			t.Logf("live it again with -run TestRandomLives -life.seed=%d", at)
 		}
@@ -42,13 +42,16 @@ func TestRandomLives(t *testing.T) {
 	t.Logf("%d lives in %v", lives, time.Since(begin).Round(time.Millisecond))
 }
 
-func life(t *testing.T, seed uint64, log func(string, ...any)) {
-	rng := rand.New(rand.NewPCG(seed, 2))
-	w := randomWorld(t, rng, seed)
+func life(t *testing.T, seed uint64, tells bool) {
+	rng := rand.New(rand.NewPCG(seed, 2)) // of what happens; what the host does is drawn under its lock
+	w := randomWorld(t, rand.New(rand.NewPCG(seed, 3)), seed)
+	w.tells = tells
 	w.log = func(format string, args ...any) {
-		log("%12s  "+format, append([]any{stamp(time.Since(w.started))}, args...)...)
+		if tells {
+			t.Logf("%12s  "+format, append([]any{stamp(time.Since(w.started))}, args...)...)
+		}
 	}
-	w.log("policy %s, %d containers", w.pod.Spec.RestartPolicy, len(w.pod.Spec.Containers))
+	w.log("%s, %d containers", w.pod.Spec.RestartPolicy, len(w.pod.Spec.Containers))
 	w.boot()
 	trouble(w, rng)
 	// Calm: nothing fails any more. Images that were never pulled may be loaded now.
@@ -78,7 +81,10 @@ func state(w *world) string {
 func trouble(w *world, rng *rand.Rand) {
 	for range 1 + rng.IntN(10) {
 		time.Sleep(span(rng))
-		if w.finished {
+		w.mu.Lock()
+		finished := w.finished
+		w.mu.Unlock()
+		if finished {
 			return
 		}
 		switch rng.IntN(10) {

@@ -149,6 +149,7 @@ func (s *story) pod(policy v1.RestartPolicy, names []string) {
 	for _, c := range s.w.pod.Spec.Containers {
 		s.w.images[c.Image] = true
 	}
+	s.w.tells = true
 	s.w.log = func(format string, args ...any) {
 		fmt.Fprintf(s.out, "%11s  "+format+"\n", append([]any{stamp(time.Since(s.begin))}, args...)...)
 	}

@@ -52,6 +52,7 @@ type world struct {
 
 	finished bool
 	effects  int
+	tells    bool // whether log is listened to
 	log      func(format string, args ...any)
 }
 
@@ -227,7 +228,7 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 	default:
 		f.Containers = w.instances(nil)
 	}
-	return w.pod.DeepCopy(), f
+	return w.pod, f
 }
 
 // instances joins what containerd has with the two newest records of each container.
@@ -726,8 +727,10 @@ func (w *world) publish(d *daemon, pod *v1.Pod, f status.Facts) {
 			w.t.Errorf("%s: restart count of %s fell from %d to %d", w.name, c.Name, d.prev.ContainerStatuses[i].RestartCount, c.RestartCount)
 		}
 	}
-	if now := summary(stamped); now != summary(d.prev) {
-		w.log("status %s", now)
+	if w.tells {
+		if now := summary(stamped); now != summary(d.prev) {
+			w.log("status %s", now)
+		}
 	}
 	d.last, d.prev = s, stamped
 }
