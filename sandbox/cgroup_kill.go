@@ -72,6 +72,21 @@ func (s *Sandboxes) RemoveCgroup(ctx context.Context, uid string) error {
 	return nil
 }
 
+// RemoveParent removes what all pods have in common, if no pod is left. It is for taking podd off a host.
+func (s *Sandboxes) RemoveParent() error {
+	s.cg.mu.Lock()
+	defer s.cg.mu.Unlock()
+	for _, h := range slices.Concat(s.cg.trees, s.cg.spare) {
+		for _, d := range []string{kubepods + "/burstable", kubepods + "/besteffort", kubepods, ""} {
+			dir := filepath.Join(h.at, s.cg.parent, d)
+			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+				return &os.PathError{Op: "rmdir", Path: dir, Err: err}
+			}
+		}
+	}
+	return nil
+}
+
 // until calls f until it is done, in growing intervals.
 func until(ctx context.Context, f func() (done bool, err error)) error {
 	wait := time.Millisecond

@@ -1,0 +1,213 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"podd/runtime/containers"
+)
+
+func testPod(change ...func(*v1.Pod)) *v1.Pod {
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "u1"}}
+	p.Spec.DNSPolicy = v1.DNSDefault
+	p.Spec.Containers = []v1.Container{{Name: "app"}}
+	for _, c := range change {
+		c(p)
+	}
+	return p
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestHostname(t *testing.T) {
+	long := strings.Repeat("a", 62) + "-bcd"
+	for _, tt := range []struct{ name, hostname, want string }{
+		{"web", "", "web"}, {"web", "db", "db"}, {long, "", strings.Repeat("a", 62)},
+	} {
+		p := testPod(func(p *v1.Pod) { p.Name, p.Spec.Hostname = tt.name, tt.hostname })
+		if got := Hostname(p); got != tt.want {
+			t.Errorf("%q %q: got %q", tt.name, tt.hostname, got)
+		}
+	}
+	host, _ := os.Hostname()
+	if got := Hostname(testPod(func(p *v1.Pod) { p.Spec.HostNetwork = true })); got != host {
+		t.Errorf("hostNetwork: got %q", got)
+	}
+}
+
+func TestResolvConf(t *testing.T) {
+	const host = "# c\nnameserver 192.0.2.1\nsearch old\nsearch a.example. b.example .\noptions ndots:2 rotate\noptions ndots:3\n"
+	many := "search"
+	for i := range 40 {
+		many += fmt.Sprintf(" s%d", i)
+	}
+	for name, tt := range map[string]struct {
+		host   string
+		change func(*v1.PodSpec)
+		want   string
+		notes  []string
+	}{
+		"default": {host: host, want: "search a.example b.example\nnameserver 192.0.2.1\noptions ndots:3 rotate\n"},
+		"no file": {},
+		"none": {host: host, change: func(s *v1.PodSpec) {
+			s.DNSPolicy, s.DNSConfig = v1.DNSNone, &v1.PodDNSConfig{Nameservers: []string{"192.0.2.9"}}
+		}, want: "nameserver 192.0.2.9\n"},
+		"cluster": {host: "nameserver 192.0.2.1\n", change: func(s *v1.PodSpec) { s.DNSPolicy = v1.DNSClusterFirst },
+			want: "nameserver 192.0.2.1\n", notes: []string{"MissingClusterDNS"}},
+		"cluster with host network": {host: "nameserver 192.0.2.1\n", change: func(s *v1.PodSpec) {
+			s.DNSPolicy, s.HostNetwork = v1.DNSClusterFirst, true
+		}, want: "nameserver 192.0.2.1\n"},
+		"cluster also with host network": {host: "nameserver 192.0.2.1\n", change: func(s *v1.PodSpec) {
+			s.DNSPolicy, s.HostNetwork = v1.DNSClusterFirstWithHostNet, true
+		}, want: "nameserver 192.0.2.1\n", notes: []string{"MissingClusterDNS"}},
+		"added": {host: host, change: func(s *v1.PodSpec) {
+			s.DNSConfig = &v1.PodDNSConfig{Nameservers: []string{"192.0.2.1", "192.0.2.2"}, Searches: []string{"c.example"},
+				Options: []v1.PodDNSConfigOption{{Name: "ndots", Value: ptr("5")}, {Name: "edns0"}}}
+		}, want: "search a.example b.example c.example\nnameserver 192.0.2.1\nnameserver 192.0.2.2\noptions ndots:5 rotate edns0\n"},
+		"servers beyond": {host: "nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\nnameserver 192.0.2.4\n",
+			want: "nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\n", notes: []string{"DNSConfigForming"}},
+		"searches beyond": {host: many, want: many[:strings.Index(many, " s32")] + "\n", notes: []string{"DNSConfigForming"}},
+		"long search":     {host: "search a " + strings.Repeat("b", 254), want: "search a\n", notes: []string{"DNSConfigForming"}},
+	} {
+		p := testPod()
+		if tt.change != nil {
+			tt.change(&p.Spec)
+		}
+		got, notes := EffectiveResolvConf(p, []byte(tt.host))
+		var reasons []string
+		for _, n := range notes {
+			reasons = append(reasons, n.Reason)
+		}
+		if got != tt.want || !slices.Equal(reasons, tt.notes) {
+			t.Errorf("%s: got %q %q, want %q %q", name, got, reasons, tt.want, tt.notes)
+		}
+	}
+	chars := "search " + strings.Repeat(strings.Repeat("x", 250)+" ", 20)
+	got, _ := EffectiveResolvConf(testPod(), []byte(chars))
+	if n := len(strings.TrimPrefix(strings.TrimSpace(got), "search ")); n > maxSearchChars || n < maxSearchChars-251 {
+		t.Errorf("search list of %d characters", n)
+	}
+}
+
+func TestHosts(t *testing.T) {
+	node := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(node, []byte("127.0.0.1 node\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := &Sandboxes{opts: Options{Hosts: node}}
+	aliases := []v1.HostAlias{{IP: "192.0.2.5", Hostnames: []string{"a", "b"}}}
+	got, err := s.hosts(testPod(func(p *v1.Pod) { p.Spec.HostAliases, p.Spec.Subdomain = aliases, "sub" }), []string{"10.0.0.1", "fd00::1"})
+	const want = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+		"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n" +
+		"10.0.0.1\tweb.sub.default.svc.cluster.local\tweb\nfd00::1\tweb.sub.default.svc.cluster.local\tweb\n" +
+		"\n# Entries added by HostAliases.\n192.0.2.5\ta\tb\n"
+	if err != nil || got != want {
+		t.Errorf("got %q %v", got, err)
+	}
+	got, err = s.hosts(testPod(func(p *v1.Pod) { p.Spec.HostNetwork = true }), nil)
+	if err != nil || got != "# Kubernetes-managed hosts file (host network).\n127.0.0.1 node\n" {
+		t.Errorf("hostNetwork: got %q %v", got, err)
+	}
+}
+
+func TestEtcMounts(t *testing.T) {
+	s := &Sandboxes{opts: Options{RunDir: "/run/podd"}}
+	pod := testPod()
+	c := &pod.Spec.Containers[0]
+	c.VolumeMounts = []v1.VolumeMount{{MountPath: "/etc/hosts/"}, {MountPath: "/dev/shm"}}
+	var got []string
+	for _, m := range s.EtcMounts(pod, c) {
+		got = append(got, m.Destination)
+	}
+	if !slices.Equal(got, []string{"/etc/hostname", "/etc/resolv.conf"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestRef(t *testing.T) {
+	s := &Sandboxes{opts: Options{RunDir: "/run/podd", ID: func(uid string, n int) string { return fmt.Sprint(uid, n) }}, cg: &cgroups{parent: "/podd"}}
+	if got, want := s.Ref(testPod(), 3, "/netns"), (containers.Sandbox{
+		ID: "u13", NetNS: "/netns", IPCNS: "/run/podd/pods/u1/ns/3/ipc", UTSNS: "/run/podd/pods/u1/ns/3/uts",
+		CgroupPath: "/podd/kubepods/besteffort/podu1", Hostname: "web",
+	}); got != want {
+		t.Errorf("got %+v", got)
+	}
+	host := s.Ref(testPod(func(p *v1.Pod) {
+		p.Spec.HostNetwork, p.Spec.HostIPC, p.Spec.HostPID, p.Spec.ShareProcessNamespace = true, true, true, ptr(true)
+	}), 0, "/netns")
+	if host.NetNS+host.IPCNS+host.UTSNS+host.PIDNS != "" {
+		t.Errorf("host namespaces: %+v", host)
+	}
+	if shared := s.Ref(testPod(func(p *v1.Pod) { p.Spec.ShareProcessNamespace = ptr(true) }), 0, ""); shared.PIDNS == "" {
+		t.Errorf("shared: %+v", shared)
+	}
+}
+
+func TestPodLimits(t *testing.T) {
+	list := func(cpu, memory string) v1.ResourceList {
+		l := v1.ResourceList{}
+		if cpu != "" {
+			l[v1.ResourceCPU] = resource.MustParse(cpu)
+		}
+		if memory != "" {
+			l[v1.ResourceMemory] = resource.MustParse(memory)
+		}
+		return l
+	}
+	for name, tt := range map[string]struct {
+		requests, limits []v1.ResourceList
+		want             limits
+	}{
+		"best effort": {[]v1.ResourceList{{}}, []v1.ResourceList{{}}, limits{shares: 2}},
+		"guaranteed": {[]v1.ResourceList{list("500m", "1Mi"), list("1", "2Mi")}, []v1.ResourceList{list("500m", "1Mi"), list("1", "2Mi")},
+			limits{shares: 1536, quota: 150000, period: 100000, memory: 3 << 20}},
+		"one without limits": {[]v1.ResourceList{list("500m", ""), {}}, []v1.ResourceList{list("500m", "1Mi"), list("", "1Mi")},
+			limits{shares: 512, memory: 2 << 20}},
+		"tiny": {[]v1.ResourceList{list("1m", "")}, []v1.ResourceList{list("1m", "")}, limits{shares: 2, quota: 1000, period: 100000}},
+	} {
+		p := testPod(func(p *v1.Pod) { p.Spec.Containers = nil })
+		for i := range tt.requests {
+			p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: fmt.Sprint("c", i),
+				Resources: v1.ResourceRequirements{Requests: tt.requests[i], Limits: tt.limits[i]}})
+		}
+		if got := podLimits(p); got != tt.want {
+			t.Errorf("%s: got %+v, want %+v", name, got, tt.want)
+		}
+	}
+}
+
+func TestRewriteKeepsTheFile(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "hosts")
+	for _, content := range []string{"long content\n", "short\n", "short\n", ""} {
+		before, _ := os.Stat(name)
+		if err := rewrite(name, content); err != nil {
+			t.Fatal(err)
+		}
+		after, _ := os.Stat(name)
+		if got, _ := os.ReadFile(name); string(got) != content || before != nil && !os.SameFile(before, after) {
+			t.Errorf("got %q, want %q; same file: %v", got, content, before == nil || os.SameFile(before, after))
+		}
+	}
+	if err := os.Symlink(name, name+".link"); err != nil {
+		t.Fatal(err)
+	}
+	if err := rewrite(name+".link", "x"); err == nil {
+		t.Error("a link is written through")
+	}
+}
+
+func TestParentMustBeBelowRoot(t *testing.T) {
+	for _, p := range []string{"/", "podd", "/x/.."} {
+		if _, err := openCgroups(p); err == nil {
+			t.Errorf("%s: no error", p)
+		}
+	}
+}
