@@ -39,7 +39,8 @@ func (n *Network) setupHost(c *conf) error {
 }
 
 // setupBridge makes the default bridge before the plugin would, so that the host never listens to router
-// advertisements on it (CVE-2020-10749). The plugin gives it its address.
+// advertisements on it (CVE-2020-10749) and its IPv6 address is of use at once, without a second of duplicate address
+// detection. The plugin gives it its addresses.
 func (n *Network) setupBridge() error {
 	if _, err := netlink.LinkByName(n.o.Bridge); err != nil {
 		if !errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -51,9 +52,11 @@ func (n *Network) setupBridge() error {
 			return fmt.Errorf("make bridge %s: %w", n.o.Bridge, err)
 		}
 	}
-	err := sysctl("ipv6/conf/"+n.o.Bridge+"/accept_ra", "0")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // there is no IPv6
-		return fmt.Errorf("bridge %s: %w", n.o.Bridge, err)
+	for _, key := range []string{"accept_ra", "accept_dad"} {
+		err := sysctl("ipv6/conf/"+n.o.Bridge+"/"+key, "0")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // there is no IPv6
+			return fmt.Errorf("bridge %s: %w", n.o.Bridge, err)
+		}
 	}
 	return nil
 }
