@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os/user"
 	"runtime/debug"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"time"
@@ -148,11 +149,18 @@ func (s *Server) mux() http.Handler {
 	mux.HandleFunc("DELETE "+images.Path, s.removeImage)
 	mux.HandleFunc("POST "+images.PullPath, s.pullImage)
 	mux.HandleFunc("POST "+images.LoadPath, s.loadImages)
+	mux.HandleFunc("GET /debug/podd/goroutines", serveGoroutines)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		respondError(w, r, apierrors.NewGenericServerResponse(http.StatusNotFound, r.Method, schema.GroupResource{}, "",
 			fmt.Sprintf("there is nothing at %s", r.URL.Path), 0, true))
 	})
 	return mux
+}
+
+// serveGoroutines tells what podd is busy with: the tests' leak oracle counts it. Whoever may open the socket may ask.
+func serveGoroutines(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_ = pprof.Lookup("goroutine").WriteTo(w, 2)
 }
 
 // serveHealth: podd lives when it answers; it is ready when pods can be run.
