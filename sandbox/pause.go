@@ -78,7 +78,7 @@ func pauseSpec(pod *v1.Pod, ref containers.Sandbox, root string, h containers.Ho
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=64k"}},
 		},
-		Annotations: containers.GroupAnnotations(string(pod.UID)),
+		Annotations: containers.GroupAnnotations(ref.ID),
 		Linux: &specs.Linux{
 			CgroupsPath: path.Join(ref.CgroupPath, ref.ID),
 			Namespaces:  []specs.LinuxNamespace{{Type: specs.MountNamespace}},

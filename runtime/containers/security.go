@@ -193,5 +193,8 @@ func Lockdown(spec *specs.Spec, h Host) {
 	}
 }
 
-// GroupAnnotations puts a container into the shim of its pod.
-func GroupAnnotations(uid string) map[string]string { return map[string]string{groupAnnotation: uid} }
+// GroupAnnotations puts a container into the shim of its sandbox. The group has to be the id of the container that the
+// shim is started for: a shim takes the name of its socket for that id away when it ends, and would leave any other.
+func GroupAnnotations(sandboxID string) map[string]string {
+	return map[string]string{groupAnnotation: sandboxID}
+}

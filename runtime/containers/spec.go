@@ -52,7 +52,7 @@ func Spec(c Config, h Host) (*specs.Spec, *v1.ContainerUser, error) {
 		},
 		Root:        &specs.Root{Path: "rootfs", Readonly: s.readOnlyRoot},
 		Mounts:      mounts,
-		Annotations: GroupAnnotations(string(c.Pod.UID)),
+		Annotations: GroupAnnotations(c.Sandbox.ID),
 		Linux: &specs.Linux{
 			Namespaces:        memberNamespaces(c, h, s.privileged),
 			Resources:         resources(c.Container, h),
