@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -33,6 +34,7 @@ type client struct {
 	socket    string
 	namespace string
 	timeout   time.Duration
+	warn      io.Writer // for warnings of the server
 
 	mu      sync.Mutex
 	dialErr error // of the last connection that could not be made
@@ -91,7 +93,7 @@ func (c *client) ToRESTConfig() (*rest.Config, error) {
 		Timeout:        c.timeout,
 		UserAgent:      "podctl/" + version(),
 		QPS:            -1, // a client of one host need not hold itself back
-		WarningHandler: rest.NewWarningWriter(os.Stderr, rest.WarningWriterOptions{Deduplicate: true}),
+		WarningHandler: rest.NewWarningWriter(c.warn, rest.WarningWriterOptions{Deduplicate: true}),
 	}, nil
 }
 

@@ -38,6 +38,7 @@ func run(args []string, streams genericiooptions.IOStreams) (code int) {
 	if terminal(streams.ErrOut) {
 		p.shown.ErrOut = &cleaner{w: streams.ErrOut}
 	}
+	p.client.warn = p.shown.ErrOut
 	// kubectl's commands end by calling this; they do so on the goroutine that runs them.
 	cmdutil.BehaviorOnFatal(func(message string, code int) { panic(exit{message, code}) })
 	defer func() {
@@ -83,7 +84,7 @@ func (p *podctl) root() *cobra.Command {
 	root.SetErr(p.streams.ErrOut)
 	root.SetIn(p.streams.In)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w\nSee '%s --help' for usage.", err, cmd.CommandPath())
+		return fmt.Errorf("%w\nSee '%s --help' for usage", err, cmd.CommandPath())
 	})
 	p.client.addFlags(root.PersistentFlags())
 	for _, cmd := range p.kubectl() {
