@@ -22,11 +22,16 @@ func Stamp(prev, next v1.PodStatus, now time.Time) v1.PodStatus {
 		keepUnseen(out.ContainerStatuses, prev.ContainerStatuses)
 		keepUnseen(out.EphemeralContainerStatuses, prev.EphemeralContainerStatuses)
 	}
-	var merged []v1.PodCondition
+	var merged, before []v1.PodCondition
 	for _, c := range prev.Conditions {
-		if !slices.Contains(owned, c.Type) {
+		if slices.Contains(owned, c.Type) {
+			before = append(before, c)
+		} else {
 			merged = append(merged, c)
 		}
+	}
+	if out.Phase == v1.PodUnknown && len(before) > 0 {
+		out.Conditions = before // they speak of the states that are kept
 	}
 	for _, c := range out.Conditions {
 		c.LastTransitionTime = second(metav1.NewTime(now))
