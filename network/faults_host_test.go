@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -81,6 +82,9 @@ func main() {
 		child := exec.Command("/bin/busybox", "sleep", "1000")
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 		child.Start()
+		if f, err := os.OpenFile(filepath.Join(dir, "started"), os.O_WRONLY, 0); err == nil {
+			fmt.Fprintln(f, child.Process.Pid)
+		}
 		time.Sleep(1000 * time.Second)
 	case "garbage":
 		real.Run()
@@ -387,6 +391,53 @@ func victim(t *testing.T, dir string) {
 	ensure(t, n, p)
 	remove(t, n, p)
 	t.Error("the kill point was not passed")
+}
+
+// podd is killed while ADD is at work: the plugin goes with it, and the next podd finds what it has to undo.
+func TestKilledDuringAdd(t *testing.T) {
+	if dir := os.Getenv("PODD_NETWORK_TEST_ADDING"); dir != "" {
+		n := open(t, dir, func(o *Options) { o.BinDirs = []string{os.Getenv("PODD_NETWORK_TEST_BIN"), bundle()} })
+		_, err := n.Ensure(t.Context(), pod("p"))
+		t.Fatalf("Ensure came back: %v", err)
+	}
+	bin, fault := faulty(t)
+	fault("ADD hang")
+	started := filepath.Join(bin, "started")
+	if err := unix.Mkfifo(started, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n, dir := host(t, nil)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestKilledDuringAdd$")
+	cmd.Env = append(os.Environ(), "PODD_NETWORK_TEST_ADDING="+dir, "PODD_NETWORK_TEST_BIN="+bin)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(started) // until the plugin opens it, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var child int
+	if _, err := fmt.Fscan(f, &child); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Kill(child, unix.SIGKILL)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if _, err := io.ReadAll(f); err != nil { // until the plugin is gone
+		t.Fatal(err)
+	}
+	n = open(t, dir, nil)
+	if s, err := n.Look("uid-p"); err != nil || s.Ready || !s.Attached {
+		t.Errorf("Look = %+v, %v", s, err)
+	}
+	r := ensure(t, n, pod("p"))
+	if got := addresses(t, n); !slices.Equal(got, r.IPs) {
+		t.Errorf("addresses = %v, want only %v", got, r.IPs)
+	}
+	remove(t, n, pod("p"))
 }
 
 // A plugin that knows host ports is left to do them.
