@@ -91,7 +91,7 @@ func (c *client) ToRESTConfig() (*rest.Config, error) {
 		Host:           host,
 		Dial:           c.dial,
 		Timeout:        c.timeout,
-		UserAgent:      "podctl/" + version(),
+		UserAgent:      "podctl/" + release(),
 		QPS:            -1, // a client of one host need not hold itself back
 		WarningHandler: rest.NewWarningWriter(c.warn, rest.WarningWriterOptions{Deduplicate: true}),
 	}, nil

@@ -240,7 +240,7 @@ func (c *client) request(ctx context.Context, method, path string, query url.Val
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("User-Agent", "podctl/"+version())
+	req.Header.Set("User-Agent", "podctl/"+release())
 	req.Header.Set("Accept", "application/json")
 	if body != nil {
 		req.Header.Set("Content-Type", "application/x-tar")

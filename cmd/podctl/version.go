@@ -12,13 +12,13 @@ import (
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 )
 
-// release is set by the build (-X main.release=v1.2.3).
-var release string
+// version is set by the build (-X main.version=v1.2.3).
+var version string
 
-// version is the release, or the commit that a development build was made from.
-func version() string {
-	if release != "" {
-		return release
+// release is the version, or the commit that a development build was made from.
+func release() string {
+	if version != "" {
+		return version
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
@@ -43,7 +43,7 @@ func (p *podctl) version() *cobra.Command {
 				Go     string           `json:"goVersion"`
 				Server *apiversion.Info `json:"serverVersion,omitempty"`
 			}
-			said.Client, said.Go = version(), runtime.Version()
+			said.Client, said.Go = release(), runtime.Version()
 			var err error
 			if !onlyClient {
 				said.Server, err = p.serverVersion()
