@@ -95,7 +95,7 @@ func (s *story) command(words []string, out *bytes.Buffer) {
 		t := Task{Op: Op(words[1]), Name: words[2]}
 		s.f.Failures[t] = Failure{Count: s.number(words[3]), Last: s.f.Now, Message: strings.Join(words[4:], " ")}
 	case "condition":
-		c := v1.PodCondition{Type: v1.PodConditionType(words[1]), Status: v1.ConditionStatus(words[2])}
+		c := v1.PodCondition{Type: v1.PodConditionType(words[1]), Status: v1.ConditionStatus(words[2]), LastTransitionTime: second(metav1.NewTime(s.f.Now))}
 		s.pod.Status.Conditions = append(s.pod.Status.Conditions, c)
 		s.prev.Conditions = append(s.prev.Conditions, c)
 	case "publish":
