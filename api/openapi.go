@@ -30,8 +30,8 @@ import (
 var documents embed.FS
 
 const (
-	protobufV2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
-	protobufV3 = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"
+	protobufV2 = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+	protobufV3 = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
 )
 
 func serveOpenAPIv2(w http.ResponseWriter, r *http.Request) {
