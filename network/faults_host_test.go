@@ -406,7 +406,7 @@ func TestKilledDuringAdd(t *testing.T) {
 	if err := unix.Mkfifo(started, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n, dir := host(t, nil)
+	_, dir := host(t, nil)
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestKilledDuringAdd$")
 	cmd.Env = append(os.Environ(), "PODD_NETWORK_TEST_ADDING="+dir, "PODD_NETWORK_TEST_BIN="+bin)
 	if err := cmd.Start(); err != nil {
@@ -429,7 +429,7 @@ func TestKilledDuringAdd(t *testing.T) {
 	if _, err := io.ReadAll(f); err != nil { // until the plugin is gone
 		t.Fatal(err)
 	}
-	n = open(t, dir, nil)
+	n := open(t, dir, nil)
 	if s, err := n.Look("uid-p"); err != nil || s.Ready || !s.Attached {
 		t.Errorf("Look = %+v, %v", s, err)
 	}
@@ -449,7 +449,7 @@ func TestPluginMapsPorts(t *testing.T) {
 		} `json:"runtimeConfig"`
 		types.PluginConf
 	}
-	n, dir := host(t, nil)
+	_, dir := host(t, nil)
 	script := fmt.Sprintf("#!/bin/sh\ncat > %s/seen\nexec cat %s/result\n", bin, bin)
 	if err := os.WriteFile(filepath.Join(bin, "ports"), []byte(script), 0o700); err != nil {
 		t.Fatal(err)
@@ -462,7 +462,7 @@ func TestPluginMapsPorts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "net.d", "00-theirs.conflist"), []byte(list), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n = open(t, dir, func(o *Options) { o.BinDirs = []string{bin} })
+	n := open(t, dir, func(o *Options) { o.BinDirs = []string{bin} })
 	p := pod("p", port(8080, 80, "", ""))
 	r := ensure(t, n, p)
 	b, err := os.ReadFile(filepath.Join(bin, "seen"))

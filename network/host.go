@@ -132,6 +132,9 @@ func forgetFlows(ms []mapping) error {
 		}
 		if err == nil {
 			_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, fam, filter)
+			for errors.Is(err, netlink.ErrDumpInterrupted) {
+				_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, fam, filter)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("hostPort %d/udp: forget old flows: %w", m.HostPort, err)

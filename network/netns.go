@@ -31,8 +31,8 @@ func (n *Network) Netns(ctx context.Context, p Pod) (string, error) {
 		return "", fmt.Errorf("network namespace %s: %w", path, err)
 	}
 	defer release()
-	if _, ok := netnsID(path); ok {
-		return path, nil
+	if id, err := netnsID(path); err != nil || id != "" {
+		return path, err
 	}
 	if err := unpin(path); err != nil {
 		return "", err
@@ -47,29 +47,35 @@ func (n *Network) netnsPath(uid string, attempt int) string {
 	return filepath.Join(n.o.NetnsDir, attemptID(uid, attempt))
 }
 
-// netnsID identifies the namespace that is pinned at path. It is not ok when there is none, or when it is the host's
-// own, which no pod may be given.
-func netnsID(path string) (string, bool) {
+// netnsID identifies the namespace that is pinned at path. It is empty when there is none, or when it is the host's own,
+// which no pod may be given. An error says that it could not be looked at, which tells neither.
+func netnsID(path string) (string, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return "", false
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		return "", nil // nothing, a link, a socket or another thing that is no namespace
+	case err != nil:
+		return "", fmt.Errorf("network namespace %s: %w", path, err)
 	}
 	defer unix.Close(fd)
 	var fsys unix.Statfs_t
-	if err := unix.Fstatfs(fd, &fsys); err != nil || fsys.Type != unix.NSFS_MAGIC {
-		return "", false
+	if err := unix.Fstatfs(fd, &fsys); err != nil {
+		return "", fmt.Errorf("network namespace %s: %w", path, err)
+	}
+	if fsys.Type != unix.NSFS_MAGIC {
+		return "", nil
 	}
 	if kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
-		return "", false
+		return "", nil
 	}
 	var st, host unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || unix.Stat("/proc/self/ns/net", &host) != nil {
-		return "", false
+	if err := errors.Join(unix.Fstat(fd, &st), unix.Stat("/proc/self/ns/net", &host)); err != nil {
+		return "", fmt.Errorf("network namespace %s: %w", path, err)
 	}
 	if st.Dev == host.Dev && st.Ino == host.Ino {
-		return "", false
+		return "", nil
 	}
-	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), true
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), nil
 }
 
 // makeNetns makes a namespace on a thread that is thrown away after: a thread that has been in another namespace

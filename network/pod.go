@@ -65,18 +65,10 @@ func (n *Network) ensure(ctx context.Context, p Pod) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	a := r.find(p.Attempt)
-	if a == nil || !n.good(*a, path) {
-		if a != nil {
-			if err := n.del(ctx, &r, *a, path); err != nil {
-				return Result{}, err
-			}
-		}
-		if err := n.add(ctx, c, &r, p, path); err != nil {
-			return Result{}, err
-		}
-		a = r.find(p.Attempt)
+	if err := n.attached(ctx, c, &r, p, path); err != nil {
+		return Result{}, err
 	}
+	a := r.find(p.Attempt)
 	if ports := hostPorts(p.Ports); len(ports) > 0 && !c.mapsPorts() && len(a.Ports) == 0 {
 		ms, err := mappings(ports, a.IPs)
 		if err != nil {
@@ -87,6 +79,19 @@ func (n *Network) ensure(ctx context.Context, p Pod) (Result, error) {
 		}
 	}
 	return Result{IPs: a.IPs, Netns: path}, nil
+}
+
+// attached makes sure that ADD has been done and what it made is there.
+func (n *Network) attached(ctx context.Context, c *conf, r *record, p Pod, path string) error {
+	if a := r.find(p.Attempt); a != nil {
+		if ok, err := n.good(*a, path); err != nil || ok {
+			return err
+		}
+		if err := n.del(ctx, *a, path); err != nil {
+			return err
+		}
+	}
+	return n.add(ctx, c, r, p, path)
 }
 
 // add runs ADD. That it is about to run is recorded before, with all that DEL needs.
@@ -171,60 +176,82 @@ func (a *attempt) fill(answer types.Result, path string) error {
 			}
 		}
 	}
-	var ok bool
-	if a.NetnsID, ok = netnsID(path); !ok {
-		return fmt.Errorf("namespace %s went away", path)
+	if a.NetnsID, err = netnsID(path); err != nil {
+		return err
+	}
+	if a.NetnsID == "" {
+		return fmt.Errorf("network namespace %s: went away", path)
 	}
 	a.Added = true
 	return nil
 }
 
-// good says whether what is recorded of the attempt is still what is there.
-func (n *Network) good(a attempt, path string) bool {
-	id, ok := netnsID(path)
-	return ok && a.Added && id == a.NetnsID && hasInterface(path, a.IPs) && onBridge(a)
+// good says whether what is recorded of the attempt is still what is there. An error says that it could not be looked
+// at: that is no reason to take a pod's address away.
+func (n *Network) good(a attempt, path string) (bool, error) {
+	if !a.Added {
+		return false, nil
+	}
+	if id, err := netnsID(path); err != nil || id != a.NetnsID {
+		return false, err
+	}
+	if ok, err := hasInterface(path, a.IPs); err != nil || !ok {
+		return false, err
+	}
+	return onBridge(a)
 }
 
 // hasInterface looks into the namespace for the pod's interface with all its addresses.
-func hasInterface(path string, ips []string) bool {
+func hasInterface(path string, ips []string) (bool, error) {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
-		return false
+		return false, fmt.Errorf("network namespace %s: %w", path, err)
 	}
 	defer ns.Close()
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
-		return false
+		return false, fmt.Errorf("network namespace %s: %w", path, err)
 	}
 	defer h.Close()
 	link, err := h.LinkByName(ifName)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return false, nil
+	}
 	if err != nil {
-		return false
+		return false, fmt.Errorf("interface %s in %s: %w", ifName, path, err)
 	}
 	addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
+	for errors.Is(err, netlink.ErrDumpInterrupted) {
+		addrs, err = h.AddrList(link, netlink.FAMILY_ALL)
+	}
 	if err != nil {
-		return false
+		return false, fmt.Errorf("addresses in %s: %w", path, err)
 	}
 	for _, ip := range ips {
 		want := net.ParseIP(ip)
 		if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(want) }) {
-			return false
+			return false, nil
 		}
 	}
-	return true
+	return true, nil
 }
 
 // onBridge says whether the host end is still on the bridge that ADD put it on.
-func onBridge(a attempt) bool {
+func onBridge(a attempt) (bool, error) {
 	if a.Master == "" {
-		return true
+		return true, nil
 	}
-	bridge, err := net.InterfaceByName(a.Master)
-	if err != nil {
-		return false
+	bridge, err := netlink.LinkByName(a.Master)
+	if err == nil {
+		var link netlink.Link
+		if link, err = netlink.LinkByName(a.HostIf); err == nil {
+			return link.Attrs().MasterIndex == bridge.Attrs().Index, nil
+		}
 	}
-	link, err := netlink.LinkByName(a.HostIf)
-	return err == nil && link.Attrs().MasterIndex == bridge.Index
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return false, nil
+	}
+	return false, fmt.Errorf("interface %s on %s: %w", a.HostIf, a.Master, err)
 }
 
 // Look says what there is for the pod. It changes nothing and executes nothing.
@@ -248,8 +275,8 @@ func (n *Network) Look(uid string) (State, error) {
 	path := n.netnsPath(uid, newest.Attempt)
 	s.Attempt = newest.Attempt
 	s.Result = Result{IPs: newest.IPs, Netns: path}
-	s.Ready = n.good(newest, path)
-	return s, nil
+	s.Ready, err = n.good(newest, path)
+	return s, err
 }
 
 // Remove takes away all that any attempt of the pod has: host ports, interface, addresses, namespace. It is nil when
@@ -321,7 +348,7 @@ func (n *Network) unrecorded(uid string, recorded bool) ([]attempt, error) {
 // detach takes one attempt away and out of the record.
 func (n *Network) detach(ctx context.Context, r *record, a attempt) error {
 	path := n.netnsPath(r.UID, a.Attempt)
-	if err := n.del(ctx, r, a, path); err != nil {
+	if err := n.del(ctx, a, path); err != nil {
 		return err
 	}
 	release, err := n.pin.take(ctx, r.UID)
@@ -340,7 +367,7 @@ func (n *Network) detach(ctx context.Context, r *record, a attempt) error {
 
 // del takes host ports, interface and addresses of an attempt away, with the configuration that ADD had. Without a
 // namespace (after a reboot, or when someone took it) plugins get none, and free what they keep elsewhere.
-func (n *Network) del(ctx context.Context, r *record, a attempt, path string) error {
+func (n *Network) del(ctx context.Context, a attempt, path string) error {
 	c, err := n.confOf(a)
 	if err != nil {
 		return err
@@ -348,7 +375,9 @@ func (n *Network) del(ctx context.Context, r *record, a attempt, path string) er
 	if err := n.unmapPorts(a); err != nil {
 		return err
 	}
-	if _, ok := netnsID(path); !ok {
+	if id, err := netnsID(path); err != nil {
+		return err
+	} else if id == "" {
 		path = ""
 	}
 	killpoint.At("network.del.before")
