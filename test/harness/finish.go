@@ -22,14 +22,16 @@ import (
 func (p *Podd) scope() Scope {
 	s := p.hostScope()
 	s.Root, s.State, s.LogDir = p.Root, p.State, p.LogDir
-	s.Containerd, s.Namespace = p.ContainerdSocket, p.Namespace
+	s.Containerd = p.ContainerdSocket
 	s.Pid, s.Goroutines = p.Pid(), p.goroutines
 	return s
 }
 
 // hostScope is what of this podd is on the host outside its directories.
 func (p *Podd) hostScope() Scope {
-	return Scope{Root: p.Root, State: p.State, LogDir: p.LogDir, CgroupParent: p.CgroupParent, Bridge: p.Bridge, Table: p.Table}
+	return Scope{
+		Root: p.Root, State: p.State, LogDir: p.LogDir, CgroupParent: p.CgroupParent, Bridge: p.Bridge, Table: p.Table, Namespace: p.Namespace,
+	}
 }
 
 // kept are the classes that come with the first pod and stay: one of each, however many pods there were.

@@ -372,16 +372,19 @@ func (p *Podd) Config() *rest.Config { return &rest.Config{Host: "http://podd", 
 // Client is a client-go client over podd's socket. Its idle connections count for podd's descriptors until the test ends.
 func (p *Podd) Client() *kubernetes.Clientset {
 	p.t.Helper()
-	c, err := kubernetes.NewForConfig(p.Config())
+	c, closeIdle, err := p.client()
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.t.Cleanup(func() {
-		if r, ok := c.CoreV1().RESTClient().(*rest.RESTClient); ok && r.Client != nil {
-			r.Client.CloseIdleConnections()
-		}
-	})
+	p.t.Cleanup(closeIdle)
 	return c
+}
+
+// client also returns what closes its idle connections, which are descriptors and goroutines of podd.
+func (p *Podd) client() (*kubernetes.Clientset, func(), error) {
+	transport := &http.Transport{DialContext: p.dial}
+	c, err := kubernetes.NewForConfigAndClient(&rest.Config{Host: "http://podd", QPS: -1}, &http.Client{Transport: transport})
+	return c, transport.CloseIdleConnections, err
 }
 
 // goroutines asks podd's debug endpoint.
@@ -405,16 +408,11 @@ func (p *Podd) goroutines() (map[string]int, error) {
 func (p *Podd) DeletePods() error {
 	ctx, cancel := context.WithTimeout(context.Background(), deleteLimit)
 	defer cancel()
-	config := p.Config()
-	client, err := rest.HTTPClientFor(config)
+	c, closeIdle, err := p.client()
 	if err != nil {
 		return err
 	}
-	defer client.CloseIdleConnections()
-	c, err := kubernetes.NewForConfigAndClient(config, client)
-	if err != nil {
-		return err
-	}
+	defer closeIdle()
 	now := int64(0)
 	for {
 		list, err := c.CoreV1().Pods("").List(ctx, metav1.ListOptions{})

@@ -214,8 +214,8 @@ func (s Snapshot) iptables(ctx context.Context) error {
 	return nil
 }
 
-// cgroups are the directories below the parent in every hierarchy, v1 and v2, but for the two of the QoS classes, which
-// stay.
+// cgroups are the directories below the parent in every hierarchy, v1 and v2, but for those of the QoS classes and what
+// holds them, which stay.
 func (s Snapshot) cgroups(scope Scope) error {
 	list, err := mounts()
 	if err != nil {
@@ -233,7 +233,9 @@ func (s Snapshot) cgroups(scope Scope) error {
 			if err != nil || !d.IsDir() || path == top {
 				return err
 			}
-			if name := d.Name(); name != "besteffort" && name != "burstable" && name != "guaranteed" {
+			switch d.Name() {
+			case "kubepods", "besteffort", "burstable", "guaranteed":
+			default:
 				s.add("cgroup", path)
 			}
 			return nil
@@ -305,7 +307,7 @@ func (s Snapshot) files(scope Scope) error {
 			case strings.HasPrefix(rel, "cni/"):
 				s.add("address or CNI result", path)
 			case strings.HasPrefix(rel, "pause/") || strings.HasPrefix(rel, "bin/"):
-			case rel == "pods" || rel == "containers":
+			case rel == "pods" || rel == "containers" || rel == "runc/"+scope.Namespace || rel == "exec/exec": // directories that stay
 			default:
 				s.add("file", path)
 			}
