@@ -15,18 +15,18 @@ import (
 
 // file is one live log file. Its streams share it.
 type file struct {
-	path     string
+	path    string
+	rotated func(path string) // told after every rotation
+	refs    int               // how many targets write into it; guarded by the server's lock
+
+	mu       sync.Mutex
 	maxSize  int64
 	maxFiles int
-	rotated  func(path string) // told after every rotation
-
-	mu      sync.Mutex
-	f       *os.File
-	size    int64     // up to the end of the last whole record
-	last    age       // of the newest rotated file
-	checked time.Time // when it was last seen that the name is still this file's
-	lost    loss
-	refs    int // streams of how many targets write into it; guarded by the server's lock
+	f        *os.File
+	size     int64     // up to the end of the last whole record
+	last     age       // of the newest rotated file
+	checked  time.Time // when it was last seen that the name is still this file's
+	lost     loss
 }
 
 // loss counts what could not be written since it last could.
@@ -98,6 +98,20 @@ func (f *file) mend() error {
 	}
 	f.size = from + int64(start)
 	return f.f.Truncate(f.size)
+}
+
+// resize changes when the file is rotated and how many are kept.
+func (f *file) resize(maxSize int64, maxFiles int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.maxSize, f.maxFiles = maxSize, maxFiles
+}
+
+// limit is how many bytes are written at once: a small file is not to be filled many times over by one chunk.
+func (f *file) limit() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return int(max(1, min(bufferSize, f.maxSize/2)))
 }
 
 // write appends whole records. It does not fail and does not wait for space: what the disk does not take is dropped,

@@ -371,8 +371,10 @@ func BenchmarkContainer(b *testing.B) {
 		if err := p.Ensure(ctx, tg); err != nil {
 			b.Fatal(err)
 		}
+		code := runContainer(b, ctx, tg, fmt.Sprintf("yes %s | head -c %d >/f; for i in 0 1 2 3 4 5 6 7 8 9; do cat /f; done",
+			strings.Repeat("x", 99), size/10))
+		awaitWritten(b, ctx, tg.Path, 1)
 		begin := time.Now()
-		code := runContainer(b, ctx, tg, fmt.Sprintf("yes %s | head -c %d", strings.Repeat("x", 99), size))
 		if c := <-code; c != 0 {
 			b.Errorf("exit %d", c)
 		}

@@ -300,6 +300,65 @@ func TestSecondWriterFindsReader(t *testing.T) {
 	}
 }
 
+// A daemon started with other limits may change them; a limit of nonsense does no harm.
+func TestLimitsMayChange(t *testing.T) {
+	dir := t.TempDir()
+	w, stop := start(t, dir)
+	ctx, tg := short(t), target(dir, "c1")
+	if err := w.Ensure(ctx, tg); err != nil {
+		t.Fatal(err)
+	}
+	tg.MaxSize, tg.MaxFiles = 1, 3
+	if err := w.Ensure(ctx, tg); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	w, _ = start(t, dir)
+	out, done := openWriter(t, tg.Stdout)
+	for i := range 10 {
+		fmt.Fprintf(out, "line %d\n", i)
+	}
+	done()
+	if err := w.Drain(ctx, "c1"); err != nil {
+		t.Fatal(err)
+	}
+	if all, _ := filepath.Glob(tg.Path + "*"); len(all) != 3 {
+		t.Errorf("files: %v", all)
+	}
+	stdout, _ := read(t, tg.Path, ReadOptions{})
+	if stdout != "line 7\nline 8\nline 9\n" {
+		t.Errorf("kept %q", stdout)
+	}
+	tg.Path += "x"
+	if err := w.Ensure(ctx, tg); err == nil {
+		t.Error("one container into two files")
+	}
+}
+
+// A record that cannot be taken up again goes with its FIFOs when its container does.
+func TestRemoveWhatCouldNotBeRestored(t *testing.T) {
+	dir := t.TempDir()
+	w, stop := start(t, dir)
+	ctx, tg := short(t), target(dir, "c1")
+	if err := w.Ensure(ctx, tg); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := errors.Join(os.Remove(tg.Path), os.Mkdir(tg.Path, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	w, _ = start(t, dir)
+	if ids, err := w.List(ctx); err != nil || len(ids) > 0 {
+		t.Errorf("%v %v", ids, err)
+	}
+	if err := w.Remove(ctx, "c1"); err != nil {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(dir + "/fifo/*/*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := start(t, dir)
@@ -607,5 +666,38 @@ func BenchmarkFrame(b *testing.B) {
 		for more {
 			_, rest, _, more = frame(out[:0], h, rest, bufferSize)
 		}
+	}
+}
+
+// BenchmarkServe is from the FIFO to the file, of 100-byte lines, with rotation.
+func BenchmarkServe(b *testing.B) {
+	dir := b.TempDir()
+	socket := filepath.Join(dir, "logd.sock")
+	l, unlock, err := Listen(socket)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer unlock()
+	w, over := Dial(socket), make(chan error, 1)
+	go func() { over <- Serve(context.Background(), l, ServeOptions{State: socket + ".d"}) }()
+	tg := target(dir, "c1")
+	if err := w.Ensure(context.Background(), tg); err != nil {
+		b.Fatal(err)
+	}
+	out, err := os.OpenFile(tg.Stdout, os.O_WRONLY, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	chunk := bytes.Repeat([]byte(strings.Repeat("x", 99)+"\n"), 327)
+	b.SetBytes(int64(len(chunk)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := out.Write(chunk); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_ = out.Close()
+	if err := errors.Join(w.Drain(context.Background(), "c1"), w.Shutdown(context.Background()), <-over); err != nil {
+		b.Fatal(err)
 	}
 }

@@ -111,6 +111,14 @@ func Serve(ctx context.Context, l net.Listener, o ServeOptions) error {
 	for {
 		var conn net.Conn
 		if conn, err = l.Accept(); err != nil {
+			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED) {
+				o.Log.Warn("accept", "err", err)
+				select { // a connection that ends may free what is missing
+				case <-time.After(100 * time.Millisecond):
+					continue
+				case <-ctx.Done():
+				}
+			}
 			break
 		}
 		all.Go(func() { s.talk(ctx, conn) })
@@ -154,14 +162,7 @@ func (s *server) restore() {
 		if !ok {
 			continue
 		}
-		var t Target
-		b, err := os.ReadFile(filepath.Join(s.state, r.Name()))
-		if err == nil {
-			err = json.Unmarshal(b, &t)
-		}
-		if err == nil && t.ID != id {
-			err = fmt.Errorf("record is of %q", t.ID)
-		}
+		t, err := s.recorded(id)
 		if err == nil {
 			err = s.ensure(t)
 		}
@@ -169,6 +170,21 @@ func (s *server) restore() {
 			s.log.Error("restore target", "id", id, "err", err)
 		}
 	}
+}
+
+// recorded gives the target that keep has written.
+func (s *server) recorded(id string) (t Target, err error) {
+	b, err := os.ReadFile(filepath.Join(s.state, id+".json"))
+	if err != nil {
+		return t, err
+	}
+	if err := json.Unmarshal(b, &t); err != nil {
+		return t, err
+	}
+	if t.ID != id {
+		return t, fmt.Errorf("record is of %q", t.ID)
+	}
+	return t, t.validate()
 }
 
 func (s *server) talk(ctx context.Context, conn net.Conn) {
@@ -239,11 +255,13 @@ func (s *server) ensure(t Target) error {
 		return errors.New("shutting down")
 	}
 	if e := s.entries[t.ID]; e != nil {
-		if e.target != t {
-			return fmt.Errorf("%s is written to %s already, with other settings", t.ID, e.target.Path)
+		if e.target.Path != t.Path || e.target.Stdout != t.Stdout || e.target.Stderr != t.Stderr {
+			return fmt.Errorf("%s is written from other FIFOs or to another file already: %s", t.ID, e.target.Path)
 		}
 		if e.intact() {
-			return nil
+			e.target = t
+			e.file.resize(t.MaxSize, t.MaxFiles)
+			return s.keep(t)
 		}
 		s.drop(e)
 	}
@@ -378,7 +396,8 @@ func (s *server) remove(id string) error {
 	e := s.entries[id]
 	s.mu.Unlock()
 	if e == nil {
-		return s.forget(id, Target{})
+		t, _ := s.recorded(id) // one that could not be taken up again may have FIFOs
+		return s.forget(id, t)
 	}
 	until := time.Now().Add(drainLimit)
 	for _, st := range e.streams {

@@ -222,7 +222,7 @@ func (s *stream) read(fd int) (n int, again bool, err error) {
 	rest, more := b.in[:have+n], true
 	for more {
 		var records int
-		limit := int(min(bufferSize, s.file.maxSize/2))
+		limit := s.file.limit()
 		b.out, rest, records, more = frame(b.out[:0], b.head, rest, limit)
 		if records > 0 {
 			s.file.write(b.out, records, now)
