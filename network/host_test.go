@@ -373,7 +373,19 @@ func TestNetnsAndEnsureAtOnce(t *testing.T) {
 func TestManyPodsThroughSmallRange(t *testing.T) {
 	n, _ := host(t, nil)
 	work := make(chan int)
-	var wg sync.WaitGroup
+	var wg, setups sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	setups.Go(func() { // as the timer does, but all the time
+		for ctx.Err() == nil {
+			if err := n.Setup(ctx); err != nil {
+				t.Error(err)
+			}
+			if _, err := n.Known(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	for range 8 {
 		wg.Go(func() {
 			for i := range work {
@@ -395,4 +407,6 @@ func TestManyPodsThroughSmallRange(t *testing.T) {
 	}
 	close(work)
 	wg.Wait()
+	stop()
+	setups.Wait()
 }

@@ -4,6 +4,7 @@ package network
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -112,7 +114,20 @@ func giveUpLoopback() error {
 	return netlink.AddrDel(lo, a)
 }
 
+// With and without the host's rules for what passes a bridge.
 func TestHostPorts(t *testing.T) {
+	for _, bridged := range []string{"1", "0"} {
+		t.Run("bridge-nf-call-iptables="+bridged, func(t *testing.T) {
+			const key = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+			if err := os.WriteFile(key, []byte(bridged), 0); err != nil && bridged == "1" {
+				t.Logf("this kernel has no br_netfilter: %v", err)
+			}
+			testHostPorts(t)
+		})
+	}
+}
+
+func testHostPorts(t *testing.T) {
 	lan := neighbour(t)
 	n, _ := host(t, nil)
 	web := pod("web", port(8080, 80, "", ""), port(8081, 80, v1.ProtocolTCP, "192.0.2.1"), port(8082, 80, v1.ProtocolTCP, "127.0.0.1"),
@@ -340,5 +355,63 @@ func TestIPv6(t *testing.T) {
 	remove(t, n, q)
 	if known, err := n.Known(t.Context()); err != nil || !slices.Equal(known, []string{}) {
 		t.Errorf("Known = %v, %v", known, err)
+	}
+}
+
+// A client that keeps sending from the same socket gets to the pod that has the port now.
+func TestUDPFollowsTheHostPort(t *testing.T) {
+	lan := neighbour(t)
+	n, _ := host(t, nil)
+	var client net.Conn
+	if err := in(t, lan, func() (err error) {
+		client, err = net.Dial("udp", "192.0.2.1:5354")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for _, name := range []string{"one", "two"} {
+		p := pod(name, port(5354, 53, v1.ProtocolUDP, ""))
+		serve(t, ensure(t, n, p).Netns, "udp", ":53", name)
+		b := make([]byte, 100)
+		if _, err := client.Write([]byte("?")); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := client.Read(b); err != nil || !strings.HasPrefix(string(b[:got]), name+" ") {
+			t.Errorf("answered by %q, %v; want %s", b[:got], err, name)
+		}
+		remove(t, n, p)
+	}
+}
+
+// A firewall that drops what is forwarded is told of, once.
+func TestForwardDropIsTold(t *testing.T) {
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	drop := nftables.ChainPolicyDrop
+	table := conn.AddTable(&nftables.Table{Name: "theirs", Family: nftables.TableFamilyIPv4})
+	conn.AddChain(&nftables.Chain{Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
+		Priority: nftables.ChainPriorityFilter, Policy: &drop})
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.DelTable(table)
+		if err := conn.Flush(); err != nil {
+			t.Error(err)
+		}
+	})
+	var log strings.Builder
+	n, _ := host(t, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	if err := n.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := log.String(); strings.Count(got, "drops forwarded packets") != 1 || !strings.Contains(got, "table=theirs") {
+		t.Errorf("logged: %s", got)
 	}
 }
