@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 
 	"podd/runtime/killpoint"
@@ -145,10 +146,11 @@ func (c *Client) container(id, snapshot string, spec *specs.Spec, r record) (con
 	return out, err
 }
 
-// native is a gRPC error as containerd's own kinds.
+// native is a gRPC error as containerd's own kinds. The stores of the client have turned theirs already, and doing it
+// twice would lose the kind.
 func native(err error) error {
-	if err == nil {
-		return nil
+	if _, raw := status.FromError(err); err == nil || !raw {
+		return err
 	}
 	return errgrpc.ToNative(err)
 }

@@ -598,3 +598,114 @@ func TestContainerdAway(t *testing.T) {
 		t.Errorf("after the restart: %+v", i)
 	}
 }
+
+// TestRemoveWhatNeverStarted: a task that was created and not started, as a crash may leave it, is started by Ensure or
+// taken away by Remove.
+func TestRemoveWhatNeverStarted(t *testing.T) {
+	for _, then := range []string{"ensure", "remove"} {
+		p := newPod(t)
+		ctx, uid := context.Background(), string(p.UID)
+		if err := boxes.Remove(ctx, uid, 0); err != nil {
+			t.Fatal(err)
+		}
+		// A file where a pin's directory must be: Ensure fails after the task is created.
+		dir := filepath.Dir(p.ref.IPCNS)
+		if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dir, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := boxes.Ensure(ctx, p.Pod, 0, p.netns); err == nil {
+			t.Fatal("ensure: no error")
+		}
+		if i := p.look(p.ref.ID); i.Task != containers.TaskCreated {
+			t.Fatalf("%+v", i)
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		if then == "ensure" {
+			if _, err := boxes.Ensure(ctx, p.Pod, 0, p.netns); err != nil {
+				t.Error(err)
+			}
+			if i := p.look(p.ref.ID); i.Task != containers.TaskRunning {
+				t.Errorf("%+v", i)
+			}
+		}
+	}
+}
+
+// TestShimKilled: containerd takes what the shim ran away, so that its tasks are gone, which is neither running nor an
+// exit, and all can be removed.
+func TestShimKilled(t *testing.T) {
+	p := newPod(t)
+	cfg := p.config("app", "exec sleep 1000")
+	p.start(cfg)
+	killShim(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for p.look(cfg.ID).HasTask || p.look(p.ref.ID).HasTask {
+		if ctx.Err() != nil {
+			t.Fatalf("tasks are still there: %+v", p.look(cfg.ID))
+		}
+		_, _ = client.Wait(ctx, cfg.ID)
+		_, _ = client.Wait(ctx, p.ref.ID)
+	}
+	if err := boxes.KillCgroup(ctx, string(p.UID)); err != nil {
+		t.Error(err)
+	}
+}
+
+func killShim(t *testing.T) {
+	t.Helper()
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range all {
+		b, _ := os.ReadFile(f)
+		if bytes.Contains(b, []byte("containerd-shim")) && bytes.Contains(b, []byte(ctrd.Address)) {
+			var pid int
+			if _, err := fmt.Sscanf(f, "/proc/%d/", &pid); err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// BenchmarkPod is one pod of one container, its sandbox, start and removal, without network.
+func BenchmarkPod(b *testing.B) {
+	ctx := context.Background()
+	took := map[string]time.Duration{}
+	step := func(name string, f func() error) {
+		begun := time.Now()
+		if err := f(); err != nil {
+			b.Fatalf("%s: %v", name, err)
+		}
+		took[name] += time.Since(begun)
+	}
+	for n := range b.N {
+		p := &pod{Pod: &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: types.UID(fmt.Sprintf("bench-%d-%d", b.N, n))}}}
+		p.Spec.HostNetwork = true
+		uid := string(p.UID)
+		p.ref = boxes.Ref(p.Pod, 0, "")
+		cfg := p.config("app", "exec sleep 1000")
+		step("1 ground", func() error {
+			_, err := boxes.WriteEtc(p.Pod, nil)
+			return errors.Join(err, boxes.EnsureCgroup(ctx, p.Pod), client.EnsureLease(ctx, uid))
+		})
+		step("2 create app", func() error { return client.Ensure(ctx, cfg) })
+		step("3 sandbox", func() error { _, err := boxes.Ensure(ctx, p.Pod, 0, ""); return err })
+		step("4 start app", func() error { _, err := client.Start(ctx, cfg.ID, containers.IO{}); return err })
+		step("5 look", func() error { _, err := client.Look(ctx, uid); return err })
+		step("6 remove app", func() error { return client.Remove(ctx, cfg.ID) })
+		step("7 remove sandbox", func() error { return boxes.Remove(ctx, uid, 0) })
+		step("8 clear", func() error {
+			return errors.Join(boxes.RemoveCgroup(ctx, uid), boxes.RemoveEtc(uid), client.RemoveLease(ctx, uid))
+		})
+	}
+	for name, d := range took {
+		b.ReportMetric(float64(d.Microseconds())/1000/float64(b.N), strings.ReplaceAll(name, " ", "-")+"-ms")
+	}
+}

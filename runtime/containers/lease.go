@@ -15,8 +15,8 @@ import (
 func (c *Client) EnsureLease(ctx context.Context, uid string) error {
 	killpoint.At("containers.lease.before")
 	_, err := c.cc.LeasesService().Create(c.Context(ctx), leases.WithID(leaseID(uid)), leases.WithLabel(labelUID, uid))
-	if err != nil && !errdefs.IsAlreadyExists(native(err)) {
-		return fmt.Errorf("create lease of %s: %w", uid, native(err))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("create lease of %s: %w", uid, err)
 	}
 	killpoint.At("containers.lease.created")
 	return nil
@@ -26,8 +26,8 @@ func (c *Client) EnsureLease(ctx context.Context, uid string) error {
 func (c *Client) RemoveLease(ctx context.Context, uid string) error {
 	killpoint.At("containers.lease.remove")
 	err := c.cc.LeasesService().Delete(c.Context(ctx), leases.Lease{ID: leaseID(uid)})
-	if err != nil && !errdefs.IsNotFound(native(err)) {
-		return fmt.Errorf("delete lease of %s: %w", uid, native(err))
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete lease of %s: %w", uid, err)
 	}
 	killpoint.At("containers.lease.removed")
 	return nil
@@ -37,7 +37,7 @@ func (c *Client) RemoveLease(ctx context.Context, uid string) error {
 func (c *Client) Leases(ctx context.Context) ([]string, error) {
 	all, err := c.cc.LeasesService().List(c.Context(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("list leases: %w", native(err))
+		return nil, fmt.Errorf("list leases: %w", err)
 	}
 	var uids []string
 	for _, l := range all {

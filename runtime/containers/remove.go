@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
@@ -16,6 +17,10 @@ import (
 // deleteTimeout bounds the deletion of a task whose process has ended. It runs to its end even if the caller's context
 // does not: given up halfway, containerd may keep a shim that it knows nothing of.
 const deleteTimeout = 30 * time.Second
+
+// removeTimeout bounds the whole removal of a task, from the kill on. A process in the kernel's hands may take longer:
+// then it is an error, and the caller comes back.
+const removeTimeout = 30 * time.Second
 
 // Remove kills what runs, waits, and takes away task, record and snapshot, in this order, which containerd needs.
 // nil when nothing is left. It never forces the deletion of a running task, which costs runc 100 ms.
@@ -47,30 +52,43 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
-// removeTask has no task of that id: SIGKILL, wait, delete, until containerd says that there is none.
+// removeTask has no task of that id. While containerd takes away what a shim that died has left, which takes runc a
+// moment, it can do nothing else for those tasks: that is waited for.
 func (c *Client) removeTask(ctx context.Context, id string) error {
-	for try := 1; ; try++ {
-		killpoint.At("containers.remove.kill")
-		if err := c.Signal(ctx, id, syscall.SIGKILL); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		err := c.tryRemoveTask(ctx, id)
+		if err == nil || !strings.Contains(err.Error(), "ttrpc: closed") && !errdefs.IsFailedPrecondition(err) {
 			return err
 		}
-		killpoint.At("containers.remove.killed")
-		_, err := c.Wait(ctx, id)
-		if errors.Is(err, ErrGone) {
-			return nil
-		}
-		if err != nil {
+		select {
+		case <-ctx.Done():
 			return err
-		}
-		err = c.deleteTask(ctx, id)
-		if err == nil || errdefs.IsNotFound(err) {
-			killpoint.At("containers.remove.deleted")
-			return nil
-		}
-		if try == 3 || errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) {
-			return fmt.Errorf("delete task: %w", err)
+		case <-time.After(pause):
 		}
 	}
+}
+
+// tryRemoveTask is SIGKILL, wait, delete, each of which may find that there is no task.
+func (c *Client) tryRemoveTask(ctx context.Context, id string) error {
+	killpoint.At("containers.remove.kill")
+	if err := c.Signal(ctx, id, syscall.SIGKILL); err != nil {
+		return err
+	}
+	killpoint.At("containers.remove.killed")
+	_, err := c.Wait(ctx, id)
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.deleteTask(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete task: %w", err)
+	}
+	killpoint.At("containers.remove.deleted")
+	return nil
 }
 
 func (c *Client) deleteTask(ctx context.Context, id string) error {

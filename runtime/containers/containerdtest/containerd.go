@@ -54,7 +54,7 @@ func Start(dir string) (*Containerd, error) {
 	c := &Containerd{Dir: dir, Address: filepath.Join(dir, "c.sock")}
 	c.env = append(os.Environ(), "PATH="+Bundle()+":"+os.Getenv("PATH"))
 	c.Runc = filepath.Join(Bundle(), "runc")
-	config := fmt.Sprintf(`version = 3
+	config := fmt.Sprintf(`version = 2
 root = %q
 state = %q
 disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"]
