@@ -4,8 +4,10 @@ package volumes
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -213,5 +215,79 @@ func TestRemoveAllRace(t *testing.T) {
 	<-done
 	if b, err := os.ReadFile(precious); err != nil || string(b) != "host" {
 		t.Errorf("host file = %q, %v", b, err)
+	}
+}
+
+// podd dies at every point there is; the next one makes the volumes, or takes them away.
+func TestKillPoints(t *testing.T) {
+	const victim = "PODD_VOLUMES_TEST_VICTIM"
+	fixture := func(dir string) (*Volumes, *v1.Pod) {
+		v, err := Open(Options{Dir: filepath.Join(dir, "pods")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		group := int64(2000)
+		p := pod(emptyDir("data", ""), emptyDir("mem", v1.StorageMediumMemory),
+			hostPath("dir", filepath.Join(dir, "host", "dir"), "DirectoryOrCreate"),
+			hostPath("file", filepath.Join(dir, "host", "file"), "FileOrCreate"))
+		p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
+		return v, p
+	}
+	if dir := os.Getenv(victim); dir != "" {
+		v, p := fixture(dir)
+		t.Fatalf("the kill point was not passed: %v, %v", v.Ensure(t.Context(), p), v.Remove(t.Context(), "uid-1"))
+	}
+	points := map[string]bool{}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range strings.Split(string(b), `killpoint.At("`)[1:] {
+			if name, _, _ := strings.Cut(part, `"`); strings.HasPrefix(name, "volumes.") {
+				points[name] = true
+			}
+		}
+	}
+	if len(points) < 10 {
+		t.Errorf("only %d kill points found", len(points))
+	}
+	for point := range points {
+		for _, again := range []bool{true, false} {
+			dir := t.TempDir()
+			cmd := exec.Command("/proc/self/exe", "-test.run=^TestKillPoints$")
+			cmd.Env = append(os.Environ(), victim+"="+dir, "PODD_KILL_AT="+point)
+			out, err := cmd.CombinedOutput()
+			if err == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+				t.Fatalf("%s: was not killed: %v\n%s", point, err, out)
+			}
+			v, p := fixture(dir)
+			if again {
+				if err := v.Ensure(t.Context(), p); err != nil {
+					t.Errorf("%s: %v", point, err)
+				}
+				if ok, err := v.Look("uid-1", p); err != nil || !ok {
+					t.Errorf("%s: Look = %v, %v", point, ok, err)
+				}
+				for _, name := range []string{"data", "mem"} {
+					path := filepath.Join(v.path("uid-1"), name)
+					if _, gid := owner(t, path); gid != 2000 || mode(t, path) != os.ModeDir|os.ModeSetgid|0o777 {
+						t.Errorf("%s: %s has group %d, mode %v", point, name, gid, mode(t, path))
+					}
+				}
+			}
+			if err := v.Remove(t.Context(), "uid-1"); err != nil {
+				t.Errorf("%s: %v", point, err)
+			}
+			left, err := mountsBelow(dir)
+			known, err2 := v.Known()
+			if len(left)+len(known) != 0 || err != nil || err2 != nil {
+				t.Errorf("%s: left %v, %v: %v, %v", point, left, known, err, err2)
+			}
+		}
 	}
 }
