@@ -573,3 +573,32 @@ func TestSweep(t *testing.T) {
 	}
 	noWork(t, im, ctx)
 }
+
+// BenchmarkLook is what every start of a container asks.
+func BenchmarkLook(b *testing.B) {
+	client, err := containerd.New(address, containerd.WithDefaultNamespace(namespace))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	im, ctx := Open(Options{Client: client}), namespaces.WithNamespace(context.Background(), namespace)
+	built, err := ociimage.Image{Name: "test/look:1", Layers: [][]ociimage.File{{{Path: "x", Content: []byte("x")}}}}.Build()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := ociimage.WriteOCI(&archive, built); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := im.Load(ctx, &archive); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, ok, err := im.Look(ctx, built.Name); !ok || err != nil {
+			b.Fatal(ok, err)
+		}
+	}
+	if err := im.Remove(ctx, built.Name, nil); err != nil {
+		b.Fatal(err)
+	}
+}
