@@ -19,6 +19,7 @@ import (
 )
 
 func main() {
+	klog.SetLogger(logr.Discard()) // what the libraries log is said again by the error they return
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	os.Exit(run(os.Args[1:], streams))
 }
@@ -51,7 +52,6 @@ func run(args []string, streams genericiooptions.IOStreams) (code int) {
 			panic(e)
 		}
 	}()
-	klog.SetLogger(logr.Discard()) // what its libraries log is said again by the error they return
 	root := p.root()
 	root.SetArgs(args)
 	if err := root.Execute(); err != nil {

@@ -18,9 +18,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/klog/v2"
 	utilexec "k8s.io/utils/exec"
 
 	"podd/api"
@@ -279,5 +281,6 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	log.SetOutput(io.Discard) // the server's libraries
+	klog.SetLogger(logr.Discard())
 	os.Exit(m.Run())
 }
