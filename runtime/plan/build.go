@@ -14,7 +14,7 @@ type goal struct {
 	attempt int
 	running bool
 	dead    *status.Sandbox // the newest one, which has died and is to be replaced
-	clear   bool            // nothing of a dead one is left, and podd takes nothing away: building may begin
+	clear   bool            // nothing of another one is left, and podd takes nothing away: building may begin
 }
 
 // target is the newest sandbox, or the one to come after it if it has died. Of the next one nothing is begun until the
@@ -22,9 +22,12 @@ type goal struct {
 func (p *planner) target() goal {
 	idle := !p.f.BusyWith(RemoveSandbox, DetachNetwork)
 	newest, ok := p.f.Sandbox()
+	for _, s := range p.f.Sandboxes {
+		idle = idle && (!s.Present || s.ID == newest.ID)
+	}
 	switch {
-	case !ok:
-		return goal{id: status.ContainerID(p.pod.UID, "", 0), clear: idle}
+	case !ok: // none yet, or somebody took it away under containers that run on
+		return goal{id: status.ContainerID(p.pod.UID, "", 0), clear: idle && !p.running()}
 	case newest.State != status.Exited:
 		return goal{id: newest.ID, attempt: newest.Attempt, running: newest.State == status.Running, clear: idle}
 	}
@@ -116,11 +119,11 @@ func (p *planner) start(i status.Container, g goal) {
 		return
 	}
 	for _, other := range p.f.Containers {
-		if other.Name == i.Name && other.Attempt < i.Attempt && other.Present {
+		if other.Name == i.Name && other.Attempt < i.Attempt && (other.Present || other.State != status.Exited) {
 			return // never two instances on the host
 		}
 	}
-	ready := g.running && p.f.Network.Ready && p.grounded() && !p.f.BusyWith(EnsureSandbox, EnsureNetwork)
+	ready := g.running && g.clear && p.f.Network.Ready && p.grounded() && !p.f.BusyWith(EnsureSandbox, EnsureNetwork)
 	if ready && !p.busy(Remove, i.Name) && !p.busy(Stop, i.Name) {
 		p.try(Step{Op: Start, Name: i.Name, Attempt: i.Attempt, Sandbox: i.Sandbox, Why: "sandbox and network are ready"})
 	}

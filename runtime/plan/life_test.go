@@ -87,7 +87,7 @@ func trouble(w *world, rng *rand.Rand) {
 		if finished {
 			return
 		}
-		switch rng.IntN(10) {
+		switch rng.IntN(11) {
 		case 0, 1:
 			w.kill()
 			w.log("-- podd was killed")
@@ -123,6 +123,8 @@ func trouble(w *world, rng *rand.Rand) {
 			if rng.IntN(4) == 0 {
 				w.locked(func() { w.log("-- delete by force"); w.gone = true })
 			}
+		case 9:
+			w.locked(func() { w.log("-- somebody removes the sandbox"); w.sandboxes = nil })
 		case 8:
 			w.locked(func() {
 				for i := range w.images {

@@ -79,10 +79,20 @@ func (p *planner) removeSandboxes() {
 	}
 }
 
-// inhabited tells whether something of a container is left in the sandbox with that id, or in any if it is "".
+// inhabited tells whether something of a container is left to do in the sandbox with that id, or in any if it is "".
 func (p *planner) inhabited(id string) bool {
 	for _, i := range p.f.Containers {
-		if (i.Present || i.State != status.Exited) && (id == "" || i.Sandbox == id) {
+		if (i.Present || i.State != status.Exited || !i.Recorded && !p.f.Gone) && (id == "" || i.Sandbox == id) {
+			return true
+		}
+	}
+	return false
+}
+
+// running tells whether a container runs.
+func (p *planner) running() bool {
+	for _, i := range p.f.Containers {
+		if i.State == status.Running {
 			return true
 		}
 	}
@@ -94,13 +104,8 @@ func (p *planner) building() bool { return p.f.BusyWith(EnsureSandbox, Create, S
 
 // detach takes the network away once no process can use it.
 func (p *planner) detach() {
-	if !p.f.Network.Attached || p.building() || p.f.BusyWith(EnsureNetwork) {
+	if !p.f.Network.Attached || p.running() || p.building() || p.f.BusyWith(EnsureNetwork) {
 		return
-	}
-	for _, i := range p.f.Containers {
-		if i.State == status.Running {
-			return
-		}
 	}
 	p.try(Step{Op: DetachNetwork, Why: "no container is left to use it"})
 }

@@ -524,6 +524,7 @@ func (w *world) ensureSandbox(s Step) {
 		w.sandboxes[i].State = status.Running
 		return
 	}
+	w.need(s, !slices.ContainsFunc(w.containers, func(c status.Container) bool { return c.State == status.Running }), "a container of another runs")
 	w.sandboxes = append(w.sandboxes, status.Sandbox{ID: s.Sandbox, Attempt: s.Attempt, State: status.Running, CreatedAt: time.Now(), Present: true})
 }
 
