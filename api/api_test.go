@@ -696,6 +696,30 @@ func TestStatic(t *testing.T) {
 	}
 }
 
+func TestAdoptKeepsTheUID(t *testing.T) {
+	e := serve(t)
+	lost := pod("lost")
+	lost.UID, lost.Spec.NodeName = "uid-of-before", "host"
+	for range 2 { // a second time is no error
+		if adopted, err := e.server.CreatePod(t.Context(), lost); err != nil || adopted.UID != lost.UID {
+			t.Fatalf("%v, %v", adopted, err)
+		}
+	}
+	got, err := e.client.CoreV1().Pods("default").Get(t.Context(), "lost", metav1.GetOptions{})
+	if err != nil || got.UID != lost.UID || got.Spec.RestartPolicy != v1.RestartPolicyAlways {
+		t.Errorf("%v, %v", got, err)
+	}
+	other := pod("lost")
+	other.UID = "another"
+	if _, err := e.server.CreatePod(t.Context(), other); !apierrors.IsAlreadyExists(err) {
+		t.Errorf("another pod of that name: %v", err)
+	}
+	patch := []byte(`{"metadata":{"labels":{"x":"y"}}}`)
+	if _, err := e.client.CoreV1().Pods("default").Patch(t.Context(), "lost", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDiscoveryOpenAPIAndHealth(t *testing.T) {
 	e := serve(t)
 	discovery := e.client.Discovery()

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 )
 
 type runtimeObject = runtime.Object
@@ -33,13 +34,17 @@ const (
 // ErrTerminating says that the pod of that name is still going away: ask again when it has.
 var ErrTerminating = errors.New("the old pod is still terminating")
 
-// CreatePod admits, defaults and validates pod and stores it durably, as POST does. The result is what was stored.
+// CreatePod admits, defaults and validates pod and stores it durably, as POST does. The result is what was stored. A
+// pod with a uid is one that was created before and that the store has lost: it keeps its uid, status and deletion.
 func (s *Server) CreatePod(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
 	pod = pod.DeepCopy()
 	if pod.Namespace == "" {
 		pod.Namespace = metav1.NamespaceDefault
 	}
 	legacyscheme.Scheme.Default(pod)
+	if pod.UID != "" {
+		return s.adopt(ctx, pod)
+	}
 	internal := &core.Pod{}
 	if err := legacyscheme.Scheme.Convert(pod, internal, nil); err != nil {
 		return nil, fmt.Errorf("create pod %s: %w", pod.Name, err)
@@ -57,6 +62,21 @@ func (s *Server) CreatePod(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
 	}
 	created := &v1.Pod{}
 	return created, legacyscheme.Scheme.Convert(obj, created, nil)
+}
+
+// adopt stores a pod as it is. It was admitted once.
+func (s *Server) adopt(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
+	if pod.CreationTimestamp.IsZero() {
+		pod.CreationTimestamp = metav1.Now()
+	}
+	if pod.Status.Phase == "" {
+		pod.Status.Phase = v1.PodPending
+	}
+	if pod.Status.QOSClass == "" {
+		pod.Status.QOSClass = qos.GetPodQOS(pod)
+	}
+	pod.Generation = max(pod.Generation, 1)
+	return s.Store.AdoptPod(ctx, pod)
 }
 
 type noWarnings struct{}

@@ -79,6 +79,27 @@ func (s *Store) SetStatus(ctx context.Context, uid types.UID, mutate func(prev v
 	})
 }
 
+// AdoptPod puts a pod with its uid into the store, durably. A pod of that name that is there already is an error for
+// which IsAlreadyExists is true, unless it is the same one.
+func (s *Store) AdoptPod(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
+	if old, ok := s.PodByUID(pod.UID); ok {
+		return old, nil
+	}
+	data, err := encodePod(pod)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.Put(ctx, PodPrefix+pod.Namespace+"/"+pod.Name, data, 0, 0)
+	if errors.Is(err, ErrConflict) {
+		return nil, apierrors.NewAlreadyExists(v1.Resource("pods"), pod.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("adopt pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	adopted, _ := s.PodByUID(pod.UID)
+	return adopted, nil
+}
+
 // FinishPod removes a pod that the host has let go of. A pod with finalizers stays until they are gone; a pod that is
 // gone is no error; one that nobody asked to delete is.
 func (s *Store) FinishPod(ctx context.Context, uid types.UID) error {
