@@ -139,10 +139,11 @@ func (r *Runtime) poke(ctx context.Context) {
 	clear(r.dirty)
 }
 
-// mine tells whether this host has anything to do for uid: a pod bound to it, or something left of one.
+// mine tells whether this host has anything to do for uid: a pod bound to it, or something left of one. A deleted pod of
+// another node is finished here as well: no one else would.
 func (r *Runtime) mine(uid types.UID) bool {
 	if pod, ok := r.Store.PodByUID(uid); ok {
-		return pod.Spec.NodeName == r.Node.Name
+		return pod.Spec.NodeName == r.Node.Name || pod.DeletionTimestamp != nil
 	}
 	_, ok := r.Store.Record(uid)
 	return ok
