@@ -47,7 +47,7 @@ func generate(dir string) error {
 	services := s.WebServices()
 	namer := openapi.NewDefinitionNamer(legacyscheme.Scheme)
 	v2 := &common.Config{
-		ProtocolList: []string{"https"}, Info: info(), GetOperationIDAndTags: openapi.GetOperationIDAndTags,
+		ProtocolList: []string{"https"}, Info: info(), GetOperationIDAndTagsFromRoute: operation,
 		DefaultResponse:   &spec.Response{ResponseProps: spec.ResponseProps{Description: "Default Response."}},
 		GetDefinitionName: namer.GetDefinitionName, GetDefinitions: definitions.GetOpenAPIDefinitions,
 	}
@@ -61,7 +61,7 @@ func generate(dir string) error {
 	for _, service := range services {
 		path := strings.Trim(service.RootPath(), "/")
 		v3 := &common.OpenAPIV3Config{
-			Info: info(), GetOperationIDAndTags: openapi.GetOperationIDAndTags,
+			Info: info(), GetOperationIDAndTagsFromRoute: operation,
 			DefaultResponse:   &spec3.Response{ResponseProps: spec3.ResponseProps{Description: "Default Response."}},
 			GetDefinitionName: namer.GetDefinitionName, GetDefinitions: definitions.GetOpenAPIDefinitions,
 		}
@@ -87,6 +87,15 @@ func toProtobufV2(text []byte) ([]byte, error) {
 		return nil, err
 	}
 	return proto.Marshal(document)
+}
+
+// operation names a route as upstream does.
+func operation(route common.Route) (string, []string, error) {
+	adapter, ok := route.(*restfuladapter.RouteAdapter)
+	if !ok {
+		return "", nil, fmt.Errorf("operation of %s: a foreign route: %T", route.Path(), route)
+	}
+	return openapi.GetOperationIDAndTags(adapter.Route)
 }
 
 func info() *spec.Info { return &spec.Info{InfoProps: spec.InfoProps{Title: "podd", Version: "v1"}} }
