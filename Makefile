@@ -30,6 +30,18 @@ HELPERS    := podd-logd pause
 # Everything the commands are made of, for make to see that nothing changed; the go tool decides the rest.
 SOURCES := $(shell find api cmd network runtime sandbox status store volumes -type f -not -name '*_test.go' -not -path '*/testdata/*')
 
+# A stamp without its files says nothing.
+have = $(if $(filter-out $(wildcard $(1)),$(1)),,yes)
+ifneq ($(call have,$(COMMANDS:%=$(BIN)/%) $(HELPERS:%=$(LIBEXEC)/%)),yes)
+$(shell rm -f $(STAMPS)/commands)
+endif
+ifneq ($(call have,$(addprefix $(LIBEXEC)/,containerd containerd-shim-runc-v2 $(notdir $(CNI)))),yes)
+$(shell rm -f $(STAMPS)/bundle)
+endif
+ifneq ($(call have,$(LIBEXEC)/runc),yes)
+$(shell rm -f $(STAMPS)/runc)
+endif
+
 .PHONY: build bundle help packages test lint unit host e2e bench demo demo-clean install uninstall clean
 
 build: $(STAMPS)/commands bundle ## podd and podctl into bin/, their helpers and the node bundle into libexec/podd/

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -70,12 +71,20 @@ func run(suite string) tally {
 	case "unit":
 		return goTest([]string{"CGO_ENABLED=1"}, append([]string{"-race", "-tags", tags, "-timeout", "10m"}, packages(false)...)...)
 	case "host":
-		return goTest(nil, append([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "15m"}, packages(true)...)...)
+		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "15m"}, asRoot(), packages(true))...)
 	case "e2e":
-		return goTest(nil, "-p", "1", "-tags", tags+",host", "-timeout", "25m", "./test/e2e/...")
+		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "25m"}, asRoot(), []string{"./test/e2e/..."})...)
 	}
 	fmt.Println("no such suite:", suite)
 	return tally{failed: 1}
+}
+
+// asRoot makes go test run what it has compiled through sudo, for a user who is not root.
+func asRoot() []string {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return []string{"-exec", "sudo -E env PATH=" + os.Getenv("PATH")}
 }
 
 // lint is gofmt, go vet and staticcheck over every file, those of the host tests included.
