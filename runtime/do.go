@@ -211,7 +211,37 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	}
 	killpoint.At("create.done")
 	h.event(pod, v1.EventTypeNormal, "Created", "Container created: %s", s.Name)
-	return nil
+	if cfg.Sandbox.PIDNS != "" { // made by the pause container, which may not be there yet
+		return nil
+	}
+	return h.prepare(ctx, pod, s)
+}
+
+// prepare has the runtime make the container's process up to its very start. It needs no sandbox but the namespaces, so
+// it goes on beside the making of the sandbox and the network, for which the start waits.
+func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	if err := h.r.Sandboxes.EnsureNamespaces(pod, h.sandboxAttempt(s)); err != nil {
+		return because("CreateContainerError", err)
+	}
+	id := status.ContainerID(h.uid, s.Name, s.Attempt)
+	target := h.logTarget(pod, s, id)
+	if err := h.r.Writer.Ensure(ctx, target); err != nil {
+		return because("CreateContainerError", err)
+	}
+	killpoint.At("create.logs")
+	err := h.r.slot(ctx, func() error {
+		return h.r.Containers.Create(ctx, id, containers.IO{Stdout: target.Stdout, Stderr: target.Stderr})
+	})
+	var failed *containers.StartError
+	if errors.As(err, &failed) {
+		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", failed)
+		return h.recordStartError(ctx, s, failed)
+	}
+	killpoint.At("create.prepared")
+	if errors.Is(err, containers.ErrStopped) {
+		return nil // the next look sees the exit
+	}
+	return because("CreateContainerError", err)
 }
 
 // sandboxAttempt is the attempt of the sandbox that a step's container joins.

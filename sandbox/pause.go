@@ -63,7 +63,7 @@ func replaceFile(name string, content []byte, mode os.FileMode) error {
 	return os.Rename(next, name)
 }
 
-// pauseSpec makes the namespaces that Ref names and joins the pod's network namespace. Pause has no capability and the
+// pauseSpec joins the namespaces that Ref names and the pod's network namespace. Pause has no capability and the
 // default seccomp profile: in a shared PID namespace a member of the same user may trace it.
 func pauseSpec(pod *v1.Pod, ref containers.Sandbox, root string, h containers.Host) *specs.Spec {
 	score, shares := max(-998, h.MinOOMScore), uint64(2)
@@ -95,11 +95,10 @@ func pauseSpec(pod *v1.Pod, ref containers.Sandbox, root string, h containers.Ho
 		add(specs.NetworkNamespace, ref.NetNS)
 	}
 	if ref.IPCNS != "" {
-		add(specs.IPCNamespace, "")
+		add(specs.IPCNamespace, ref.IPCNS)
 	}
 	if ref.UTSNS != "" {
-		add(specs.UTSNamespace, "")
-		spec.Hostname = ref.Hostname
+		add(specs.UTSNamespace, ref.UTSNS)
 	}
 	if !pod.Spec.HostPID {
 		add(specs.PIDNamespace, "")

@@ -13,9 +13,13 @@ import (
 	"podd/runtime/killpoint"
 )
 
-// pin has the namespaces of the pause process at the paths of ref. The process is held by a descriptor while it is
-// checked to be the pod's and its namespaces are bound, so that a pid used again cannot be taken for it.
-func (s *Sandboxes) pin(uid string, attempt int, pid uint32, ref containers.Sandbox) error {
+// pinPID has the PID namespace of the pause process at the path of ref, if members share it. The process is held by a
+// descriptor while it is checked to be the pod's and its namespace is bound, so that a pid used again cannot be taken
+// for it.
+func (s *Sandboxes) pinPID(uid string, pid uint32, ref containers.Sandbox) error {
+	if ref.PIDNS == "" {
+		return nil
+	}
 	proc, err := os.OpenFile(fmt.Sprintf("/proc/%d", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("pin namespaces: %w", err)
@@ -29,16 +33,8 @@ func (s *Sandboxes) pin(uid string, attempt int, pid uint32, ref containers.Sand
 	if !strings.Contains(string(cgroup), "/pod"+uid+"/"+ref.ID) {
 		return fmt.Errorf("pin namespaces: process %d is not the pause of pod %s", pid, uid)
 	}
-	if err := os.MkdirAll(s.nsDir(uid, attempt), 0o700); err != nil {
-		return err
-	}
-	for ns, path := range map[string]string{"ipc": ref.IPCNS, "uts": ref.UTSNS, "pid": ref.PIDNS} {
-		if path == "" {
-			continue
-		}
-		if err := pinOne(at+"/ns/"+ns, path); err != nil {
-			return fmt.Errorf("pin %s namespace: %w", ns, err)
-		}
+	if err := pinOne(at+"/ns/pid", ref.PIDNS); err != nil {
+		return fmt.Errorf("pin pid namespace: %w", err)
 	}
 	killpoint.At("sandbox.pinned")
 	return nil

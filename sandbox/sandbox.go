@@ -42,6 +42,7 @@ type Sandboxes struct {
 	opts Options
 	cg   *cgroups
 
+	ns        sync.Mutex // one making of namespaces at a time: it takes a fraction of a millisecond
 	mu        sync.Mutex // guards installed
 	installed bool       // the pause binary is in place
 }
@@ -103,6 +104,9 @@ func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref co
 	if err != nil {
 		return err
 	}
+	if err := s.EnsureNamespaces(pod, attempt); err != nil {
+		return err
+	}
 	c := s.opts.Containers
 	spec := pauseSpec(pod, ref, root, c.Host())
 	err = c.EnsureSandbox(ctx, containers.SandboxConfig{ID: ref.ID, Pod: pod, Attempt: attempt, Boot: s.opts.Boot, Spec: spec})
@@ -113,7 +117,7 @@ func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref co
 	if err != nil {
 		return err
 	}
-	if err := s.pin(string(pod.UID), attempt, pid, ref); err != nil {
+	if err := s.pinPID(string(pod.UID), pid, ref); err != nil {
 		return err
 	}
 	_, err = c.StartSandbox(ctx, ref.ID)
@@ -132,6 +136,9 @@ func (s *Sandboxes) Remove(ctx context.Context, uid string, attempt int) error {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
 	killpoint.At("sandbox.remove.unpinned")
+	if err := s.opts.Containers.RemoveShimSocket(s.opts.ID(uid, attempt)); err != nil {
+		return fmt.Errorf("remove sandbox: %w", err)
+	}
 	return removeEmpty(filepath.Dir(s.nsDir(uid, attempt)), s.podDir(uid))
 }
 

@@ -17,14 +17,13 @@ import (
 	"podd/runtime/killpoint"
 )
 
-// Start creates the task of a member if there is none and starts its process. A running one is fine; ErrStopped if it
-// has ended; *StartError if the runtime could not start it, with nothing left of the try. Any other error says nothing
-// of the container.
-func (c *Client) Start(ctx context.Context, id string, io IO) (Started, error) {
+// Create creates the task of a member without starting its process: all that takes time is then done. One that is there
+// is fine; ErrStopped and *StartError as for Start.
+func (c *Client) Create(ctx context.Context, id string, io IO) error {
 	ctx = c.Context(ctx)
 	mounts, err := c.cc.SnapshotService(c.opts.Snapshotter).Mounts(ctx, id)
 	if err != nil {
-		return Started{}, fmt.Errorf("start: mounts of snapshot: %w", err)
+		return fmt.Errorf("create: mounts of snapshot: %w", err)
 	}
 	req := &tasks.CreateTaskRequest{
 		ContainerID: id, Terminal: io.Terminal, Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr,
@@ -32,10 +31,22 @@ func (c *Client) Start(ctx context.Context, id string, io IO) (Started, error) {
 	for _, m := range mounts {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
-	if _, err := c.create(ctx, req); err != nil {
+	_, err = c.create(ctx, req)
+	return err
+}
+
+// Start creates the task of a member if there is none and starts its process. A running one is fine; ErrStopped if it
+// has ended; *StartError if the runtime could not start it, with nothing left of the try. Any other error says nothing
+// of the container.
+func (c *Client) Start(ctx context.Context, id string, io IO) (Started, error) {
+	t, err := c.task(c.Context(ctx), id)
+	if errors.Is(err, ErrGone) || err == nil && t.Status != task.Status_CREATED {
+		err = c.Create(ctx, id, io)
+	}
+	if err != nil {
 		return Started{}, err
 	}
-	return c.begin(ctx, id)
+	return c.begin(c.Context(ctx), id)
 }
 
 // CreateSandbox creates the task of a pause container, so that its namespaces are there, without starting it.
