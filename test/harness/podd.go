@@ -98,13 +98,14 @@ func Start(t testing.TB, opts ...Option) *Podd {
 // place gives names to everything and makes the directories.
 func place(t testing.TB) *Podd {
 	t.Helper()
+	bin := Built(t)
 	dir, err := os.MkdirTemp("/var/tmp", "pt")
 	if err != nil {
 		t.Fatal(err)
 	}
 	name := "pt" + strings.TrimPrefix(filepath.Base(dir), "pt")
 	p := &Podd{
-		Name: name, Dir: dir, t: t, bin: Built(t),
+		Name: name, Dir: dir, t: t, bin: bin,
 		Root: dir + "/root", State: "/run/" + name, ConfigDir: dir + "/config", LogDir: dir + "/log",
 		CgroupParent: "/" + name, Namespace: name, Bridge: name, Table: name,
 		NodeName: "node-" + name, BootFile: dir + "/boot_id", CIDR: freeRange(t),
