@@ -60,16 +60,16 @@ func (p *pods) Exec(ctx context.Context, pod *v1.Pod, container string, cmd []st
 	if cmd[0] == "exit" {
 		return exec.CodeExitError{Err: errors.New("exit 7"), Code: 7}
 	}
+	if in != nil {
+		if _, err := io.Copy(out, in); err != nil {
+			return err
+		}
+	}
 	if tty {
 		size := <-resize
 		p.mu.Lock()
 		p.sizes = append(p.sizes, size)
 		p.mu.Unlock()
-	}
-	if in != nil {
-		if _, err := io.Copy(out, in); err != nil {
-			return err
-		}
 	}
 	if errOut != nil {
 		_, _ = errOut.Write([]byte("err"))
