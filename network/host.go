@@ -35,6 +35,7 @@ func (n *Network) setupHost(c *conf) error {
 		}
 	}
 	n.lookForDrops()
+	n.lookForOverlaps(c)
 	return nil
 }
 
@@ -90,6 +91,39 @@ func (n *Network) lookForDrops() {
 			c.Type == nftables.ChainTypeFilter && c.Table.Family != nftables.TableFamilyBridge {
 			n.warnOnce("a firewall drops forwarded packets by default; pods may not reach beyond this host until it lets them",
 				"table", c.Table.Name, "chain", c.Name, "bridge", n.o.Bridge)
+		}
+	}
+}
+
+// lookForOverlaps warns when the host reaches a part of a pod range by an interface that is not the pods': either pods or
+// what is there would be cut off.
+func (n *Network) lookForOverlaps(c *conf) {
+	if !c.own {
+		return
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return
+	}
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		addr, ok := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		if !ok || bits == 0 {
+			continue // a default route
+		}
+		dst := netip.PrefixFrom(addr.Unmap(), bits)
+		for _, pods := range c.subnets() {
+			if !dst.Overlaps(pods) {
+				continue
+			}
+			link, err := netlink.LinkByIndex(r.LinkIndex)
+			if err == nil && link.Attrs().Name != n.o.Bridge {
+				n.warnOnce("the pod range overlaps a network that the host has already; choose another range",
+					"range", pods.String(), "route", dst.String(), "interface", link.Attrs().Name)
+			}
 		}
 	}
 }

@@ -415,3 +415,20 @@ func TestForwardDropIsTold(t *testing.T) {
 		t.Errorf("logged: %s", got)
 	}
 }
+
+// A pod range that the host already uses otherwise is told of.
+func TestOverlapIsTold(t *testing.T) {
+	neighbour(t) // 192.0.2.0/24
+	for pods, told := range map[string]bool{"192.0.0.0/16": true, "10.99.0.0/24": false} {
+		var log strings.Builder
+		n, _ := host(t, func(o *Options) {
+			o.Log, o.Range = slog.New(slog.NewTextHandler(&log, nil)), netip.MustParsePrefix(pods)
+		})
+		if err := n.Clear(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Contains(log.String(), "route=192.0.2.0/24 interface=lan0"); got != told {
+			t.Errorf("range %s: logged: %s", pods, log.String())
+		}
+	}
+}
