@@ -20,6 +20,7 @@ import (
 	"github.com/emicklei/go-restful/v3"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/kubernetes/pkg/capabilities"
 
 	"podd/store"
 )
@@ -58,6 +59,7 @@ func New(c Config) (*Server, error) {
 	if c.SocketGroup == "" {
 		c.SocketGroup = "podd"
 	}
+	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
 	s := &Server{Config: c, events: make(chan *v1.Event, 1000), nsChange: make(chan struct{}, 1)}
 	s.admit = &admit{server: s}
 	if err := s.install(); err != nil {

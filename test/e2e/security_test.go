@@ -1,0 +1,173 @@
+//go:build host
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Capability sets as /proc shows them.
+const (
+	defaultCaps = "00000000a80425fb"
+	noCaps      = "0000000000000000"
+	onlyChown   = "0000000000000001"
+	netAdmin    = "00000000a80435fb" // the default and CAP_NET_ADMIN
+)
+
+// testSecurity: each field of the security contexts shows in what the process is and may do.
+func testSecurity(t *testing.T, s *suite) {
+	const status = "sed -n 's/^%s:.//p' /proc/self/status"
+	caps := fmt.Sprintf(status, "CapEff") + "; " + fmt.Sprintf(status, "CapPrm") + "; " + fmt.Sprintf(status, "CapBnd") + "; " +
+		fmt.Sprintf(status, "CapInh") + "; " + fmt.Sprintf(status, "CapAmb")
+	sets := func(set string) string { return strings.Join([]string{set, set, set, noCaps, noCaps}, "\n") }
+	seccomp, noNewPrivs := fmt.Sprintf(status, "Seccomp"), fmt.Sprintf(status, "NoNewPrivs")
+	s.profile(t, "no-mkdir.json", `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}`)
+	for _, c := range []struct {
+		pod  pod
+		want string
+	}{
+		{pod{Name: "user-of-image-root", Script: "id -u; id -g"}, "0\n0"},
+		{pod{Name: "user-of-image-number", Script: "id -u; id -g; id -G", Container: "image: user-1000:e2e"}, "1000\n2000\n2000"},
+		{pod{Name: "user-of-image-name", Script: "id -un; id -gn", Container: "image: user-nobody:e2e"}, "nobody\nnobody"},
+		{pod{Name: "user-of-pod", Script: "id -u; id -g", Spec: "securityContext: {runAsUser: 1234}"}, "1234\n0"},
+		{pod{Name: "user-of-container", Script: "id -u; id -g", Spec: "securityContext: {runAsUser: 1234, runAsGroup: 1235}",
+			Container: "securityContext: {runAsUser: 4321, runAsGroup: 4322}"}, "4321\n4322"},
+		{pod{Name: "user-over-image", Script: "id -u; id -g", Container: "image: user-1000:e2e\nsecurityContext: {runAsUser: 0}"}, "0\n0"},
+		{pod{Name: "groups", Script: "id -G | tr ' ' '\\n' | sort -n", Spec: "securityContext: {runAsUser: 1000, runAsGroup: 3000, supplementalGroups: [4000, 4001], fsGroup: 5000}"},
+			"3000\n4000\n4001\n5000"},
+		{pod{Name: "fs-group", Script: "stat -c '%g %A' /v /m; touch /v/x /m/x; stat -c %g /v/x /m/x", Container: "volumeMounts: [{name: v, mountPath: /v}, {name: m, mountPath: /m}]",
+			Spec: "securityContext: {runAsUser: 1000, fsGroup: 5000}\nvolumes: [{name: v, emptyDir: {}}, {name: m, emptyDir: {medium: Memory}}]"},
+			"5000 drwxrwsrwx\n5000 drwxrwsrwx\n5000\n5000"},
+		{pod{Name: "non-root-by-number", Script: "id -u", Spec: "securityContext: {runAsNonRoot: true, runAsUser: 1}"}, "1"},
+		{pod{Name: "non-root-by-image", Script: "id -u", Container: "image: user-1000:e2e\nsecurityContext: {runAsNonRoot: true}"}, "1000"},
+		{pod{Name: "caps-default", Script: caps}, sets(defaultCaps)},
+		{pod{Name: "caps-default-refuses", Script: "ip link set lo mtu 1400 2>&1; mknod /x c 1 1 && echo made; mount -t tmpfs x /tmp 2>&1; true"},
+			"ip: SIOCSIFMTU: Operation not permitted\nmade\nmount: permission denied (are you root?)"},
+		{pod{Name: "caps-drop-all", Script: caps, Container: "securityContext: {capabilities: {drop: [ALL]}}"}, sets(noCaps)},
+		{pod{Name: "caps-drop-all-add", Script: caps, Container: "securityContext: {capabilities: {drop: [ALL], add: [CHOWN]}}"}, sets(onlyChown)},
+		{pod{Name: "caps-add", Script: caps + "; ip link set lo mtu 1400 && cat /sys/class/net/lo/mtu", Container: "securityContext: {capabilities: {add: [NET_ADMIN]}}"}, sets(netAdmin) + "\n1400"},
+		{pod{Name: "caps-of-user", Script: fmt.Sprintf(status, "CapEff"), Spec: "securityContext: {runAsUser: 1000}"}, noCaps},
+		{pod{Name: "privileged", Script: caps + "; " + seccomp + "; mount | grep -c ' /proc/kcore '; test -e /dev/fuse -o -e /dev/kvm -o -e /dev/vda && echo devices; test -w /proc/sys/kernel/hostname && echo writable",
+			Container: "securityContext: {privileged: true}"}, sets(ownCaps()) + "\n0\n0\ndevices\nwritable"},
+		{pod{Name: "escalation-default", Script: noNewPrivs}, "0"},
+		{pod{Name: "escalation-off", Script: noNewPrivs, Container: "securityContext: {allowPrivilegeEscalation: false}"}, "1"},
+		{pod{Name: "read-only-root", Script: "touch /x 2>&1; touch /dev/shm/x /v/x && echo volumes", Spec: "volumes: [{name: v, emptyDir: {}}]",
+			Container: "securityContext: {readOnlyRootFilesystem: true}\nvolumeMounts: [{name: v, mountPath: /v}]"}, "touch: /x: Read-only file system\nvolumes"},
+		{pod{Name: "seccomp-default", Script: seccomp + "; unshare -U true 2>&1"}, "2\nunshare: unshare(0x10000000): Operation not permitted"},
+		{pod{Name: "seccomp-runtime-default", Script: seccomp, Spec: "securityContext: {seccompProfile: {type: RuntimeDefault}}"}, "2"},
+		{pod{Name: "seccomp-unconfined", Script: seccomp, Spec: "securityContext: {seccompProfile: {type: Unconfined}}"}, "0"},
+		{pod{Name: "seccomp-of-container", Script: seccomp, Spec: "securityContext: {seccompProfile: {type: Unconfined}}",
+			Container: "securityContext: {seccompProfile: {type: RuntimeDefault}}"}, "2"},
+		{pod{Name: "seccomp-localhost", Script: seccomp + "; mkdir /x 2>&1 || true", Container: "securityContext: {seccompProfile: {type: Localhost, localhostProfile: no-mkdir.json}}"},
+			"2\nmkdir: can't create directory '/x': Operation not permitted"},
+		{pod{Name: "proc-masked", Script: "cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c; ls -A /sys/firmware | wc -l"}, "0\n0"},
+		{pod{Name: "proc-read-only", Script: "for f in /proc/sys/kernel/core_pattern /sys/kernel/x; do touch $f 2>&1; (echo x >$f) 2>&1; done | grep -c 'Read-only\\|nonexistent'; mount | grep -cE ' on /(proc/(bus|fs|irq|sys)|sys) .*[(]ro,'"},
+			"4\n5"},
+		{pod{Name: "no-open-files", Script: "ls /proc/self/fd | wc -l"}, "4"}, // 0, 1, 2, and that of the directory itself
+	} {
+		t.Run(c.pod.Name, func(t *testing.T) {
+			t.Parallel()
+			if strings.HasPrefix(c.pod.Name, "seccomp-default") || strings.HasPrefix(c.pod.Name, "read-only") || strings.HasPrefix(c.pod.Name, "proc-") {
+				c.pod.Script += "; true"
+			}
+			if got := s.output(t, c.pod); got != c.want {
+				t.Errorf("printed\n%s\nwant\n%s", got, c.want)
+			}
+		})
+	}
+	for _, c := range []struct {
+		pod  pod
+		want string // the reason and a part of the message
+	}{
+		{pod{Name: "non-root-is-root", Spec: "securityContext: {runAsNonRoot: true}"}, "CreateContainerConfigError: .*run as root"},
+		{pod{Name: "non-root-over-user", Spec: "securityContext: {runAsNonRoot: true, runAsUser: 0}"}, "CreateContainerConfigError: .*runAsUser"},
+		{pod{Name: "non-root-of-container", Container: "securityContext: {runAsNonRoot: true}"}, "CreateContainerConfigError: .*root"},
+		{pod{Name: "non-root-by-name", Container: "image: user-nobody:e2e\nsecurityContext: {runAsNonRoot: true}"}, `CreateContainerConfigError: .*"nobody".*not numeric`},
+		{pod{Name: "seccomp-missing", Spec: "securityContext: {seccompProfile: {type: Localhost, localhostProfile: missing.json}}"},
+			"CreateContainer(Config)?Error: .*missing.json"},
+		{pod{Name: "caps-unknown", Container: "securityContext: {capabilities: {add: [NO_SUCH]}}"}, "CreateContainer(Config)?Error: .*NO_SUCH"},
+		{pod{Name: "working-dir-proc", Container: "workingDir: /proc/self/fd/7"}, "CreateContainer(Config)?Error: .*/proc"},
+	} {
+		t.Run(c.pod.Name, func(t *testing.T) {
+			t.Parallel()
+			c.pod.Script = "echo it ran"
+			s.apply(t, c.pod)
+			s.until(t, c.pod.Name, "held back as "+c.want, held(c.want))
+			if out, _, code := s.Podctl("logs", c.pod.Name); code == 0 && out != "" {
+				t.Errorf("it ran: %s", out)
+			}
+			s.remove(t, c.pod.Name)
+		})
+	}
+	t.Run("user-at-every-restart", func(t *testing.T) { t.Parallel(); testUserAtRestart(t, s) })
+	t.Run("exec-is-confined", func(t *testing.T) { t.Parallel(); testExecIsConfined(t, s) })
+}
+
+// held is true when container app waits with a reason and message like that.
+func held(like string) func(*v1.Pod) bool {
+	re := regexp.MustCompile(like)
+	return func(pod *v1.Pod) bool {
+		w := app(pod).State.Waiting
+		return w != nil && re.MatchString(w.Reason+": "+w.Message)
+	}
+}
+
+// profile puts a seccomp profile where podd looks for it.
+func (s *suite) profile(t *testing.T, name, content string) {
+	t.Helper()
+	dir := filepath.Join(s.ConfigDir, "seccomp")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ownCaps is what this process, and so podd, has to give.
+func ownCaps() string {
+	data, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(data)) {
+		if set, ok := strings.CutPrefix(line, "CapEff:\t"); ok {
+			return strings.TrimSpace(set)
+		}
+	}
+	return ""
+}
+
+// The user is resolved anew for every instance, and is the same (CVE-2019-11245).
+func testUserAtRestart(t *testing.T, s *suite) {
+	p := pod{Name: "user-at-every-restart", Script: "id -u; exit 3", Container: "image: user-1000:e2e",
+		Spec: "restartPolicy: Always\nsecurityContext: {runAsNonRoot: true}"}
+	s.apply(t, p)
+	s.until(t, p.Name, "restarted and ended again", func(pod *v1.Pod) bool {
+		c := app(pod)
+		return c.RestartCount == 1 && c.State.Running == nil && c.LastTerminationState.Terminated != nil
+	})
+	for _, args := range [][]string{{"logs", p.Name}, {"logs", p.Name, "-p"}} {
+		if got := s.must(t, args...); got != "1000\n" {
+			t.Errorf("podctl %s: user %q", strings.Join(args, " "), got)
+		}
+	}
+	s.remove(t, p.Name)
+}
+
+// What is executed in a container is confined like it.
+func testExecIsConfined(t *testing.T, s *suite) {
+	p := sleeper("exec-is-confined")
+	p.Spec = "securityContext: {runAsUser: 1000, runAsGroup: 2000, supplementalGroups: [3000]}"
+	p.Container = "securityContext: {capabilities: {drop: [ALL]}, allowPrivilegeEscalation: false}\nworkingDir: /tmp\nenv: [{name: A, value: b}]"
+	s.running(t, p)
+	got := s.sh(t, p.Name, `id -u; id -g; id -G; pwd; echo $A; grep -E '^(CapInh|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\t'; ls /proc/self/fd | wc -l`)
+	want := "1000\n2000\n2000 3000\n/tmp\nb\nCapInh:" + noCaps + "\nCapBnd:" + noCaps + "\nNoNewPrivs:1\nSeccomp:2\n4"
+	if got != want {
+		t.Errorf("printed\n%s\nwant\n%s", got, want)
+	}
+}
