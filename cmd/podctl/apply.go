@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -149,7 +150,7 @@ func causes(err error, doc manifest.Document) []string {
 	if !errors.As(err, &status) || status.Status().Details == nil {
 		return nil
 	}
-	var lines []string
+	var problems manifest.Problems
 	seen := map[metav1.StatusCause]bool{}
 	for _, c := range status.Status().Details.Causes {
 		if seen[c] || c.Field == "" {
@@ -157,9 +158,14 @@ func causes(err error, doc manifest.Document) []string {
 		}
 		seen[c] = true
 		line, column := manifest.Line(doc, c.Field)
-		lines = append(lines, manifest.Problem{
+		problems = append(problems, manifest.Problem{
 			Source: doc.Source, Line: line, Column: column, Path: c.Field, Message: c.Message,
-		}.Error())
+		})
+	}
+	slices.SortStableFunc(problems, func(a, b manifest.Problem) int { return a.Line - b.Line })
+	lines := make([]string, len(problems))
+	for i, p := range problems {
+		lines[i] = p.Error()
 	}
 	return lines
 }
