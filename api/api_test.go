@@ -106,7 +106,7 @@ type env struct {
 }
 
 // serve starts a server on a socket, and ends it with the test.
-func serve(t *testing.T) *env {
+func serve(t testing.TB) *env {
 	t.Helper()
 	dir := t.TempDir()
 	s, err := store.Open(store.Options{Path: filepath.Join(dir, "state.db")})
@@ -164,7 +164,7 @@ func pod(name string) *v1.Pod {
 		Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app", Image: "busybox"}}}}
 }
 
-func (e *env) create(t *testing.T, p *v1.Pod) *v1.Pod {
+func (e *env) create(t testing.TB, p *v1.Pod) *v1.Pod {
 	t.Helper()
 	created, err := e.client.CoreV1().Pods("default").Create(t.Context(), p, metav1.CreateOptions{})
 	if err != nil {
@@ -775,5 +775,19 @@ func TestImages(t *testing.T) {
 	defer func() { _ = res.Body.Close() }()
 	if text, _ := io.ReadAll(res.Body); !bytes.Contains(text, []byte("busybox")) {
 		t.Errorf("images: %s", text)
+	}
+}
+
+// BenchmarkCreateToWatch is a durable POST and the time until a watch has seen it.
+func BenchmarkCreateToWatch(b *testing.B) {
+	e := serve(b)
+	w, err := e.client.CoreV1().Pods("default").Watch(b.Context(), metav1.ListOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Stop()
+	for n := 0; b.Loop(); n++ {
+		e.create(b, pod(fmt.Sprintf("p%d", n)))
+		<-w.ResultChan()
 	}
 }
