@@ -67,3 +67,13 @@ func TestClosing(t *testing.T) {
 		}
 	}
 }
+
+// The real go test is understood: a test that passes counts, a package that does not exist is a failure.
+func TestGoTest(t *testing.T) {
+	if got := goTest(nil, "-run", "^TestClosing$", "."); got != (tally{passed: 1}) {
+		t.Errorf("goTest = %+v, want 1 passed", got)
+	}
+	if got := goTest(nil, "./nosuchpackage"); got.failed == 0 {
+		t.Errorf("goTest of no package = %+v, want a failure", got)
+	}
+}
