@@ -74,6 +74,10 @@ type Runtime struct {
 // relist is how often everything is looked at even if nothing told to; it is jittered.
 const relist = 60 * time.Second
 
+// renet is how soon rules are back that somebody flushed. It costs a millisecond, and keeps short the time in which a
+// host port would lack its guard.
+const renet = 15 * time.Second
+
 // New gives a runtime that does nothing before Run.
 func New(o Options) *Runtime {
 	return &Runtime{
@@ -305,7 +309,7 @@ func (r *Runtime) watchExits(ctx context.Context) {
 // keepNetwork makes the host's part of the pod network, and makes it again if somebody took it away.
 func (r *Runtime) keepNetwork(ctx context.Context) {
 	for {
-		wait := jitter(relist)
+		wait := jitter(renet)
 		if err := r.Network.Setup(ctx); err != nil && ctx.Err() == nil {
 			r.Log.Error("set up the pod network", "err", err)
 			wait = 5 * time.Second
