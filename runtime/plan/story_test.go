@@ -57,7 +57,7 @@ func TestStories(t *testing.T) {
 
 // tell plays the commands of a script and writes them out with what podd does.
 func tell(t *testing.T, script string, out *bytes.Buffer) {
-	s := &story{t: t, took: map[status.Op]time.Duration{}, ends: map[string]string{}, fail: map[status.Op]bool{}}
+	s := &story{t: t, out: out, took: map[status.Op]time.Duration{}, ends: map[string]string{}, fail: map[status.Op]bool{}}
 	defer func() {
 		if s.w != nil && s.w.d != nil {
 			s.w.kill()
@@ -67,10 +67,9 @@ func tell(t *testing.T, script string, out *bytes.Buffer) {
 		line = strings.TrimRight(line, "\n")
 		switch {
 		case strings.HasPrefix(line, "#"), line == "":
-			fmt.Fprintln(out, line)
+			s.guarded(func() { fmt.Fprintln(out, line) })
 		case strings.HasPrefix(line, "> "):
-			fmt.Fprintln(out, line)
-			s.out = out
+			s.guarded(func() { fmt.Fprintln(out, line) })
 			s.command(strings.Fields(line[2:]))
 		}
 	}
@@ -85,6 +84,15 @@ type story struct {
 	took  map[status.Op]time.Duration
 	ends  map[string]string
 	fail  map[status.Op]bool
+}
+
+// guarded runs f while podd does nothing.
+func (s *story) guarded(f func()) {
+	if s.w != nil {
+		s.w.mu.Lock()
+		defer s.w.mu.Unlock()
+	}
+	f()
 }
 
 func (s *story) command(words []string) {
@@ -103,7 +111,7 @@ func (s *story) command(words []string) {
 	case "set":
 		for _, word := range words[1:] {
 			key, value, _ := strings.Cut(word, "=")
-			s.set(key, value)
+			s.guarded(func() { s.set(key, value) })
 		}
 	case "boot":
 		w.boot()
@@ -116,9 +124,9 @@ func (s *story) command(words []string) {
 	case "away", "back":
 		w.locked(func() { w.reachable = words[0] == "back" })
 	case "fail":
-		s.fail[status.Op(words[1])] = true
+		s.guarded(func() { s.fail[status.Op(words[1])] = true })
 	case "heal":
-		clear(s.fail)
+		s.guarded(func() { clear(s.fail) })
 	case "exit":
 		code, _ := strconv.Atoi(words[2])
 		w.locked(func() {
