@@ -27,14 +27,25 @@ func (s *Sandboxes) EnsureNamespaces(pod *v1.Pod, attempt int) error {
 		return err
 	}
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and with it its namespaces
-		done <- makeNamespaces(ref)
-	}()
+	go onSpareThread(done, func() error { return makeNamespaces(ref) })
 	if err := <-done; err != nil {
 		return fmt.Errorf("make namespaces: %w", err)
 	}
 	return nil
+}
+
+// onSpareThread runs f on a thread that ends with it, and with it its namespaces. The process's first thread never ends:
+// a goroutine that finds itself there keeps it busy while another one does the work.
+func onSpareThread(done chan<- error, f func() error) {
+	runtime.LockOSThread() // not unlocked on a spare thread
+	if unix.Gettid() != unix.Getpid() {
+		done <- f()
+		return
+	}
+	spare := make(chan error)
+	go onSpareThread(spare, f)
+	done <- <-spare
+	runtime.UnlockOSThread()
 }
 
 // makeNamespaces makes those that are missing, from a thread that is thrown away.

@@ -42,6 +42,9 @@ var (
 
 const namespace = "podd-test"
 
+// The first thread stays as it is: makeNetns throws away the threads it uses, which cannot be done with this one.
+func init() { runtime.LockOSThread() }
+
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
@@ -424,12 +427,33 @@ func TestInside(t *testing.T) {
 	want(t, "etc", p.sh("etc", "grep web /etc/hosts; cat /etc/hostname; stat -f -c %T /dev/shm"), "10.0.0.7\tweb\nweb\ntmpfs")
 }
 
-func TestReadFullPrivileged(t *testing.T) {
+func TestPrivileged(t *testing.T) {
 	p := newPod(t)
 	yes := true
 	got := p.sh("app", "grep Seccomp: /proc/self/status | cut -f2; test -e /dev/loop-control -o -e /dev/kmsg -o -e /dev/fuse && echo devices; touch /proc/sys/kernel/core_pattern && echo rw",
 		func(c *v1.Container) { c.SecurityContext = &v1.SecurityContext{Privileged: &yes} })
 	want(t, "privileged", got, "0\ndevices\nrw")
+}
+
+func TestHostNamespaces(t *testing.T) {
+	p := newPod(t, func(p *v1.Pod) { p.Spec.HostNetwork, p.Spec.HostPID, p.Spec.HostIPC = true, true, true })
+	var host []string
+	for _, ns := range []string{"net", "ipc", "uts", "pid"} {
+		l, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host = append(host, l)
+	}
+	want(t, "namespaces", p.sh("app", "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done"), strings.Join(host, "\n"))
+	cfg := p.config("forks", "sleep 1000 & setsid sleep 1001 & exec sleep 1002")
+	p.start(cfg)
+	if err := boxes.KillCgroup(context.Background(), string(p.UID)); err != nil {
+		t.Fatal(err)
+	}
+	if i := p.end(cfg); i.ExitCode != 137 {
+		t.Errorf("%+v", i)
+	}
 }
 
 func TestMembersShare(t *testing.T) {
@@ -603,21 +627,21 @@ func TestContainerdAway(t *testing.T) {
 // taken away by Remove.
 func TestRemoveWhatNeverStarted(t *testing.T) {
 	for _, then := range []string{"ensure", "remove"} {
-		p := newPod(t)
+		yes := true
+		p := newPod(t, func(p *v1.Pod) { p.Spec.ShareProcessNamespace = &yes })
 		ctx, uid := context.Background(), string(p.UID)
 		if err := boxes.Remove(ctx, uid, 0); err != nil {
 			t.Fatal(err)
 		}
-		// A file where a pin's directory must be: Ensure fails after the task is created.
-		dir := filepath.Dir(p.ref.IPCNS)
-		if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		// A directory where a pin must be: Ensure fails after the task is created.
+		dir := p.ref.PIDNS
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := boxes.Ensure(ctx, p.Pod, 0, p.netns); err == nil {
 			t.Fatal("ensure: no error")
+		} else if !strings.Contains(err.Error(), "is a directory") {
+			t.Fatal(err)
 		}
 		if i := p.look(p.ref.ID); i.Task != containers.TaskCreated {
 			t.Fatalf("%+v", i)
