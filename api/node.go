@@ -125,9 +125,11 @@ func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time) v1.NodeStatus {
 func (s *Server) nodeInfo() v1.NodeSystemInfo {
 	var uname unix.Utsname
 	_ = unix.Uname(&uname)
-	containerd := s.Containerd
-	if containerd == "" {
-		containerd = "unknown"
+	containerd := "unknown"
+	if s.Containerd != nil {
+		if v := s.Containerd(); v != "" {
+			containerd = v
+		}
 	}
 	return v1.NodeSystemInfo{
 		MachineID:  firstLine("/etc/machine-id"),

@@ -32,9 +32,9 @@ type Config struct {
 	NodeName    string   // a DNS subdomain
 	NodeIPs     []string // primary first, at most one per family
 	SocketPath  string
-	SocketGroup string // group that may use the socket; "podd" when empty
-	Version     string // of podd
-	Containerd  string // version of containerd, for the node's status
+	SocketGroup string        // group that may use the socket; "podd" when empty
+	Version     string        // of podd
+	Containerd  func() string // version of containerd, for the node's status; "" or nil: not known
 	Log         *slog.Logger
 }
 

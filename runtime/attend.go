@@ -9,6 +9,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"podd/runtime/containers"
 	"podd/runtime/logs"
@@ -90,6 +91,9 @@ func (r *Runtime) drain(ctx context.Context, id string) {
 	}
 }
 
+// refuse is an error that is the asker's: the API answers 400, as upstream does.
+func refuse(format string, args ...any) error { return apierrors.NewBadRequest(fmt.Sprintf(format, args...)) }
+
 // pick finds the container that is meant by name; empty is the only one.
 func pick(pod *v1.Pod, name string) (string, error) {
 	var all []string
@@ -100,9 +104,9 @@ func pick(pod *v1.Pod, name string) (string, error) {
 	case name == "" && len(all) == 1:
 		return all[0], nil
 	case name == "":
-		return "", fmt.Errorf("pod %s: a container name must be specified, choose one of: [%s]", pod.Name, strings.Join(all, " "))
+		return "", refuse("a container name must be specified for pod %s, choose one of: [%s]", pod.Name, strings.Join(all, " "))
 	case !slices.Contains(all, name):
-		return "", fmt.Errorf("container %s is not valid for pod %s: it has [%s]", name, pod.Name, strings.Join(all, " "))
+		return "", refuse("container %s is not valid for pod %s: it has [%s]", name, pod.Name, strings.Join(all, " "))
 	}
 	return name, nil
 }
@@ -130,9 +134,9 @@ func (r *Runtime) newest(ctx context.Context, pod *v1.Pod, name string, previous
 	case previous && len(ran) > 1:
 		return ran[len(ran)-2], nil
 	case previous:
-		return status.Container{}, fmt.Errorf("previous terminated container %q in pod %q not found", name, pod.Name)
+		return status.Container{}, refuse("previous terminated container %q in pod %q not found", name, pod.Name)
 	case len(ran) == 0:
-		return status.Container{}, fmt.Errorf("container %q in pod %q is waiting to start: %s", name, pod.Name, whyWaiting(pod, name))
+		return status.Container{}, refuse("container %q in pod %q is waiting to start: %s", name, pod.Name, whyWaiting(pod, name))
 	}
 	return ran[len(ran)-1], nil
 }
@@ -162,7 +166,7 @@ func (r *Runtime) Exec(ctx context.Context, pod *v1.Pod, name string, e containe
 			return r.Containers.Exec(ctx, i.ID, e)
 		}
 	}
-	return 0, fmt.Errorf("container %s of pod %s: is not running", name, pod.Name)
+	return 0, refuse("container %s of pod %s: is not running", name, pod.Name)
 }
 
 // UsesImage tells whether a container of any pod is made from the image with this full name. When containerd cannot be

@@ -195,14 +195,14 @@ func (p *podd) open(boot string) error {
 	})
 	p.api, err = api.New(api.Config{
 		Store: p.store, Runtime: &attendant{p.runtime, p.images, p.client}, NodeName: node.Name, NodeIPs: node.IPs,
-		SocketPath: c.Listen, SocketGroup: c.Group, Version: version, Log: p.log,
+		SocketPath: c.Listen, SocketGroup: c.Group, Version: version, Containerd: p.containerd, Log: p.log,
 	})
 	if err != nil {
 		return err
 	}
 	p.static = static.New(static.Options{
 		Dir: filepath.Join(c.ConfigDir, "manifests"), Node: node.Name, Log: p.log,
-		Static: p.staticPods, Put: p.api.PutStatic, Remove: p.api.RemoveStatic, Report: p.reportManifest,
+		Static: p.staticPods, Put: p.putStatic, Remove: p.api.RemoveStatic, Report: p.reportManifest,
 	})
 	return nil
 }
@@ -248,6 +248,25 @@ func (p *podd) staticPods() []*v1.Pod {
 		}
 	}
 	return out
+}
+
+func (p *podd) putStatic(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
+	put, err := p.api.PutStatic(ctx, pod)
+	if errors.Is(err, api.ErrTerminating) {
+		return nil, static.ErrTerminating
+	}
+	return put, err
+}
+
+// containerd is the version of the containerd in use, for the node object; empty while it does not answer.
+func (p *podd) containerd() string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	v, err := p.client.Containerd().Version(ctx)
+	if err != nil {
+		return ""
+	}
+	return v.Version
 }
 
 // reportManifest makes a bad manifest file visible where people look: among the events of the node.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 )
 
 // version is set by the linker.
@@ -42,6 +43,7 @@ func command() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			klog.SetSlogLogger(log.With("from", "kubernetes"))
 			return run(cmd.Context(), c, log)
 		},
 	}

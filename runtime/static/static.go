@@ -30,6 +30,12 @@ const (
 	FileAnnotation   = "podd/manifest"               // name of the file
 )
 
+// ErrTerminating says that the pod a file had before is still ending; the new one is put again shortly.
+var ErrTerminating = errors.New("the previous pod is still ending")
+
+// again is how soon a pod is put again whose predecessor is still ending.
+const again = 250 * time.Millisecond
+
 // check is how often the directory is read even if nothing was notified (the kubelet's fileCheckFrequency).
 const check = 20 * time.Second
 
@@ -39,7 +45,7 @@ type Options struct {
 	Node string // name of the node; static pods are named <name>-<node>, as the kubelet does
 
 	Static func() []*v1.Pod                                        // the static pods that the store has
-	Put    func(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) // create or replace
+	Put    func(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) // create or replace; ErrTerminating: later
 	Remove func(ctx context.Context, namespace, name string) error // delete gracefully; none is no error
 	Report func(file string, err error)                            // a file that cannot be run
 	Log    *slog.Logger
@@ -69,10 +75,14 @@ func (s *Source) Run(ctx context.Context) error {
 			s.o.Log.Warn("watch manifest directory; changes are found every 20 s only", "dir", s.o.Dir, "err", err)
 		}
 	}
-	timer := time.NewTicker(check)
+	timer := time.NewTimer(check)
 	defer timer.Stop()
 	for {
-		s.Reconcile(ctx)
+		wait := check
+		if !s.Reconcile(ctx) {
+			wait = again
+		}
+		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -97,12 +107,12 @@ func settle(w *fsnotify.Watcher) {
 }
 
 // Reconcile makes the store hold the pods of the directory, and no other static pods. The pods of a file that cannot be
-// read stay as they are: a slip of the pen does not stop what runs.
-func (s *Source) Reconcile(ctx context.Context) {
+// read stay as they are: a slip of the pen does not stop what runs. done is false when it is to be called again soon.
+func (s *Source) Reconcile(ctx context.Context) (done bool) {
 	wanted, broken, err := s.read()
 	if err != nil {
 		s.report(s.o.Dir, err)
-		return
+		return true
 	}
 	delete(s.reported, s.o.Dir)
 	for _, old := range s.o.Static() {
@@ -115,14 +125,20 @@ func (s *Source) Reconcile(ctx context.Context) {
 			s.o.Log.Error("remove static pod", "namespace", old.Namespace, "pod", old.Name, "err", err)
 		}
 	}
+	done = true
 	for _, pod := range wanted {
 		file := pod.Annotations[FileAnnotation]
-		if _, err := s.o.Put(ctx, pod); err != nil {
+		_, err := s.o.Put(ctx, pod)
+		switch {
+		case errors.Is(err, ErrTerminating):
+			done = false
+		case err != nil:
 			s.report(file, err)
-			continue
+		default:
+			delete(s.reported, file)
 		}
-		delete(s.reported, file)
 	}
+	return done
 }
 
 // read decodes all files. broken holds the names of those that cannot be used; they are reported.
