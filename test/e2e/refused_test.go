@@ -1,0 +1,123 @@
+//go:build host
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// testRefused: every field that podd does not honour is refused, at its line, with its path and the reason. Nothing is
+// applied.
+func testRefused(t *testing.T, s *suite) {
+	const (
+		notYet  = "Forbidden: not supported by podd yet"
+		cluster = "Forbidden: not supported by podd (needs a cluster)"
+	)
+	c := "spec.containers[0]."
+	for _, r := range []struct {
+		pod  pod
+		path string
+		says string
+	}{
+		{pod{Spec: "initContainers: [{name: i, image: x}]"}, "spec.initContainers", notYet},
+		{pod{Spec: "activeDeadlineSeconds: 5"}, "spec.activeDeadlineSeconds", notYet},
+		{pod{Spec: "nodeSelector: {a: b}"}, "spec.nodeSelector", notYet},
+		{pod{Spec: "serviceAccountName: robot"}, "spec.serviceAccountName", notYet},
+		{pod{Spec: "automountServiceAccountToken: true"}, "spec.automountServiceAccountToken", notYet},
+		{pod{Spec: "imagePullSecrets: [{name: s}]"}, "spec.imagePullSecrets", notYet},
+		{pod{Spec: "subdomain: sub"}, "spec.subdomain", notYet},
+		{pod{Spec: "affinity: {nodeAffinity: {}}"}, "spec.affinity", notYet},
+		{pod{Spec: "schedulerName: other"}, "spec.schedulerName", notYet},
+		{pod{Spec: "tolerations: [{operator: Exists}]"}, "spec.tolerations", notYet},
+		{pod{Spec: "priorityClassName: high"}, "spec.priorityClassName", notYet},
+		{pod{Spec: "priority: 5"}, "spec.priority", notYet},
+		{pod{Spec: "preemptionPolicy: Never"}, "spec.preemptionPolicy", notYet},
+		{pod{Spec: "readinessGates: [{conditionType: example.com/x}]"}, "spec.readinessGates", notYet},
+		{pod{Spec: "runtimeClassName: gvisor"}, "spec.runtimeClassName", notYet},
+		{pod{Spec: "overhead: {cpu: 10m}"}, "spec.overhead", notYet},
+		{pod{Spec: "topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: ScheduleAnyway}]"}, "spec.topologySpreadConstraints", notYet},
+		{pod{Spec: "setHostnameAsFQDN: true"}, "spec.setHostnameAsFQDN", notYet},
+		{pod{Spec: "os: {name: linux}"}, "spec.os", notYet},
+		{pod{Spec: "hostUsers: false"}, "spec.hostUsers", notYet},
+		{pod{Spec: "schedulingGates: [{name: wait}]"}, "spec.schedulingGates", notYet},
+		{pod{Spec: "resources: {limits: {cpu: '1'}}"}, "spec.resources", notYet},
+		{pod{Spec: "hostnameOverride: x.example"}, "spec.hostnameOverride", notYet},
+		{pod{Spec: "securityContext: {sysctls: [{name: net.ipv4.tcp_syncookies, value: '1'}]}"}, "spec.securityContext.sysctls", notYet},
+		{pod{Spec: "securityContext: {fsGroupChangePolicy: Always}"}, "spec.securityContext.fsGroupChangePolicy", notYet},
+		{pod{Spec: "securityContext: {supplementalGroupsPolicy: Strict}"}, "spec.securityContext.supplementalGroupsPolicy", notYet},
+		{pod{Spec: "securityContext: {appArmorProfile: {type: Unconfined}}"}, "spec.securityContext.appArmorProfile", notYet},
+		{pod{Spec: "securityContext: {seLinuxOptions: {level: s0}}"}, "spec.securityContext.seLinuxOptions", notYet},
+		{pod{Spec: "securityContext: {windowsOptions: {runAsUserName: x}}"}, "spec.securityContext.windowsOptions", "this is a Linux host"},
+
+		{pod{Container: "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"}, c + "env[0].valueFrom", notYet},
+		{pod{Container: "envFrom: [{configMapRef: {name: c}}]"}, c + "envFrom", notYet},
+		{pod{Container: "resources: {limits: {ephemeral-storage: 1Gi}}"}, c + "resources.limits[ephemeral-storage]", notYet},
+		{pod{Container: "resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]"}, c + "resizePolicy[0].restartPolicy", notYet},
+		{pod{Container: "restartPolicy: Always"}, c + "restartPolicy", notYet},
+		{pod{Container: "livenessProbe: {tcpSocket: {port: 80}}"}, c + "livenessProbe", notYet},
+		{pod{Container: "readinessProbe: {exec: {command: [x]}}"}, c + "readinessProbe", notYet},
+		{pod{Container: "startupProbe: {httpGet: {port: 80}}"}, c + "startupProbe", notYet},
+		{pod{Container: "lifecycle: {preStop: {exec: {command: [x]}}}"}, c + "lifecycle", notYet},
+		{pod{Container: "terminationMessagePath: /dev/other"}, c + "terminationMessagePath", notYet},
+		{pod{Container: "terminationMessagePolicy: FallbackToLogsOnError"}, c + "terminationMessagePolicy", notYet},
+		{pod{Container: "stdin: true"}, c + "stdin", notYet},
+		{pod{Container: "tty: true"}, c + "tty", notYet},
+		{pod{Container: "securityContext: {procMount: Unmasked}", Spec: "hostUsers: false"}, c + "securityContext.procMount", notYet},
+		{pod{Container: "securityContext: {appArmorProfile: {type: Unconfined}}"}, c + "securityContext.appArmorProfile", notYet},
+		{pod{Container: "securityContext: {seLinuxOptions: {level: s0}}"}, c + "securityContext.seLinuxOptions", notYet},
+		{mounted("subPath: x"), c + "volumeMounts[0].subPath", notYet},
+		{mounted("subPathExpr: x"), c + "volumeMounts[0].subPathExpr", notYet},
+		{mounted("mountPropagation: HostToContainer"), c + "volumeMounts[0].mountPropagation", notYet},
+		{mounted("readOnly: true, recursiveReadOnly: Enabled"), c + "volumeMounts[0].recursiveReadOnly", notYet},
+
+		{volume("emptyDir: {sizeLimit: 1Mi}"), "spec.volumes[0].emptyDir.sizeLimit", notYet},
+		{volume("emptyDir: {medium: HugePages}"), "spec.volumes[0].emptyDir.medium", notYet},
+		{volume("configMap: {name: c}"), "spec.volumes[0].configMap", notYet},
+		{volume("secret: {secretName: s}"), "spec.volumes[0].secret", notYet},
+		{volume("downwardAPI: {items: []}"), "spec.volumes[0].downwardAPI", notYet},
+		{volume("projected: {sources: []}"), "spec.volumes[0].projected", notYet},
+		{volume("image: {reference: busybox}"), "spec.volumes[0].image", notYet},
+		{volume("persistentVolumeClaim: {claimName: c}"), "spec.volumes[0].persistentVolumeClaim", notYet},
+		{volume("nfs: {server: s, path: /x}"), "spec.volumes[0].nfs", notYet},
+		{volume("csi: {driver: d.example}"), "spec.volumes[0].csi", notYet},
+		{volume("gitRepo: {repository: x}"), "spec.volumes[0].gitRepo", "Forbidden: not supported by podd"},
+		{volume("rbd: {monitors: [m], image: i}"), "spec.volumes[0].rbd", cluster},
+		{volume("cephfs: {monitors: [m]}"), "spec.volumes[0].cephfs", cluster},
+
+		{pod{Meta: "ownerReferences: [{apiVersion: v1, kind: Pod, name: x, uid: u-1}]"}, "metadata.ownerReferences", notYet},
+		{pod{Meta: "annotations: {container.apparmor.security.beta.kubernetes.io/app: unconfined}"},
+			"metadata.annotations[container.apparmor.security.beta.kubernetes.io/app]", "Forbidden: not supported by podd"},
+	} {
+		t.Run(r.path, func(t *testing.T) {
+			t.Parallel()
+			r.pod.Name, r.pod.Script = "refused", "true"
+			got := s.refused(t, r.pod.String(), "apply", "-f", "-")
+			if !hasLine(got, "-:", ": "+r.path+": ", r.says) {
+				t.Errorf("podctl says\n%s\nwant a line with %q: %q", got, r.path, r.says)
+			}
+		})
+	}
+}
+
+// hasLine is true when one line of text has all parts.
+func hasLine(text string, parts ...string) bool {
+lines:
+	for line := range strings.Lines(text) {
+		for _, p := range parts {
+			if !strings.Contains(line, p) {
+				continue lines
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// mounted is a pod with a volume mount that says this as well.
+func mounted(more string) pod {
+	return pod{Spec: "volumes: [{name: v, emptyDir: {}}]", Container: "volumeMounts: [{name: v, mountPath: /v, " + more + "}]"}
+}
+
+// volume is a pod with this volume.
+func volume(source string) pod { return pod{Spec: "volumes:\n- name: v\n  " + source} }

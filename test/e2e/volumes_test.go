@@ -1,0 +1,167 @@
+//go:build host
+
+package e2e
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+func testVolumes(t *testing.T, s *suite) {
+	for name, test := range map[string]func(*testing.T, *suite){
+		"empty-dir":         testEmptyDir,
+		"memory":            testMemoryDir,
+		"host-path-kinds":   testHostPathKinds,
+		"host-path-missing": testHostPathMissing,
+		"host-path-stays":   testHostPathStays,
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
+	}
+}
+
+// An emptyDir is shared by the members, outlives their restarts, may be read-only for one of them, and goes with the pod.
+func testEmptyDir(t *testing.T, s *suite) {
+	p := pod{Name: "empty-dir", Script: "stat -c %a /v; echo $(($(cat /v/runs 2>/dev/null)+1)) >/v/runs; [ $(cat /v/runs) -ge 2 ] || exit 1; " + sleepScript,
+		Spec:      "restartPolicy: OnFailure\nvolumes: [{name: v, emptyDir: {}}, {name: own, emptyDir: {}}]",
+		Container: "volumeMounts: [{name: v, mountPath: /v}, {name: own, mountPath: /v/deep/own}]",
+		More: "- name: other\n  image: " + busybox + "\n  command: [sleep, '1000']\n" +
+			"  volumeMounts: [{name: v, mountPath: /other, readOnly: true}]"}
+	s.apply(t, p)
+	pod := s.until(t, p.Name, "app was restarted once", restarts(1))
+	if got := s.must(t, "logs", p.Name, "-c", "app"); got != "777\n" {
+		t.Errorf("mode = %q", got)
+	}
+	got := s.must(t, "exec", p.Name, "-c", "other", "--", "sh", "-c", "cat /other/runs; touch /other/x 2>&1; true")
+	if got != "2\ntouch: /other/x: Read-only file system\n" {
+		t.Errorf("the other member: %q", got)
+	}
+	dirs := []string{filepath.Join(s.Root, "pods", string(pod.UID))}
+	for _, dir := range dirs {
+		if _, err := os.Stat(dir); err != nil {
+			t.Error(err)
+		}
+	}
+	s.remove(t, p.Name)
+	for _, dir := range dirs {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s is still there", dir)
+		}
+	}
+}
+
+// A volume in memory is one tmpfs for all members, as large as it may be.
+func testMemoryDir(t *testing.T, s *suite) {
+	p := sleeper("memory")
+	p.Spec = "volumes: [{name: m, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]"
+	p.Container = "volumeMounts: [{name: m, mountPath: /m}]"
+	p.More = "- name: other\n  image: " + busybox + "\n  command: [sleep, '1000']\n  volumeMounts: [{name: m, mountPath: /m}]"
+	s.running(t, p)
+	got := s.sh(t, p.Name, "df -P /m | awk 'NR==2 {print $1, $2}'; echo shared >/m/x; dd if=/dev/zero of=/m/big bs=100k count=30 2>&1 | grep -o 'No space.*'; true")
+	if got != "tmpfs 1024\nNo space left on device" {
+		t.Errorf("printed %q", got)
+	}
+	if got := s.must(t, "exec", p.Name, "-c", "other", "--", "cat", "/m/x"); got != "shared\n" {
+		t.Errorf("the other member reads %q", got)
+	}
+}
+
+// Every type of hostPath, with what is there and with something else.
+func testHostPathKinds(t *testing.T, s *suite) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("content\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	socket, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	block, err := filepath.Glob("/sys/block/*")
+	if err != nil || len(block) == 0 {
+		t.Fatalf("no block device: %v", err)
+	}
+	device := "/dev/" + filepath.Base(block[0])
+	for _, c := range []struct{ kind, path, want string }{
+		{"''", dir + "/dir", "directory"},
+		{"''", dir + "/file", "regular file"},
+		{"''", dir + "/made-without-type", "directory"},
+		{"Directory", dir + "/dir", "directory"},
+		{"Directory", dir + "/file", "is not a directory"},
+		{"Directory", dir + "/missing", "does not exist"},
+		{"DirectoryOrCreate", dir + "/made/dir", "directory"},
+		{"DirectoryOrCreate", dir + "/file", "is not a directory"},
+		{"File", dir + "/file", "regular file"},
+		{"File", dir + "/dir", "is not a file"},
+		{"FileOrCreate", dir + "/made-file", "regular empty file"},
+		{"Socket", dir + "/socket", "socket"},
+		{"Socket", dir + "/file", "is not a socket"},
+		{"CharDevice", "/dev/null", "character special file"},
+		{"CharDevice", dir + "/file", "is not a character device"},
+		{"BlockDevice", device, "block special file"},
+		{"BlockDevice", "/dev/null", "is not a block device"},
+	} {
+		name := strings.ToLower("host-path-" + strings.Trim(c.kind, "'") + "-" + filepath.Base(c.path))
+		t.Run(name, func(t *testing.T) {
+			p := pod{Name: name, Script: "stat -c %F /v", Spec: "volumes: [{name: v, hostPath: {path: " + c.path + ", type: " + c.kind + "}}]",
+				Container: "volumeMounts: [{name: v, mountPath: /v, readOnly: true}]"}
+			if !strings.Contains(c.want, "not ") {
+				if got := s.output(t, p); got != c.want {
+					t.Errorf("it is a %q, want %q", got, c.want)
+				}
+				return
+			}
+			s.apply(t, p)
+			if got := s.event(t, p.Name, "FailedMount"); !strings.Contains(got, c.path+": "+c.want) {
+				t.Errorf("event FailedMount: %q, want %q", got, c.want)
+			}
+			pod := s.until(t, p.Name, "there", func(*v1.Pod) bool { return true })
+			if !phase(v1.PodPending)(pod) || !waiting("ContainerCreating")(pod) {
+				t.Errorf("status %+v, want Pending and ContainerCreating", pod.Status)
+			}
+			s.remove(t, p.Name)
+		})
+	}
+}
+
+// A pod whose hostPath is missing starts when it comes.
+func testHostPathMissing(t *testing.T, s *suite) {
+	dir := filepath.Join(t.TempDir(), "later")
+	p := sleeper("host-path-later")
+	p.Spec = "volumes: [{name: v, hostPath: {path: " + dir + ", type: Directory}}]"
+	p.Container = "volumeMounts: [{name: v, mountPath: /v}]"
+	s.apply(t, p)
+	s.event(t, p.Name, "FailedMount")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.until(t, p.Name, "ready", ready)
+}
+
+// What is on the host stays there, with its owner, whatever the pod says of groups, and its links lead where they led.
+func testHostPathStays(t *testing.T, s *suite) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{"kept": "host\n", "changed": "host\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := pod{Name: "host-path-stays", Script: "cat /v/kept; echo pod >/v/changed; ln -s /v/kept /v/link; stat -c %g /v/kept; touch /r/x 2>&1; true",
+		Spec:      "securityContext: {fsGroup: 5000}\nvolumes: [{name: v, hostPath: {path: " + dir + "}}]",
+		Container: "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /r, readOnly: true}]"}
+	if got := s.output(t, p); got != "host\n0\ntouch: /r/x: Read-only file system" {
+		t.Errorf("printed %q", got)
+	}
+	for name, want := range map[string]string{"kept": "host\n", "changed": "pod\n"} {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
+		}
+	}
+}
