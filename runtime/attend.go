@@ -92,7 +92,9 @@ func (r *Runtime) drain(ctx context.Context, id string) {
 }
 
 // refuse is an error that is the asker's: the API answers 400, as upstream does.
-func refuse(format string, args ...any) error { return apierrors.NewBadRequest(fmt.Sprintf(format, args...)) }
+func refuse(format string, args ...any) error {
+	return apierrors.NewBadRequest(fmt.Sprintf(format, args...))
+}
 
 // pick finds the container that is meant by name; empty is the only one.
 func pick(pod *v1.Pod, name string) (string, error) {

@@ -134,7 +134,7 @@ func TestContainerID(t *testing.T) {
 			}
 		}
 	}
-	if ContainerID("u", "a", 1) != ContainerID("u", "a", 1) {
-		t.Error("the id changes")
+	if got, again := ContainerID("u", "a", 1), ContainerID("u", "a", 1); got != again {
+		t.Errorf("the id changes: %s, then %s", got, again)
 	}
 }
