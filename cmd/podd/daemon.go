@@ -91,6 +91,7 @@ func (p *podd) runPods(ctx context.Context) error {
 	}
 	var parts sync.WaitGroup
 	defer parts.Wait()
+	parts.Go(func() { p.bundle.CheckVersions(ctx, p.containerd()) })
 	if !p.config.noManifests {
 		parts.Go(func() {
 			if err := p.static.Run(ctx); err != nil {
@@ -116,7 +117,9 @@ func assemble(c config, log *slog.Logger) (_ *podd, err error) {
 			return nil, fmt.Errorf("make directories: %w", err)
 		}
 	}
-	if err := os.Chmod(c.State, 0o711); err != nil { // users of the API's group reach the socket
+	// Also what was there before: nobody else enters the root, below which are setuid programs of images; users of the
+	// API's group reach the socket in the other.
+	if err := errors.Join(os.Chmod(c.Root, 0o700), os.Chmod(c.State, 0o711)); err != nil {
 		return nil, fmt.Errorf("make directories: %w", err)
 	}
 	boot, err := os.ReadFile(c.BootID)
