@@ -69,6 +69,7 @@ func tell(t *testing.T, script string, out *bytes.Buffer) {
 		case strings.HasPrefix(line, "#"), line == "":
 			s.guarded(func() { fmt.Fprintln(out, line) })
 		case strings.HasPrefix(line, "> "):
+			synctest.Wait() // what podd does at this instant is told before the next command
 			s.guarded(func() { fmt.Fprintln(out, line) })
 			s.command(strings.Fields(line[2:]))
 		}
