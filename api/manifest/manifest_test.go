@@ -165,7 +165,7 @@ func TestHostile(t *testing.T) {
 				t.Errorf("the error has %d bytes", len(err.Error()))
 			}
 			t.Logf("%v, %d KiB allocated", took, (after.TotalAlloc-before.TotalAlloc)>>10)
-			if took > slow*100*time.Millisecond {
+			if took > hung {
 				t.Errorf("took %v", took)
 			}
 			if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 64 {
@@ -174,6 +174,10 @@ func TestHostile(t *testing.T) {
 		})
 	}
 }
+
+// hung is far above what any source here takes, also on a busy machine under the race detector; what grows faster than
+// its source takes longer. With -v the test says how long each took.
+const hung = 30 * time.Second
 
 type broken struct{}
 
