@@ -37,14 +37,3 @@ func (r *Runtime) accountsOf(ctx context.Context, chainID string) (accounts, err
 	r.accounts.files[chainID] = a
 	return a, nil
 }
-
-// slot runs f when fewer than Parallel other starts run: more at a time make all of them slower.
-func (r *Runtime) slot(ctx context.Context, f func() error) error {
-	select {
-	case r.starts <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-r.starts }()
-	return f()
-}
