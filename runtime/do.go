@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -23,8 +24,12 @@ import (
 func (h *host) Do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	begun := time.Now()
 	err := h.do(ctx, pod, s)
-	h.r.Log.Debug("step", "pod", pod.Name, "op", s.Op, "name", s.Name, "attempt", s.Attempt, "why", s.Why,
-		"took", time.Since(begun), "err", err)
+	level := slog.LevelDebug
+	if err != nil && ctx.Err() != context.Canceled && !errors.Is(err, errKept) { // back-off keeps it from filling the log
+		level = slog.LevelWarn
+	}
+	h.r.Log.Log(ctx, level, "step", "namespace", pod.Namespace, "pod", pod.Name, "op", s.Op, "name", s.Name,
+		"attempt", s.Attempt, "why", s.Why, "took", time.Since(begun), "err", err)
 	return err
 }
 
@@ -370,13 +375,15 @@ func (h *host) stop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 func (h *host) ask(ctx context.Context, pod *v1.Pod, s plan.Step, i containers.Instance) (ended bool, err error) {
 	h.mu.Lock()
 	asked := h.termed[i.ID]
-	h.termed[i.ID] = true
 	h.mu.Unlock()
 	if !asked {
 		h.event(pod, v1.EventTypeNormal, "Killing", "Stopping container %s", s.Name)
 		if err := h.r.Containers.Signal(ctx, i.ID, stopSignal(i.StopSignal)); err != nil {
 			return false, err
 		}
+		h.mu.Lock()
+		h.termed[i.ID] = true
+		h.mu.Unlock()
 	}
 	killpoint.At("stop.asked")
 	waiting, cancel := context.WithDeadline(ctx, s.Deadline)
