@@ -2,9 +2,11 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -175,10 +177,15 @@ func (h *host) observeNetwork(pod *v1.Pod, rec record, f *status.Facts) error {
 	return nil
 }
 
-// observeImages says which of the pod's images are on the host.
+// observeImages says which of the pod's images are on the host. When containerd goes away meanwhile nothing is said of
+// any: an image that cannot be asked for must not be pulled as if it were missing.
 func (h *host) observeImages(ctx context.Context, pod *v1.Pod, f *status.Facts) {
 	for _, c := range pod.Spec.Containers {
 		info, ok, err := h.r.Images.Look(ctx, c.Image)
+		if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errors.Is(err, context.DeadlineExceeded) {
+			f.Reachable = false
+			return
+		}
 		if err == nil && ok {
 			f.Images[c.Image] = status.Image{ID: imageID(info)}
 		}

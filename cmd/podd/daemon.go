@@ -86,9 +86,11 @@ func (p *podd) runPods(ctx context.Context) error {
 		p.log.Warn("containerd is not there yet", "err", err)
 	}
 	cancel()
-	if err := p.images.Sweep(p.client.Context(ctx)); err != nil && ctx.Err() == nil {
+	sweep, cancel := context.WithTimeout(ctx, bundleWait) // a containerd that hangs must not keep the pods from being looked at
+	if err := p.images.Sweep(p.client.Context(sweep)); err != nil && ctx.Err() == nil {
 		p.log.Warn("sweep unfinished pulls", "err", err)
 	}
+	cancel()
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	parts.Go(func() { p.bundle.CheckVersions(ctx, p.containerd()) })

@@ -77,6 +77,8 @@ func (c *Client) Host() Host { return c.host }
 
 // Ready is nil when containerd answers and has the snapshotter that is to be used.
 func (c *Client) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	if _, err := c.cc.VersionService().Version(ctx, nil); err != nil {
 		return fmt.Errorf("ask containerd at %s: %w", c.opts.Address, native(err))
 	}

@@ -40,6 +40,8 @@ func (c *Client) RemoveLease(ctx context.Context, uid string) error {
 
 // Leases is the uids of all pods that have a lease.
 func (c *Client) Leases(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	all, err := c.cc.LeasesService().List(c.Context(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("list leases: %w", err)

@@ -18,6 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// askLimit bounds one question to containerd: one that hangs is one that cannot be asked.
+const askLimit = 10 * time.Second
+
 // Look is every container of the pod with that uid, or of all pods if uid is "". An error means that containerd did not
 // answer, and nothing is known.
 func (c *Client) Look(ctx context.Context, uid string) ([]Instance, error) {
@@ -26,13 +29,15 @@ func (c *Client) Look(ctx context.Context, uid string) ([]Instance, error) {
 	if uid != "" {
 		filter += fmt.Sprintf("==%q", uid)
 	}
-	list, err := c.cc.ContainerService().List(ctx, filter)
+	asking, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	list, err := c.cc.ContainerService().List(asking, filter)
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	known := map[string]*task.Process{}
 	if uid == "" {
-		r, err := c.cc.TaskService().List(ctx, &tasks.ListTasksRequest{})
+		r, err := c.cc.TaskService().List(asking, &tasks.ListTasksRequest{})
 		if err != nil {
 			return nil, fmt.Errorf("list tasks: %w", native(err))
 		}
@@ -104,6 +109,8 @@ func (c *Client) PodOf(ctx context.Context, id string) (string, error) {
 	if uid, ok := c.pods.Load(id); ok {
 		return uid.(string), nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	ctr, err := c.cc.ContainerService().Get(c.Context(ctx), id)
 	if errdefs.IsNotFound(err) {
 		return "", nil

@@ -130,6 +130,8 @@ func isRuntime(err error) bool {
 
 // task asks for one task. ErrGone if there is none.
 func (c *Client) task(ctx context.Context, id string) (*task.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	r, err := c.cc.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
 	if err = native(err); errdefs.IsNotFound(err) {
 		return nil, ErrGone
@@ -140,8 +142,10 @@ func (c *Client) task(ctx context.Context, id string) (*task.Process, error) {
 	return r.Process, nil
 }
 
-// Signal sends sig to the process; nil if it has ended or there is none.
+// Signal sends sig to the process; nil if it has ended or there is none. A shim that hangs is an error after askLimit.
 func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) error {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	killpoint.At("containers.signal.before")
 	_, err := c.cc.TaskService().Kill(c.Context(ctx), &tasks.KillRequest{ContainerID: id, Signal: uint32(sig)})
 	if err = native(err); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {

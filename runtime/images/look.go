@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -29,11 +30,15 @@ func (im *Images) context(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, im.namespace)
 }
 
+// askLimit bounds a look: a containerd that hangs is one that cannot be asked.
+const askLimit = 10 * time.Second
+
 // Look says what is known of ref, and whether it is there and unpacked. Of an image that is there but not unpacked, which
 // Unpack changes, it gives the Info and false. After the first time it asks containerd for the record and for the snapshot
 // only, and reads no content.
 func (im *Images) Look(ctx context.Context, ref string) (Info, bool, error) {
-	ctx = im.context(ctx)
+	ctx, cancel := context.WithTimeout(im.context(ctx), askLimit)
+	defer cancel()
 	name, err := Normalize(ref)
 	if err != nil {
 		return Info{}, false, err
