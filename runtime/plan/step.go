@@ -10,7 +10,7 @@ import (
 // The operations podd does for a pod. Each is an Ensure or a Remove: doing it twice is the same as doing it once.
 const (
 	EnsureGround  status.Op = "ground"         // directories, cgroup, volumes
-	EnsureNetwork status.Op = "network"        // namespace, CNI ADD, host ports, hosts file
+	EnsureNetwork status.Op = "network"        // of the sandbox of Attempt: namespace, CNI ADD, host ports, hosts file
 	EnsureSandbox status.Op = "sandbox"        // the pause container of Attempt, running
 	PullImage               = status.OpPull    // Name is the image reference
 	Create                  = status.OpCreate  // container record and snapshot of Name at Attempt
