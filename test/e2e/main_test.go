@@ -121,9 +121,9 @@ func write(files map[string]func(io.Writer) error) error {
 
 // TestPods is everything that can share one podd.
 func TestPods(t *testing.T) {
-	s := start(t)
+	s := start(t, harness.WithArgs("--restart-backoff=1s", "--pull-backoff=1s"))
 	for name, part := range map[string]func(*testing.T, *suite){
-		"fields": testFields, "security": testSecurity, "refused": testRefused, "volumes": testVolumes, "network": testNetwork,
+		"fields": testFields, "security": testSecurity, "refused": testRefused, "volumes": testVolumes, "network": testNetwork, "life": testLife,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); part(t, s) })
 	}
