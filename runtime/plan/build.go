@@ -63,7 +63,7 @@ func (p *planner) sandbox(g goal) {
 		return
 	}
 	if !p.f.Network.Ready || p.busy(EnsureNetwork, "") {
-		p.try(Step{Op: EnsureNetwork, Attempt: g.attempt, Why: "network of the sandbox"})
+		p.try(Step{Op: EnsureNetwork, Attempt: g.attempt, Sandbox: g.id, Why: "network of the sandbox"})
 	}
 	if !g.running || p.busy(EnsureSandbox, "") {
 		p.try(Step{Op: EnsureSandbox, Attempt: g.attempt, Sandbox: g.id, Why: "sandbox of the pod"})
