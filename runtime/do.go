@@ -215,6 +215,9 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because(createReason(err), err)
 	}
 	killpoint.At("create.done")
+	if h.pulled()[c.Image].IsZero() {
+		h.event(pod, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine", c.Image)
+	}
 	h.event(pod, v1.EventTypeNormal, "Created", "Container created: %s", s.Name)
 	if cfg.Sandbox.PIDNS != "" { // made by the pause container, which may not be there yet
 		return nil

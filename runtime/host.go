@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,7 +103,9 @@ func (h *host) Publish(pod *v1.Pod, next v1.PodStatus) error {
 	h.mu.Lock()
 	looked := h.looked
 	h.mu.Unlock()
+	var held []v1.ContainerStatus
 	err := h.r.Store.SetStatus(context.Background(), h.uid, func(prev v1.PodStatus) v1.PodStatus {
+		held = newlyHeld(prev, next)
 		if !looked {
 			unknown := *prev.DeepCopy()
 			if prev.Phase == v1.PodRunning {
@@ -115,7 +118,42 @@ func (h *host) Publish(pod *v1.Pod, next v1.PodStatus) error {
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
+	if err == nil && looked {
+		for _, c := range held {
+			h.heldBack(pod, c)
+		}
+	}
 	return err
+}
+
+// Waiting reasons of a container that is held back (upstream: pkg/kubelet/images/types.go, container/sync_result.go).
+const crashLoopBackOff, imagePullBackOff = "CrashLoopBackOff", "ImagePullBackOff"
+
+// newlyHeld is the containers that are held back in next, and were not in prev.
+func newlyHeld(prev, next v1.PodStatus) []v1.ContainerStatus {
+	reason := func(c v1.ContainerStatus) string {
+		if w := c.State.Waiting; w != nil && (w.Reason == crashLoopBackOff || w.Reason == imagePullBackOff) {
+			return w.Reason
+		}
+		return ""
+	}
+	var held []v1.ContainerStatus
+	for _, c := range next.ContainerStatuses {
+		same := func(p v1.ContainerStatus) bool { return p.Name == c.Name && reason(p) == reason(c) }
+		if reason(c) != "" && !slices.ContainsFunc(prev.ContainerStatuses, same) {
+			held = append(held, c)
+		}
+	}
+	return held
+}
+
+// heldBack records the event for it, in upstream's words.
+func (h *host) heldBack(pod *v1.Pod, c v1.ContainerStatus) {
+	if c.State.Waiting.Reason == imagePullBackOff {
+		h.event(pod, v1.EventTypeNormal, "BackOff", "%s", c.State.Waiting.Message)
+		return
+	}
+	h.event(pod, v1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", c.Name, pod.Name, pod.Namespace, pod.UID)
 }
 
 // reasoned is an error with the waiting reason that a status shows for it.
