@@ -7,9 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 )
 
@@ -53,8 +56,11 @@ func (d *duration) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	v, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf("%s: must be a time with its unit, like 10s or 5m", b)
+	}
 	d.Duration = v
-	return err
+	return nil
 }
 
 // defaults are those of a podd that has the host to itself.
@@ -109,7 +115,7 @@ func (c *config) load(f *pflag.FlagSet) error {
 	given := map[string]string{}
 	f.Visit(func(fl *pflag.Flag) { given[fl.Name] = fl.Value.String() })
 	if err := yaml.UnmarshalStrict(data, c); err != nil {
-		return fmt.Errorf("read configuration %s: %w", c.ConfigFile, err)
+		return fmt.Errorf("read configuration %s: %s", c.ConfigFile, plainly(err))
 	}
 	for name, value := range given {
 		if err := f.Set(name, value); err != nil {
@@ -138,15 +144,64 @@ func (c *config) complete() error {
 		}
 		c.Bundle = dir
 	}
-	if _, err := netip.ParsePrefix(c.PodCIDR); err != nil {
-		return fmt.Errorf("flag --pod-cidr: %w", err)
-	}
-	for _, dir := range []string{c.Root, c.State, c.ConfigDir, c.LogDir} {
+	return c.check()
+}
+
+// namespaceName is what containerd takes for one.
+var namespaceName = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
+
+// check finds values that podd could not work with. The names are those of flags and of keys in the file.
+func (c *config) check() error {
+	for name, dir := range map[string]string{
+		"root": c.Root, "state": c.State, "config-dir": c.ConfigDir, "log-dir": c.LogDir, "listen": c.Listen, "bundle": c.Bundle,
+	} {
 		if !filepath.IsAbs(dir) {
-			return fmt.Errorf("directory %q: must be an absolute path", dir)
+			return fmt.Errorf("%s %q: must be an absolute path", name, dir)
 		}
 	}
+	if _, err := netip.ParsePrefix(c.PodCIDR); err != nil {
+		return fmt.Errorf("pod-cidr %q: must be a range of addresses, like 10.85.0.0/16", c.PodCIDR)
+	}
+	if wrong := validation.IsDNS1123Subdomain(c.NodeName); len(wrong) > 0 {
+		return fmt.Errorf("node-name %q: must be lowercase letters, digits, '-' and '.'", c.NodeName)
+	}
+	if !namespaceName.MatchString(c.Namespace) || len(c.Namespace) > 76 {
+		return fmt.Errorf("namespace %q: must be at most 76 letters and digits, with single '-', '.' or '_' between them", c.Namespace)
+	}
+	if c.LogMaxSize < 1 {
+		return fmt.Errorf("container-log-max-size %d: must be at least 1 byte", c.LogMaxSize)
+	}
+	if c.LogMaxFiles < 1 {
+		return fmt.Errorf("container-log-max-files %d: must be at least 1", c.LogMaxFiles)
+	}
+	for name, d := range map[string]duration{
+		"restart-backoff": c.BackoffBase, "restart-backoff-max": c.BackoffMax, "pull-backoff": c.PullBase,
+	} {
+		if d.Duration <= 0 {
+			return fmt.Errorf("%s %v: must be more than nothing", name, d.Duration)
+		}
+	}
+	if c.Parallel < 0 {
+		return fmt.Errorf("parallel-starts %d: must not be negative", c.Parallel)
+	}
 	return nil
+}
+
+// plainly says what is wrong with the file without the names of decoders and Go types.
+func plainly(err error) string {
+	s := err.Error()
+	for _, prefix := range []string{"error unmarshaling JSON: ", "while decoding JSON: ", "error converting YAML to JSON: ", "json: ", "yaml: "} {
+		s = strings.TrimPrefix(s, prefix)
+	}
+	if what, rest, ok := strings.Cut(s, " into Go struct field config."); ok {
+		key, kind, _ := strings.Cut(rest, " of type ")
+		kind = strings.NewReplacer("int64", "a whole number", "int", "a whole number", "string", "a string").Replace(kind)
+		return fmt.Sprintf("%s: must be %s, not a %s", key, kind, strings.TrimPrefix(what, "cannot unmarshal "))
+	}
+	if strings.Contains(s, " into Go value of type ") {
+		return "must be lines of `key: value`"
+	}
+	return strings.Replace(s, "unknown field", "unknown key", 1)
 }
 
 // besideMe finds the node bundle: libexec/podd next to the directory podd is in, or that directory itself.

@@ -91,6 +91,9 @@ func (p *podd) runPods(ctx context.Context) error {
 		p.log.Warn("sweep unfinished pulls", "err", err)
 	}
 	cancel()
+	if ctx.Err() != nil {
+		return nil
+	}
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	parts.Go(func() { p.bundle.CheckVersions(ctx, p.containerd()) })
@@ -271,7 +274,7 @@ func (p *podd) containerd() string {
 	if err != nil {
 		return ""
 	}
-	return v.Version
+	return strings.TrimSuffix(v.Version, "+unknown") // what a containerd says that was built without its Makefile
 }
 
 // reportManifest makes a bad manifest file visible where people look: among the events of the node.

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 )
@@ -36,6 +37,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			klog.SetLogger(logr.Discard()) // until podd runs in the foreground there is no log
 			return c.load(cmd.Flags())
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -43,7 +45,7 @@ func command() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			klog.SetSlogLogger(log.With("from", "kubernetes"))
+			klog.SetSlogLogger(slog.New(libraries{log.With("from", "kubernetes").Handler()}))
 			return run(cmd.Context(), c, log)
 		},
 	}
@@ -65,6 +67,30 @@ func logger(level string) (*slog.Logger, error) {
 		return nil, fmt.Errorf("flag --log-level %q: must be debug, info, warn or error", level)
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+}
+
+// libraries holds the log of Kubernetes' and gRPC's packages, whose information is of use to podd's developers only.
+type libraries struct{ slog.Handler }
+
+func (l libraries) Enabled(ctx context.Context, level slog.Level) bool {
+	return l.Handler.Enabled(ctx, quieter(level))
+}
+
+func (l libraries) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = quieter(r.Level)
+	return l.Handler.Handle(ctx, r)
+}
+
+func (l libraries) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return libraries{l.Handler.WithAttrs(attrs)}
+}
+func (l libraries) WithGroup(name string) slog.Handler { return libraries{l.Handler.WithGroup(name)} }
+
+func quieter(level slog.Level) slog.Level {
+	if level < slog.LevelWarn {
+		return min(level, slog.LevelDebug)
+	}
+	return level
 }
 
 // init keeps podd small: half as much garbage before a collection as Go's default. It was measured to cost no latency.
