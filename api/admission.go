@@ -7,6 +7,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/core"
@@ -33,7 +34,27 @@ func (a *admit) Admit(ctx context.Context, attr admission.Attributes, _ admissio
 	if attr.GetOperation() == admission.Create {
 		bind(pod, a.server.NodeName)
 	}
+	if old, ok := attr.GetOldObject().(*core.Pod); ok && attr.GetOperation() == admission.Update {
+		if err := checkImages(pod, old); err != nil {
+			return err
+		}
+	}
 	return checkPod(pod)
+}
+
+// checkImages refuses another image for a container: Kubernetes restarts that container then, which podd cannot do yet.
+func checkImages(pod, old *core.Pod) error {
+	var errs field.ErrorList
+	for i, c := range pod.Spec.Containers {
+		if i < len(old.Spec.Containers) && old.Spec.Containers[i].Name == c.Name && old.Spec.Containers[i].Image != c.Image {
+			errs = append(errs, field.Forbidden(field.NewPath("spec", "containers").Index(i).Child("image"),
+				"podd cannot change the image of a pod yet; delete the pod and create it again"))
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(core.Kind("Pod"), pod.Name, errs)
 }
 
 // bind gives the pod to this node. A pod for another node or another scheduler stays Pending.
