@@ -24,16 +24,16 @@ func (c *Client) ReadAccounts(ctx context.Context, chainID string) (passwd, grou
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
 	ctx = c.Context(ctx)
-	lease, err := c.cc.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(time.Minute))
-	if err != nil {
+	sn, service, key := c.cc.SnapshotService(c.opts.Snapshotter), c.cc.LeasesService(), "podd-accounts"
+	lease := leases.Lease{ID: key}
+	if err := service.Delete(ctx, lease); err != nil && !errdefs.IsNotFound(err) { // left by a crash
+		return nil, nil, fmt.Errorf("read accounts: remove old lease: %w", err)
+	}
+	if _, err := service.Create(ctx, leases.WithID(lease.ID), leases.WithExpiration(time.Minute)); err != nil {
 		return nil, nil, fmt.Errorf("read accounts: create lease: %w", err)
 	}
-	defer func() {
-		ctx := context.WithoutCancel(ctx)
-		err = errors.Join(err, c.cc.LeasesService().Delete(ctx, lease))
-	}()
+	defer func() { err = errors.Join(err, service.Delete(context.WithoutCancel(ctx), lease)) }()
 	ctx = leases.WithLease(ctx, lease.ID)
-	sn, key := c.cc.SnapshotService(c.opts.Snapshotter), "podd-accounts"
 	if err := sn.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) { // left by a crash
 		return nil, nil, fmt.Errorf("read accounts: remove old view: %w", err)
 	}

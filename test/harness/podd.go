@@ -128,9 +128,20 @@ func place(t testing.TB) *Podd {
 	return p
 }
 
-// freeRange is a /24 that no interface of this host is in.
+// ranges are those given away in this process: a podd that starts has no bridge in its own yet.
+var ranges struct {
+	sync.Mutex
+	given map[string]bool
+}
+
+// freeRange is a /24 that no interface of this host is in and no other podd of this process has got.
 func freeRange(t testing.TB) string {
 	t.Helper()
+	ranges.Lock()
+	defer ranges.Unlock()
+	if ranges.given == nil {
+		ranges.given = map[string]bool{}
+	}
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		t.Fatal(err)
@@ -138,12 +149,13 @@ func freeRange(t testing.TB) string {
 	for third := os.Getpid() % 250; third < 500; third++ {
 		base := net.IPv4(10, 213, byte(third%250), 0)
 		candidate := &net.IPNet{IP: base, Mask: net.CIDRMask(24, 32)}
-		taken := false
+		taken := third < 250 && ranges.given[candidate.String()] // on the second round those of tests that are over do
 		for _, a := range addrs {
 			n, ok := a.(*net.IPNet)
 			taken = taken || ok && (n.Contains(base) || candidate.Contains(n.IP))
 		}
 		if !taken {
+			ranges.given[candidate.String()] = true
 			return candidate.String()
 		}
 	}
@@ -252,9 +264,16 @@ func (p *Podd) end(sig syscall.Signal) {
 // Restart ends podd with SIGKILL if it runs, starts it on the same directories and waits until it serves.
 func (p *Podd) Restart(env ...string) {
 	p.t.Helper()
+	p.Launch(env...)
+	p.WaitReady()
+}
+
+// Launch ends podd with SIGKILL if it runs and starts it on the same directories, without waiting until it serves: it may
+// be meant to die on the way.
+func (p *Podd) Launch(env ...string) {
+	p.t.Helper()
 	p.Kill()
 	p.launch(env)
-	p.WaitReady()
 }
 
 // WaitReady returns when podd says on /readyz that it can run pods.
