@@ -1,0 +1,558 @@
+//go:build host
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
+
+	"podd/status"
+	"podd/test/harness"
+)
+
+// recovery is how soon after podd is started again everything has to be right.
+const recovery = 5 * time.Second
+
+// slow is how long a stage may take before it is called stuck.
+const slow = 12 * time.Second
+
+// TestKillPoints kills podd with SIGKILL at every line of code that has a name for that: while a pod is created, entered,
+// restarted, given another sandbox, deleted. A podd without a kill point is started then, and within five seconds the pod
+// is as it would be had nothing happened: no restart too many, nothing left behind, and another pod was never touched.
+func TestKillPoints(t *testing.T) {
+	const lanes = 2
+	points := killPoints(t)
+	for lane := range lanes {
+		t.Run(fmt.Sprintf("lane%d", lane), func(t *testing.T) {
+			t.Parallel()
+			m := newMortal(t)
+			for i := lane; i < len(points); i += lanes {
+				t.Run(points[i], func(t *testing.T) { m.die(t, points[i]) })
+			}
+		})
+	}
+}
+
+// killPoints is every name in the sources, sorted. A name stands at one line only.
+func killPoints(t *testing.T) []string {
+	t.Helper()
+	root, err := harness.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := regexp.MustCompile(`killpoint\.At\(([^)]*)\)`)
+	where := map[string]string{}
+	err = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, found := range call.FindAllStringSubmatch(string(text), -1) {
+			name := strings.Trim(found[1], `"`)
+			if len(name) != len(found[1])-2 {
+				t.Errorf("%s: the name of a kill point has to be a literal: %s", path, found[0])
+			}
+			if other, taken := where[name]; taken {
+				t.Errorf("kill point %s is in %s and in %s", name, other, path)
+			}
+			where[name] = path
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(where) < 60 {
+		t.Fatalf("found only %d kill points", len(where))
+	}
+	return slices.Sorted(maps.Keys(where))
+}
+
+// mortal is a podd that dies often, with a bystander that nothing may happen to.
+type mortal struct {
+	*suite
+	name      string // of the victim
+	hostPort  int
+	bystander *v1.Pod
+	processes map[string]process // of the bystander, by container id
+	victim    victim
+}
+
+// victim is the pod that podd works on when it dies.
+type victim struct {
+	uid     types.UID
+	entered bool            // exec was tried
+	killed  map[string]bool // ids of the containers whose process the test has killed
+}
+
+// stage is one thing that happens to the victim, and what is right after it.
+type stage struct {
+	name  string
+	act   func(*mortal, context.Context) error // done again after podd's death, and goes on where it was
+	right func(*mortal, context.Context) error // nil as soon as everything is as it should be
+}
+
+// The lives of a victim. Every kill point is passed in the first, unless it has a life of its own in special.
+var (
+	life = []stage{
+		{"create", (*mortal).create, lives(0, 0)},
+		{"exec", (*mortal).enter, lives(0, 0)},
+		{"restart", crash("app", 0), lives(1, 0)},
+		{"sandbox", crash("", 0), lives(2, 1)},
+		{"delete", (*mortal).delete, (*mortal).isGone},
+	}
+	shortLife  = []stage{life[0], life[4]}
+	staticLife = []stage{
+		{"manifest", (*mortal).putManifest, lives(0, 0)},
+		{"no manifest", (*mortal).dropManifest, (*mortal).isGone},
+	}
+)
+
+// special are the points that need something to be found when podd starts, and the life that passes them.
+var special = map[string]struct {
+	prepare func(*mortal, *testing.T)
+	life    []stage
+}{
+	"network.conf.before":       {(*mortal).dropNetworkConf, life},
+	"network.conf.after":        {(*mortal).dropNetworkConf, life},
+	"containers.create.replace": {(*mortal).squat, staticLife},
+}
+
+func newMortal(t *testing.T) *mortal {
+	m := &mortal{suite: start(t, harness.WithArgs("--restart-backoff=10ms", "--restart-backoff-max=20ms")), name: "victim"}
+	m.client = m.fleeting(t)
+	m.hostPort = freePort(t)
+	m.bystander = m.running(t, pod{
+		Name: "bystander", Container: "command: [sleep, infinity]", Spec: "restartPolicy: Always",
+		More: "- {name: side, image: " + busybox + ", command: [sleep, infinity]}\n",
+	})
+	m.sleeping(t, 2)
+	m.processes = m.mustTasks(t)
+	m.Rebase()
+	return m
+}
+
+// die has podd die at a point, early in the first life that passes it and then in the deletion, and looks.
+func (m *mortal) die(t *testing.T, point string) {
+	stages := life
+	if s, ok := special[point]; ok {
+		s.prepare(m, t)
+		stages = s.life
+	}
+	at, ok := m.live(t, point, stages, 0)
+	if !ok {
+		t.Fatalf("podd never came to kill point %s", point)
+	}
+	t.Logf("died in %s", at)
+	if at != "restart" && at != "sandbox" {
+		return
+	}
+	// What ends an instance or a sandbox also ends the pod.
+	if at, ok = m.live(t, point, shortLife, 1); ok {
+		t.Logf("died in %s, too", at)
+	}
+}
+
+// live lets the victim live, with podd to die at point from stages[from] on. It tells in which stage podd died; false if
+// it never did.
+func (m *mortal) live(t *testing.T, point string, stages []stage, from int) (string, bool) {
+	t.Helper()
+	m.victim = victim{killed: map[string]bool{}}
+	died, at := false, ""
+	for i, s := range stages {
+		if i == from {
+			m.Launch("PODD_KILL_AT=" + point)
+			if died = m.awaitReady(t, slow); died {
+				at = "start"
+				break
+			}
+		}
+		if died = m.pass(t, s, slow); died {
+			at = s.name
+			m.recover(t, s)
+			break
+		}
+	}
+	if died && at == "start" {
+		m.recover(t, stage{name: at})
+	}
+	if m.victim.uid != "" {
+		m.pass(t, stage{"end", (*mortal).delete, (*mortal).isGone}, slow)
+	}
+	m.checkBystander(t)
+	m.CheckLeaks()
+	return at, died
+}
+
+// recover starts podd without a kill point and gives it five seconds to make everything right.
+func (m *mortal) recover(t *testing.T, s stage) {
+	t.Helper()
+	began := time.Now()
+	m.Launch()
+	if m.awaitReady(t, slow) {
+		t.Fatalf("podd ended while it started:\n%s", m.Logs())
+	}
+	if s.act != nil && m.pass(t, s, slow) {
+		t.Fatalf("podd died again:\n%s", m.Logs())
+	}
+	if took := time.Since(began); took > recovery {
+		t.Errorf("podd died in %s: all was right again only after %s", s.name, took)
+	} else {
+		t.Logf("all was right again after %s", took.Round(time.Millisecond))
+	}
+}
+
+// pass goes through a stage. It returns true as soon as podd has died.
+func (m *mortal) pass(t *testing.T, s stage, limit time.Duration) (died bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	alive, over := context.WithCancel(ctx)
+	defer over()
+	exited := m.Exited()
+	watched := make(chan struct{})
+	defer func() { over(); <-watched }()
+	go func() {
+		defer close(watched)
+		select {
+		case <-exited:
+			over()
+		case <-alive.Done():
+		}
+	}()
+	dead := func() bool {
+		select {
+		case <-exited:
+			return true
+		default:
+			return false
+		}
+	}
+	err := s.act(m, alive)
+	if err == nil {
+		err = m.settle(alive, s.right)
+	}
+	if err != nil && ctx.Err() == nil && !dead() { // the connection ends a moment before the process is reaped
+		select {
+		case <-exited:
+		case <-time.After(time.Second):
+		}
+	}
+	switch {
+	case dead():
+		return true
+	case err != nil:
+		story := m.story(m.name)
+		if err := m.clear(); err != nil {
+			story += "\n" + err.Error()
+		}
+		t.Fatalf("%s: %v\n%s", s.name, err, story)
+	}
+	return false
+}
+
+// settle asks until the answer is nil, at each change of the pod and, for what has no watch, again and again.
+func (m *mortal) settle(ctx context.Context, right func(*mortal, context.Context) error) error {
+	for {
+		err := right(m, ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// awaitReady returns when podd serves, or true when it has ended before.
+func (m *mortal) awaitReady(t *testing.T, limit time.Duration) (died bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+		if err := m.client.RESTClient().Get().AbsPath("/readyz").Do(t.Context()).Error(); err == nil {
+			return false
+		}
+		select {
+		case <-m.Exited():
+			return true
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	t.Fatalf("podd is not ready after %s:\n%s", limit, m.Logs())
+	return false
+}
+
+// clear takes the victim away by force, for the next point.
+func (m *mortal) clear() error {
+	out, errs, code := m.Podctl("delete", "pod", m.name, "--force", "--grace-period=0", "--ignore-not-found", "--timeout=10s")
+	if code != 0 {
+		return fmt.Errorf("delete %s: %s%s", m.name, out, errs)
+	}
+	return nil
+}
+
+// What happens to the victim.
+
+func (m *mortal) manifest() string {
+	return pod{
+		Name: "victim", Script: "httpd -p 8080 -h /data; " + sleepScript,
+		Spec: `
+restartPolicy: Always
+terminationGracePeriodSeconds: 2
+volumes:
+- {name: data, emptyDir: {}}
+- {name: memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+- {name: dir, hostPath: {path: ` + m.Dir + `/host/dir, type: DirectoryOrCreate}}
+- {name: file, hostPath: {path: ` + m.Dir + `/host/file, type: FileOrCreate}}`,
+		Container: fmt.Sprintf(`
+ports: [{containerPort: 8080, hostPort: %d}]
+resources: {limits: {memory: 64Mi, cpu: 500m}}
+volumeMounts: [{name: data, mountPath: /data}, {name: memory, mountPath: /memory}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort),
+		More: `
+- name: side
+  image: ` + busybox + `
+  command: [sh, -c, "` + sleepScript + `"]
+  volumeMounts: [{name: data, mountPath: /data}]
+`,
+	}.String()
+}
+
+func (m *mortal) create(ctx context.Context) error {
+	if m.victim.uid == "" { // hostPath is to make these
+		if err := os.RemoveAll(m.Dir + "/host"); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(m.Dir+"/host", 0o700); err != nil {
+			return err
+		}
+	}
+	m.name = "victim"
+	var wanted v1.Pod
+	if err := yaml.UnmarshalStrict([]byte(m.manifest()), &wanted); err != nil {
+		return err
+	}
+	made, err := m.client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, &wanted, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		made, err = m.get(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	m.victim.uid = made.UID
+	return nil
+}
+
+func (m *mortal) get(ctx context.Context) (*v1.Pod, error) {
+	return m.client.CoreV1().Pods(metav1.NamespaceDefault).Get(ctx, m.name, metav1.GetOptions{})
+}
+
+// enter runs a command in the container, once: one that podd's death has cut is not repeated.
+func (m *mortal) enter(context.Context) error {
+	if m.victim.entered {
+		return nil
+	}
+	m.victim.entered = true
+	out, errs, code := m.Podctl("exec", m.name, "-c", "app", "--", "echo", "entered")
+	if code != 0 || out != "entered\n" {
+		return fmt.Errorf("exec: exit %d, %q, %q", code, out, errs)
+	}
+	return nil
+}
+
+// crash kills the process of one container instance, once. The sandbox has the name "".
+func crash(container string, attempt int) func(*mortal, context.Context) error {
+	return func(m *mortal, ctx context.Context) error {
+		id := status.ContainerID(m.victim.uid, container, attempt)
+		if m.victim.killed[id] {
+			return nil
+		}
+		all, err := m.tasks(ctx)
+		if err != nil {
+			return err
+		}
+		p, ok := all[id]
+		if !ok {
+			return fmt.Errorf("container %q has no process", container)
+		}
+		m.victim.killed[id] = true
+		return syscall.Kill(p.pid, syscall.SIGKILL)
+	}
+}
+
+func (m *mortal) delete(ctx context.Context) error {
+	grace := int64(2)
+	err := m.client.CoreV1().Pods(metav1.NamespaceDefault).Delete(ctx, m.name, metav1.DeleteOptions{GracePeriodSeconds: &grace})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func (m *mortal) manifestFile() string { return m.ConfigDir + "/manifests/victim.yaml" }
+
+func (m *mortal) putManifest(ctx context.Context) error {
+	m.name = "victim-" + m.NodeName
+	if err := os.MkdirAll(m.Dir+"/host", 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(m.manifestFile()+".new", []byte(m.manifest()), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(m.manifestFile()+".new", m.manifestFile()); err != nil {
+		return err
+	}
+	return m.settle(ctx, func(m *mortal, ctx context.Context) error {
+		made, err := m.get(ctx)
+		if err == nil {
+			m.victim.uid = made.UID
+		}
+		return err
+	})
+}
+
+func (m *mortal) dropManifest(context.Context) error {
+	err := os.Remove(m.manifestFile())
+	if os.IsNotExist(err) {
+		return nil
+	}
+	return err
+}
+
+func (m *mortal) dropNetworkConf(t *testing.T) {
+	list, err := filepath.Glob(m.ConfigDir + "/cni/net.d/*")
+	if err != nil || len(list) == 0 {
+		t.Fatalf("no network configuration: %v", err)
+	}
+	for _, f := range list {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// squat puts a container of somebody else where the first one of the static victim is to be: its uid, and so its ids, are
+// the same every time.
+func (m *mortal) squat(t *testing.T) {
+	m.victim = victim{killed: map[string]bool{}}
+	for _, s := range staticLife {
+		if s.name == "no manifest" {
+			id := status.ContainerID(m.victim.uid, "app", 0)
+			defer m.plant(t, id)
+		}
+		if m.pass(t, s, slow) {
+			t.Fatal("podd died")
+		}
+	}
+}
+
+// What has to be right.
+
+// lives asks that the victim is ready, that its containers were restarted exactly so often, that it serves, and that
+// containerd runs what the API says and nothing else.
+func lives(app, side int32) func(*mortal, context.Context) error {
+	return func(m *mortal, ctx context.Context) error {
+		pod, err := m.get(ctx)
+		if err != nil {
+			return err
+		}
+		if !ready(pod) {
+			return fmt.Errorf("not ready")
+		}
+		for name, n := range map[string]int32{"app": app, "side": side} {
+			c := container(pod, name)
+			if c.RestartCount != n || c.State.Running == nil {
+				return fmt.Errorf("container %s: %d restarts, want %d, state %v", name, c.RestartCount, n, c.State)
+			}
+		}
+		if err := m.truth(ctx, m.bystander, pod); err != nil {
+			return err
+		}
+		return m.serves(pod.Status.PodIP)
+	}
+}
+
+// serves connects to the victim, at its own address and at the port of the host.
+func (m *mortal) serves(ip string) error {
+	for _, address := range []string{net.JoinHostPort(ip, "8080"), fmt.Sprintf("127.0.0.1:%d", m.hostPort)} {
+		c := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		r, err := c.Get("http://" + address + "/")
+		if err != nil {
+			return err
+		}
+		_ = r.Body.Close()
+	}
+	return nil
+}
+
+func (m *mortal) isGone(ctx context.Context) error {
+	_, err := m.get(ctx)
+	if !apierrors.IsNotFound(err) {
+		return fmt.Errorf("not gone: %v", err)
+	}
+	m.victim.uid = ""
+	return m.truth(ctx, m.bystander)
+}
+
+// truth compares what containerd runs with what the API says of all pods there are.
+func (s *suite) truth(ctx context.Context, pods ...*v1.Pod) error {
+	all, err := s.tasks(ctx)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, pod := range pods {
+		n++ // its sandbox
+		for _, c := range pod.Status.ContainerStatuses {
+			n++
+			id := strings.TrimPrefix(c.ContainerID, "containerd://")
+			if p, ok := all[id]; !ok || !p.running {
+				return fmt.Errorf("container %s/%s: not running in containerd", pod.Name, c.Name)
+			}
+		}
+	}
+	if len(all) != n {
+		return fmt.Errorf("containerd has %d tasks, want %d", len(all), n)
+	}
+	return nil
+}
+
+// checkBystander asks that the other pod's processes are the same ones as ever.
+func (m *mortal) checkBystander(t *testing.T) {
+	t.Helper()
+	now, err := m.tasks(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, p := range m.processes {
+		if now[id] != p {
+			t.Errorf("the bystander's container %s is %+v, was %+v", id, now[id], p)
+		}
+	}
+	pod := m.until(t, "bystander", "ready", ready)
+	for _, c := range pod.Status.ContainerStatuses {
+		if c.RestartCount != 0 {
+			t.Errorf("the bystander's container %s was restarted", c.Name)
+		}
+	}
+}
