@@ -7,7 +7,6 @@ package runtime
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -68,6 +67,8 @@ type Runtime struct {
 	dirty   map[types.UID]bool           // to be looked at; guarded by mu
 	workers map[types.UID]*worker.Worker // one per pod; guarded by mu
 	wake    chan struct{}                // capacity 1: dirty is not empty
+	again   chan struct{}                // capacity 1: everything is to be looked at
+	claimed chan struct{}                // closed once the host was searched for pods that the store has lost
 	running sync.WaitGroup
 }
 
@@ -86,6 +87,8 @@ func New(o Options) *Runtime {
 		dirty:   map[types.UID]bool{},
 		workers: map[types.UID]*worker.Worker{},
 		wake:    make(chan struct{}, 1),
+		again:   make(chan struct{}, 1),
+		claimed: make(chan struct{}),
 	}
 }
 
@@ -96,10 +99,12 @@ func (r *Runtime) Run(ctx context.Context) error {
 	defer parts.Wait()
 	defer r.running.Wait()
 	parts.Go(func() { r.watchExits(ctx) })
+	parts.Go(func() { r.watchContainerd(ctx) })
 	parts.Go(func() { r.keepNetwork(ctx) })
-	if err := r.adopt(ctx); err != nil {
+	if err := r.claimFirst(ctx); err != nil {
 		return err
 	}
+	close(r.claimed)
 	r.wakeAll(ctx)
 	timer := time.NewTimer(jitter(relist))
 	defer timer.Stop()
@@ -109,6 +114,8 @@ func (r *Runtime) Run(ctx context.Context) error {
 			return nil
 		case <-r.wake:
 			r.poke(ctx)
+		case <-r.again:
+			r.wakeAll(ctx)
 		case <-timer.C:
 			r.wakeAll(ctx)
 			timer.Reset(jitter(relist))
@@ -178,110 +185,15 @@ func (r *Runtime) wakeAll(ctx context.Context) {
 	for uid := range r.Store.Records() {
 		r.Wake(uid)
 	}
-	for uid, who := range r.strays(ctx) {
-		r.Log.Warn("something is left of an unknown pod, taking it away", "uid", uid, "pod", who)
-		if err := r.remember(ctx, uid, who); err != nil {
-			r.Log.Error("remember a stray pod", "uid", uid, "err", err)
-			continue
-		}
-		r.Wake(uid)
+	if err := r.claim(ctx); err != nil && ctx.Err() == nil {
+		r.Log.Warn("look for pods that the state file does not know", "err", err)
 	}
-}
-
-// strays finds what is on the host of pods that neither the store nor a record knows.
-func (r *Runtime) strays(ctx context.Context) map[types.UID]types.NamespacedName {
-	found := map[types.UID]types.NamespacedName{}
-	note := func(uid, namespace, name string) {
-		id := types.UID(uid)
-		if _, ok := r.Store.PodByUID(id); ok || uid == "" {
-			return
-		}
-		if _, ok := r.Store.Record(id); ok {
-			return
-		}
-		if found[id].Name == "" {
-			found[id] = types.NamespacedName{Namespace: namespace, Name: name}
-		}
-	}
-	if instances, err := r.Containers.Look(ctx, ""); err == nil {
-		for _, i := range instances {
-			note(i.UID, i.Namespace, i.Pod)
-		}
-	}
-	for _, known := range []func() ([]string, error){
-		func() ([]string, error) { return r.Network.Known(ctx) },
-		r.Volumes.Known,
-		func() ([]string, error) { return r.Containers.Leases(ctx) },
-		r.Sandboxes.Known,
-	} {
-		uids, err := known()
-		if err != nil {
-			r.Log.Debug("look for strays", "err", err)
-		}
-		for _, uid := range uids {
-			note(uid, "", "")
-		}
-	}
-	return found
-}
-
-// remember makes a record for a stray, so that it gets a worker that takes it away.
-func (r *Runtime) remember(ctx context.Context, uid types.UID, who types.NamespacedName) error {
-	data, err := record{Namespace: who.Namespace, Name: who.Name, Started: time.Now()}.encode()
-	if err != nil {
-		return err
-	}
-	if err := r.Store.PutRecord(ctx, uid, data); err != nil {
-		return err
-	}
-	return markersOf(r.RunDir, uid).put("stray", true) // so that there is something to clear
 }
 
 // hasDir tells whether the pod still has its directory of volumes.
 func (r *Runtime) hasDir(uid types.UID) bool {
 	_, err := os.Lstat(filepath.Join(r.PodsDir, string(uid)))
 	return err == nil
-}
-
-// adopt gives pods back to a store that had to start empty because its file was corrupt: their objects are kept by the
-// sandboxes they run in. It waits for containerd, since without it running pods would be taken for strays.
-func (r *Runtime) adopt(ctx context.Context) error {
-	if r.Store.Quarantined() == "" {
-		return nil
-	}
-	instances, err := r.lookUntil(ctx)
-	if err != nil {
-		return err
-	}
-	for _, i := range instances {
-		if i.PodSpec == nil {
-			continue
-		}
-		if _, ok := r.Store.PodByUID(i.PodSpec.UID); ok {
-			continue
-		}
-		if err := r.Adopt(ctx, i.PodSpec); err != nil {
-			return fmt.Errorf("adopt pod %s/%s: %w", i.Namespace, i.Pod, err)
-		}
-		r.Log.Warn("adopted a running pod that the state file had lost", "namespace", i.Namespace, "pod", i.Pod)
-	}
-	return nil
-}
-
-// lookUntil looks at all containers, again and again until containerd answers.
-func (r *Runtime) lookUntil(ctx context.Context) ([]containers.Instance, error) {
-	for {
-		instances, err := r.Containers.Look(ctx, "")
-		if err == nil {
-			return instances, nil
-		}
-		r.Log.Warn("wait for containerd", "err", err)
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(time.Second):
-		}
-	}
 }
 
 // watchExits turns containerd's events into looks, and looks at everything after each gap in them.
@@ -294,15 +206,39 @@ func (r *Runtime) watchExits(ctx context.Context) {
 		}
 		return uid
 	}
-	lost := func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		for _, w := range r.workers {
-			w.Poke()
-		}
-	}
-	if err := exits.Run(ctx, r.Containers.Containerd(), r.Namespace, podOf, wake, lost); err != nil && ctx.Err() == nil {
+	if err := exits.Run(ctx, r.Containers.Containerd(), r.Namespace, podOf, wake, r.wakeSoon); err != nil && ctx.Err() == nil {
 		r.Log.Error("watch exits", "err", err)
+	}
+}
+
+// wakeSoon makes everything be looked at. It does not block.
+func (r *Runtime) wakeSoon() {
+	select {
+	case r.again <- struct{}{}:
+	default:
+	}
+}
+
+// askEvery is how often containerd is asked whether it answers: when it hangs or stays away no event tells.
+const askEvery = 5 * time.Second
+
+// watchContainerd looks at everything when containerd stops to answer, and when it answers again.
+func (r *Runtime) watchContainerd(ctx context.Context) {
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for answered := true; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := r.Healthy()
+		if (err == nil) == answered {
+			continue
+		}
+		answered = err == nil
+		r.Log.Warn("containerd", "answers", answered, "err", err)
+		r.wakeSoon()
 	}
 }
 

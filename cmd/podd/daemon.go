@@ -36,14 +36,15 @@ type podd struct {
 	config config
 	log    *slog.Logger
 
-	store   *store.Store
-	bundle  *bundle.Bundle
-	client  *containers.Client
-	images  *images.Images
-	network *network.Network
-	runtime *runtime.Runtime
-	api     *api.Server
-	static  *static.Source
+	store     *store.Store
+	bundle    *bundle.Bundle
+	client    *containers.Client
+	images    *images.Images
+	network   *network.Network
+	sandboxes *sandbox.Sandboxes
+	runtime   *runtime.Runtime
+	api       *api.Server
+	static    *static.Source
 }
 
 // bundleWait is how long pods wait for containerd when podd starts, before they are looked at without it.
@@ -58,6 +59,11 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	}
 	defer func() { _ = p.store.Close() }()
 	defer func() { _ = p.client.Close() }()
+	release, err := p.sandboxes.Lock()
+	if err != nil {
+		return err
+	}
+	defer release()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var parts sync.WaitGroup
@@ -99,6 +105,11 @@ func (p *podd) runPods(ctx context.Context) error {
 	parts.Go(func() { p.bundle.CheckVersions(ctx, p.containerd()) })
 	if !p.config.noManifests {
 		parts.Go(func() {
+			select { // a pod that the store has lost is not to be made a second time
+			case <-p.runtime.Claimed():
+			case <-ctx.Done():
+				return
+			}
 			if err := p.static.Run(ctx); err != nil {
 				p.log.Error("static pods", "err", err)
 			}
@@ -172,7 +183,7 @@ func (p *podd) open(boot string) error {
 	p.images = images.Open(images.Options{
 		Client: p.client.Containerd(), Namespace: c.Namespace, CertsDir: filepath.Join(c.ConfigDir, "certs.d"), Log: p.log,
 	})
-	sandboxes, err := sandbox.Open(sandbox.Options{
+	p.sandboxes, err = sandbox.Open(sandbox.Options{
 		Containers: p.client, StateDir: c.Root, RunDir: c.State, Pause: p.pause(), CgroupParent: c.CgroupParent,
 		Boot: boot, ID: sandboxID, Log: p.log,
 	})
@@ -192,7 +203,7 @@ func (p *podd) open(boot string) error {
 	limits.RestartInitial, limits.RestartMax = c.BackoffBase.Duration, c.BackoffMax.Duration
 	limits.PullInitial = c.PullBase.Duration
 	p.runtime = runtime.New(runtime.Options{
-		Store: p.store, Containers: p.client, Sandboxes: sandboxes, Images: p.images, Network: p.network, Volumes: vols,
+		Store: p.store, Containers: p.client, Sandboxes: p.sandboxes, Images: p.images, Network: p.network, Volumes: vols,
 		Writer: logs.Dial(p.bundle.LogdSocket()), Namespace: c.Namespace, Node: node, Limits: limits, BootID: boot,
 		RunDir: c.State, PodsDir: pods, LogDir: c.LogDir, LogSize: c.LogMaxSize, LogFiles: c.LogMaxFiles, Parallel: parallel(c),
 		Event: func(pod *v1.Pod, kind, reason, format string, args ...any) {

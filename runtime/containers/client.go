@@ -110,6 +110,7 @@ type Instance struct {
 	Image     string
 	ImageID   string
 	Boot      string
+	Cgroup    string // its path from the cgroup mount point
 	Backoff   time.Duration
 	User      *v1.ContainerUser
 

@@ -72,7 +72,7 @@ func readRecord(c containers.Container) (record, error) {
 func (r record) instance(c containers.Container) Instance {
 	return Instance{
 		ID: c.ID, UID: r.UID, Namespace: r.Namespace, Pod: r.Pod, Name: r.Name, Attempt: r.Attempt, Sandbox: r.Sandbox,
-		Key: r.Key, Image: r.Image, ImageID: r.ImageID, Boot: r.Boot, Backoff: r.Backoff, User: r.User,
+		Key: r.Key, Image: r.Image, ImageID: r.ImageID, Boot: r.Boot, Cgroup: r.Cgroup, Backoff: r.Backoff, User: r.User,
 		CreatedAt: c.CreatedAt, StopSignal: r.StopSignal, PodSpec: r.Spec,
 	}
 }
