@@ -78,7 +78,7 @@ func (h hierarchy) delegate(dir string) error {
 			continue
 		}
 		err := writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
-		if errors.Is(err, unix.EBUSY) && dir == h.at {
+		if errors.Is(err, unix.EBUSY) && (dir == h.at || dir == h.own()) {
 			if err = vacate(dir); err == nil {
 				err = writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
 			}
@@ -90,8 +90,17 @@ func (h hierarchy) delegate(dir string) error {
 	return nil
 }
 
-// vacate moves the processes of a tree's root one level down. Inside a container the root is an ordinary cgroup, and
-// one with processes cannot have controllers below it.
+// own is the directory of the cgroup that podd is in; "" if it cannot be seen.
+func (h hierarchy) own() string {
+	all, err := cgconv.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil || all[""] == "" || strings.HasPrefix(all[""], "/..") { // above the root of a cgroup namespace
+		return ""
+	}
+	return filepath.Join(h.at, all[""])
+}
+
+// vacate moves the processes of a cgroup one level down: one with processes cannot have controllers below it. It is for
+// the tree's root, which inside a container is an ordinary cgroup, and for podd's own, if pods are to be below it.
 func vacate(root string) error {
 	leaf := filepath.Join(root, "podd-init")
 	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {

@@ -72,6 +72,8 @@ func run(suite string) tally {
 		return goTest([]string{"CGO_ENABLED=1"}, append([]string{"-race", "-tags", tags, "-timeout", "10m"}, packages(false)...)...)
 	case "host":
 		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "15m"}, asRoot(), packages(true))...)
+	case "cgroupv2":
+		return goTest(nil, "-tags", tags+",host", "-timeout", "15m", "./test/cgroupv2/")
 	case "e2e":
 		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "25m"}, asRoot(), []string{"./test/e2e/..."})...)
 	}
@@ -112,14 +114,14 @@ func check(name, command string, args ...string) tally {
 }
 
 // packages lists the packages with tests: those with tests for the host, or all others' unit tests. What is below
-// test/e2e and test/bench has its own suite.
+// test/e2e, test/bench and test/cgroupv2 has its own suite.
 func packages(host bool) []string {
 	seen := map[string]bool{}
 	_ = filepath.WalkDir(".", func(path string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (path != "." && strings.HasPrefix(d.Name(), ".") || path == "test/e2e" || path == "test/bench") {
+		if d.IsDir() && (path != "." && strings.HasPrefix(d.Name(), ".") || path == "test/e2e" || path == "test/bench" || path == "test/cgroupv2") {
 			return filepath.SkipDir
 		}
 		if !d.IsDir() && strings.HasSuffix(path, "_test.go") && needsHost(path) == host {
