@@ -102,7 +102,7 @@ func (p *podd) runPods(ctx context.Context) error {
 	}
 	var parts sync.WaitGroup
 	defer parts.Wait()
-	parts.Go(func() { p.bundle.CheckVersions(ctx, p.containerd()) })
+	parts.Go(func() { p.bundle.CheckVersions(ctx, p.containerdVersion(ctx)) })
 	if !p.config.noManifests {
 		parts.Go(func() {
 			select { // a pod that the store has lost is not to be made a second time
@@ -286,6 +286,22 @@ func (p *podd) containerd() string {
 		return ""
 	}
 	return strings.TrimSuffix(v.Version, "+unknown") // what a containerd says that was built without its Makefile
+}
+
+// containerdVersion waits for the answer, as long as pods do; empty when there is none.
+func (p *podd) containerdVersion(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, bundleWait)
+	defer cancel()
+	for {
+		v := p.containerd()
+		if v != "" || ctx.Err() != nil {
+			return v
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // reportManifest makes a bad manifest file visible where people look: among the events of the node.

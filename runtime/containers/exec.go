@@ -75,6 +75,9 @@ func (c *Client) execSpec(ctx context.Context, id string, e Exec) (*anypb.Any, e
 	if len(e.Cmd) == 0 {
 		return nil, &ConfigError{"no command"}
 	}
+	if err := checkPath("command", e.Cmd[0]); err != nil {
+		return nil, err
+	}
 	ctr, err := c.cc.ContainerService().Get(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil, ErrGone

@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -37,6 +38,9 @@ func allMounts(c Config, privileged bool) (mounts []specs.Mount, propagation str
 			return nil, "", &ConfigError{fmt.Sprintf("mount %q: must be an absolute path", m.Destination)}
 		}
 		m.Destination = path.Clean(m.Destination)
+		if err := errors.Join(checkPath("mount", m.Destination), checkPath("mount source", m.Source)); err != nil {
+			return nil, "", &ConfigError{err.Error()}
+		}
 		if d := m.Destination; d == "/" || d == "/proc" || strings.HasPrefix(d, "/proc/") {
 			return nil, "", &ConfigError{fmt.Sprintf("mount %q: not allowed there", d)}
 		}

@@ -126,7 +126,19 @@ func arguments(c Config, vars map[string]string) ([]string, error) {
 	if len(all) == 0 {
 		return nil, &ConfigError{fmt.Sprintf("no command: neither the container nor image %s names one", c.Image.Name)}
 	}
-	return all, nil
+	return all, checkPath("command", all[0])
+}
+
+// maxPath is the longest path the kernel takes, in bytes (PATH_MAX without the zero).
+const maxPath = 4095
+
+// checkPath refuses what is longer than a path can be. runc would say so as well, but hangs on it: it repeats the path in
+// its error, and writes that into a pipe that holds 64 KiB and that nobody reads before the container is there.
+func checkPath(what, path string) error {
+	if len(path) > maxPath {
+		return &ConfigError{fmt.Sprintf("%s %.40q...: is %d bytes, a path has at most %d", what, path, len(path), maxPath)}
+	}
+	return nil
 }
 
 // workingDir refuses what does not lie in the container's own root: a directory below /proc may be a way to a file
@@ -145,7 +157,7 @@ func workingDir(c Config) (string, error) {
 	if dir = path.Clean(dir); strings.HasPrefix(dir, "/proc/") {
 		return "", &ConfigError{fmt.Sprintf("workingDir %q: must not be below /proc", dir)}
 	}
-	return dir, nil
+	return dir, checkPath("workingDir", dir)
 }
 
 // memberNamespaces joins the sandbox's, where the pod does not use the host's.

@@ -205,6 +205,14 @@ func TestRefused(t *testing.T) {
 		"mount on proc":  {func(c *Config) { c.Mounts = []specs.Mount{{Destination: "/proc/sys"}} }, "not allowed"},
 		"mount on root":  {func(c *Config) { c.Mounts = []specs.Mount{{Destination: "/x/.."}} }, "not allowed"},
 		"relative mount": {func(c *Config) { c.Mounts = []specs.Mount{{Destination: "x"}} }, "absolute"},
+		"long command":   {func(c *Config) { c.Container.Command = []string{strings.Repeat("x", 4096)} }, "is 4096 bytes"},
+		"long directory": {func(c *Config) { c.Container.WorkingDir = "/" + strings.Repeat("x", 4095) }, "is 4096 bytes"},
+		"long mount": {func(c *Config) {
+			c.Mounts = []specs.Mount{{Destination: "/" + strings.Repeat("x", 4095)}}
+		}, "is 4096 bytes"},
+		"long source": {func(c *Config) {
+			c.Mounts = []specs.Mount{{Destination: "/x", Source: "/" + strings.Repeat("x", 4095)}}
+		}, "is 4096 bytes"},
 		"capability": {func(c *Config) {
 			c.Container.SecurityContext = &v1.SecurityContext{Capabilities: &v1.Capabilities{Add: []v1.Capability{"SYS_RESOURCE"}}}
 		}, "SYS_RESOURCE"},
