@@ -185,6 +185,7 @@ func (r *Runtime) wakeAll(ctx context.Context) {
 	for uid := range r.Store.Records() {
 		r.Wake(uid)
 	}
+	r.poke(ctx) // the search for more takes long when containerd hangs
 	if err := r.claim(ctx); err != nil && ctx.Err() == nil {
 		r.Log.Warn("look for pods that the state file does not know", "err", err)
 	}
