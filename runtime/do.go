@@ -109,7 +109,7 @@ func (h *host) writeEtc(pod *v1.Pod, ips []string) error {
 	notes, err := h.r.Sandboxes.WriteEtc(pod, ips)
 	for _, n := range notes {
 		if h.tell(n.Reason, time.Hour) {
-			h.event(pod, v1.EventTypeWarning, n.Reason, "%s", n.Message)
+			h.event(pod, n.Type, n.Reason, "%s", n.Message)
 		}
 	}
 	return err

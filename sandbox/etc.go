@@ -62,8 +62,8 @@ func mountsItself(c *v1.Container, dest string) bool {
 	return false
 }
 
-// Note is something that the user should hear of, as an event of type Warning.
-type Note struct{ Reason, Message string }
+// Note is something that the user should hear of, as an event of type v1.EventTypeNormal or v1.EventTypeWarning.
+type Note struct{ Type, Reason, Message string }
 
 // WriteEtc has the pod's etc files and its /dev/shm. ips may be empty while they are not known; written again with them,
 // the files change in place, so that members that run see it.

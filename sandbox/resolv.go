@@ -90,9 +90,9 @@ func EffectiveResolvConf(pod *v1.Pod, host []byte) (string, []Note) {
 		if pod.Spec.DNSPolicy != v1.DNSClusterFirstWithHostNet && pod.Spec.HostNetwork {
 			break
 		}
-		notes = append(notes, Note{"MissingClusterDNS", fmt.Sprintf(
-			"pod: \"%s_%s(%s)\": there is no cluster DNS on this host; dnsPolicy %s works like Default",
-			pod.Name, pod.Namespace, pod.UID, v1.DNSClusterFirst)})
+		// The kubelet warns of it. Here it is so for every pod that does not say otherwise, and nothing is wrong.
+		notes = append(notes, Note{v1.EventTypeNormal, "MissingClusterDNS", fmt.Sprintf(
+			"There is no cluster DNS on this host: dnsPolicy %s works like Default", pod.Spec.DNSPolicy)})
 	}
 	if c := pod.Spec.DNSConfig; c != nil {
 		d.servers = distinct(append(d.servers, c.Nameservers...))
@@ -114,7 +114,7 @@ func (d *dns) limit() []Note {
 	var notes []Note
 	if len(d.servers) > maxNameservers {
 		d.servers = d.servers[:maxNameservers]
-		notes = append(notes, Note{"DNSConfigForming", fmt.Sprintf(
+		notes = append(notes, Note{v1.EventTypeWarning, "DNSConfigForming", fmt.Sprintf(
 			"more than %d nameservers: some were left out, the line in force is: %s", maxNameservers, strings.Join(d.servers, " "))})
 	}
 	before := len(d.searches)
@@ -123,7 +123,7 @@ func (d *dns) limit() []Note {
 		d.searches = d.searches[:len(d.searches)-1]
 	}
 	if len(d.searches) < before {
-		notes = append(notes, Note{"DNSConfigForming", fmt.Sprintf(
+		notes = append(notes, Note{v1.EventTypeWarning, "DNSConfigForming", fmt.Sprintf(
 			"search list beyond its limits: some paths were left out, the line in force is: %s", strings.Join(d.searches, " "))})
 	}
 	return notes

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -180,10 +181,19 @@ func (p *podctl) load(ctx context.Context, file string) (images.Progress, error)
 			return images.Progress{}, fmt.Errorf("load %s: it is a directory, not an archive", file)
 		}
 		in = f
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && terminal(p.streams.ErrOut) {
+			m := &meter{in: f, out: p.streams.ErrOut, name: filepath.Base(file), total: info.Size()}
+			defer m.end()
+			in = m
+		}
 	} else if terminal(p.streams.Out) && isTerminalIn(p.streams.In) {
 		return images.Progress{}, errors.New("stdin is a terminal: pipe an archive into podctl image load -")
 	}
-	return p.follow(ctx, images.LoadPath, nil, in)
+	last, err := p.follow(ctx, images.LoadPath, nil, in)
+	if err != nil && file != "-" {
+		err = fmt.Errorf("%s: %w", file, err)
+	}
+	return last, err
 }
 
 func isTerminalIn(r io.Reader) bool {
@@ -202,12 +212,34 @@ func (p *podctl) imageRemove() *cobra.Command {
 			ctx, stop := interruptible()
 			defer stop()
 			for _, ref := range refs {
+				before, err := p.images(ctx)
+				cmdutil.CheckErr(err)
 				res, err := p.client.request(ctx, http.MethodDelete, images.Path, url.Values{"ref": {ref}}, nil)
 				cmdutil.CheckErr(err)
 				res.Body.Close()
-				fmt.Fprintf(p.shown.Out, "image %q deleted\n", ref)
+				after, err := p.images(ctx)
+				cmdutil.CheckErr(err)
+				p.sayRemoved(ref, before, after)
 			}
 		},
+	}
+}
+
+// sayRemoved names what is gone: an ID takes all names of its image along, and a mistyped name takes nothing.
+func (p *podctl) sayRemoved(ref string, before, after []images.Info) {
+	left := map[string]bool{}
+	for _, i := range after {
+		left[i.Name] = true
+	}
+	some := false
+	for _, i := range before {
+		if !left[i.Name] {
+			fmt.Fprintf(p.shown.Out, "image %q deleted\n", i.Name)
+			some = true
+		}
+	}
+	if !some {
+		fmt.Fprintf(p.shown.ErrOut, "image %q is not here: nothing was deleted\n", ref)
 	}
 }
 
@@ -286,7 +318,9 @@ func (p *podctl) follow(ctx context.Context, path string, query url.Values, body
 			}
 			return line, fmt.Errorf("podd stopped in the middle: %w", err)
 		}
-		show.update(line, time.Now())
+		if line.Ref != "" { // a load has none
+			show.update(line, time.Now())
+		}
 		if !line.Done {
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,7 +67,15 @@ func (node) Exec(_ context.Context, _ *v1.Pod, container string, cmd []string, i
 var busybox = images.Info{Name: "docker.io/library/busybox:1.36", ID: "sha256:" + strings.Repeat("ab", 32),
 	Digest: "sha256:" + strings.Repeat("cd", 32), Size: 2 << 20}
 
-func (node) Images(context.Context) ([]images.Info, error) { return []images.Info{busybox}, nil }
+// removed says that the one image of this node is gone.
+var removed atomic.Bool
+
+func (node) Images(context.Context) ([]images.Info, error) {
+	if removed.Load() {
+		return nil, nil
+	}
+	return []images.Info{busybox}, nil
+}
 
 func (node) PullImage(_ context.Context, ref string, progress func(images.Progress)) (images.Info, error) {
 	if ref != "busybox:1.36" {
@@ -88,8 +97,14 @@ func (node) LoadImages(_ context.Context, r io.Reader) ([]images.Info, error) {
 	return []images.Info{busybox}, nil
 }
 
-func (node) RemoveImage(context.Context, string) error { return nil }
-func (node) Healthy() error                            { return nil }
+func (node) RemoveImage(_ context.Context, ref string) error {
+	if ref == "busybox" {
+		removed.Store(true)
+	}
+	return nil
+}
+
+func (node) Healthy() error { return nil }
 
 // serve runs podd's API until the test is over.
 func serve(t testing.TB) {
@@ -225,7 +240,7 @@ func TestVerbs(t *testing.T) {
 		{args: "image load " + archive, out: `^image "docker.io/library/busybox:1.36" loaded`},
 		{args: "image load -", in: "archive", out: `^image "docker.io/library/busybox:1.36" loaded`},
 		{args: "image load -", in: "junk", errOut: `^error: load: not an archive`, code: 1},
-		{args: "image rm busybox", out: `^image "busybox" deleted\n$`},
+		{args: "image rm nope", out: "^$", errOut: `^image "nope" is not here: nothing was deleted\n$`},
 		{args: "version", out: "^Client Version: .*\nServer Version: .*\n$"},
 		{args: "version --client -o json", out: `"clientVersion"`},
 		{args: "api-resources", out: `pods +po +v1 +true +Pod`},
@@ -234,6 +249,7 @@ func TestVerbs(t *testing.T) {
 		{args: "__complete logs web -c ", out: "app\nother"},
 		{args: "__complete get pods w", out: "web"},
 		{args: "__complete image rm ", out: "busybox"},
+		{args: "image rm busybox", out: `^image "docker.io/library/busybox:1.36" deleted\n$`},
 		{args: "delete pod web --grace-period=0 --force", out: `pod "web" force deleted`, errOut: "Warning: Immediate deletion"},
 		{args: "delete -f " + web, errOut: "NotFound", code: 1},
 		{args: "delete pod two three --now --wait=false", out: `pod "two" deleted.*\npod "three" deleted`},

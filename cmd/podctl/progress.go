@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/term"
@@ -174,4 +175,42 @@ func bytesOf(n int64) string {
 		i++
 	}
 	return fmt.Sprintf("%.1f %ciB", f, units[i])
+}
+
+// meter shows on a terminal how much of an archive podd has taken. It is read by the goroutine that sends, and may
+// still be when the answer is there.
+type meter struct {
+	in    io.Reader
+	out   io.Writer // a terminal
+	name  string
+	total int64 // bytes
+
+	mu   sync.Mutex
+	sent int64
+	last time.Time
+	over bool
+}
+
+func (m *meter) Read(b []byte) (int, error) {
+	n, err := m.in.Read(b)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sent += int64(n)
+	if now := time.Now(); !m.over && (now.Sub(m.last) >= redraw || m.sent == m.total) {
+		m.last = now
+		what := fmt.Sprintf("%s of %s", bytesOf(m.sent), bytesOf(m.total))
+		if m.sent >= m.total {
+			what = "unpacking " + bytesOf(m.total)
+		}
+		fmt.Fprintf(m.out, "\r\x1b[K%.40s: %s", m.name, what)
+	}
+	return n, err
+}
+
+// end takes the line away again.
+func (m *meter) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.over = true
+	fmt.Fprint(m.out, "\r\x1b[K")
 }

@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
@@ -110,5 +114,12 @@ func (a *attendant) LoadImages(ctx context.Context, r io.Reader) ([]api.ImageInf
 }
 
 func (a *attendant) RemoveImage(ctx context.Context, ref string) error {
-	return a.images.Remove(ctx, ref, func(name string) bool { return a.runtime.UsesImage(ctx, name) })
+	err := a.images.Remove(ctx, ref, func(name string) bool { return a.runtime.UsesImage(ctx, name) })
+	if errors.Is(err, images.ErrInUse) {
+		return &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: metav1.StatusReasonConflict,
+			Message: err.Error() + " by a pod: delete that first",
+		}}
+	}
+	return err
 }

@@ -21,7 +21,11 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-var errForeign = errors.New("archive has no image for " + platforms.DefaultString())
+var (
+	errForeign   = errors.New("archive has no image for " + platforms.DefaultString())
+	errNoArchive = errors.New("neither an OCI archive nor a docker archive")
+	errCutOff    = errors.New("the archive ends too early: it is cut off, or no archive")
+)
 
 // Load reads an archive of images, as "docker save" or tools for OCI layouts write it, plain or gzipped, and unpacks the
 // ones that have a name. Nothing but names and content is taken over: labels of an image never become labels of
@@ -42,8 +46,13 @@ func (im *Images) Load(ctx context.Context, r io.Reader) (infos []Info, err erro
 		return err
 	})
 	if err != nil {
-		if strings.Contains(err.Error(), "no match for platform") {
+		switch {
+		case strings.Contains(err.Error(), "no match for platform"):
 			err = errForeign
+		case errors.Is(err, tar.ErrHeader):
+			err = errNoArchive
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			err = errCutOff
 		}
 		return nil, fmt.Errorf("load images: %w", err)
 	}
