@@ -67,14 +67,15 @@ func LookHost(o Options) (Host, error) {
 	return h, err
 }
 
-// swapLimit says whether a memory limit can include swap. On v2 the root has no such file, so its first child is asked.
+// swapLimit says whether a memory limit can include swap. On v2 only cgroups with a memory controller have the file, and
+// a fresh host may have none: there the kernel is asked whether it knows swap, and runc minds no missing file.
 func swapLimit(v2 bool) bool {
-	pattern := "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
+	file := "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
 	if v2 {
-		pattern = "/sys/fs/cgroup/*/memory.swap.max"
+		file = "/proc/swaps"
 	}
-	found, _ := filepath.Glob(pattern)
-	return len(found) > 0
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 // minOOMScore is the lowest oom_score_adj this process may set: without CAP_SYS_RESOURCE none below its own.
