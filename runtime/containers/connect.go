@@ -36,7 +36,8 @@ const reconnect = 500 * time.Millisecond
 // maxExecs bounds the processes that run beside the containers' own at one time, over all pods.
 const maxExecs = 512
 
-// Connect is lazy: it does not block and does not need containerd to be there. It reads what the host can do.
+// Connect is lazy: it does not block and does not need containerd to be there. It reads what the host can do, and takes
+// away the FIFOs of execs that a podd that was killed had under way: o.RunDir belongs to one client at a time.
 func Connect(o Options) (*Client, error) {
 	if o.Namespace == "" {
 		o.Namespace = "podd"
@@ -52,6 +53,9 @@ func Connect(o Options) (*Client, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.RemoveAll(filepath.Join(o.RunDir, "exec")); err != nil {
+		return nil, fmt.Errorf("clear what is left of execs: %w", err)
 	}
 	host, err := LookHost(o)
 	if err != nil {
