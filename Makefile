@@ -42,7 +42,7 @@ ifneq ($(call have,$(LIBEXEC)/runc),yes)
 $(shell rm -f $(STAMPS)/runc)
 endif
 
-.PHONY: build bundle help packages test lint unit host e2e bench demo demo-clean install uninstall clean
+.PHONY: build bundle help packages test lint unit host e2e cgroupv2 bench demo demo-clean install uninstall clean
 
 build: $(STAMPS)/commands bundle ## podd and podctl into bin/, their helpers and the node bundle into libexec/podd/
 
@@ -80,6 +80,10 @@ test: ## everything: lint, unit tests with the race detector, tests on the host,
 lint unit host e2e: ## one part of `make test`
 	@install/packages build $(if $(filter host e2e,$@),test)
 	@$(GO) run ./test/run $(if $(filter host e2e,$@),build) $@
+
+cgroupv2: ## podd on cgroup v2, in an emulated machine; some minutes
+	@install/packages build cgroupv2
+	@$(GO) run ./test/run build cgroupv2
 
 bench: build ## start, exit and idle measurements against plain containerd
 	@install/packages build test
