@@ -7,6 +7,7 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -107,6 +108,22 @@ func (b *bench) create(pod *v1.Pod) time.Time {
 		b.Fatal(err)
 	}
 	return begun
+}
+
+// apply measures one start by `podctl apply -f -`, from before podctl is executed.
+func (b *bench) apply(pod *v1.Pod) time.Duration {
+	b.Helper()
+	pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+	manifest, err := json.Marshal(pod)
+	if err != nil {
+		b.Fatal(err)
+	}
+	begun := time.Now()
+	b.podd.Apply(string(manifest))
+	took := b.stamp(pod.Name).Sub(begun)
+	b.await(pod.Name, running)
+	b.delete(pod.Name, 0)
+	return took
 }
 
 // await waits on a watch until the pod is as wanted, or gone, and returns when that was seen.
@@ -226,7 +243,7 @@ func (p *peer) pair(b *bench, name string) time.Duration {
 func BenchmarkPodStart(tb *testing.B) {
 	b := open(tb)
 	p := b.peer()
-	var podd, visible, deleted, peers series
+	var podd, visible, deleted, peers, applied series
 	var started, ended counts
 	gear := openCounters(tb)
 	for i := range warmups + samples {
@@ -240,9 +257,11 @@ func BenchmarkPodStart(tb *testing.B) {
 		gone := b.await(pod.Name, never).Sub(asked)
 		down := gear.read(tb)
 		other := p.pair(b, pod.Name+"-peer")
+		typed := b.apply(b.pod(b.name()))
 		if i < warmups {
 			continue
 		}
+		applied = append(applied, typed)
 		podd, visible, deleted, peers = append(podd, first), append(visible, seen), append(deleted, gone), append(peers, other)
 		started, ended = add(started, up.since(before)), add(ended, down.since(up))
 	}
@@ -253,6 +272,8 @@ func BenchmarkPodStart(tb *testing.B) {
 		"create to the app's first instruction, podd      "+podd.String(),
 		"the same, pause then app by containerd's client  "+peers.String(),
 		fmt.Sprintf("ratio of medians                                 %.2f (target at most 1.3)", ratio),
+		"podctl apply, as a process, to the same          "+applied.String(),
+		fmt.Sprintf("ratio of medians with podctl's own time          %.2f", float64(applied.at(.5))/float64(peers.at(.5))),
 		"create to Running on a watch                     "+visible.String(),
 		"delete to DELETED on a watch                     "+deleted.String(),
 		fmt.Sprintf("per start   %.1f execve, %.1f fdatasync and fsync", per(started.execs), per(started.syncs)),
