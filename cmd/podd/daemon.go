@@ -306,5 +306,9 @@ func (p *podd) containerdVersion(ctx context.Context) string {
 
 // reportManifest makes a bad manifest file visible where people look: among the events of the node.
 func (p *podd) reportManifest(file string, err error) {
-	p.api.NodeEvent(v1.EventTypeWarning, "InvalidStaticPod", "manifest %s: %v", file, err)
+	what := err.Error()
+	if !strings.HasPrefix(what, file+":") { // an error of the decoder begins with file and line
+		what = file + ": " + what
+	}
+	p.api.NodeEvent(v1.EventTypeWarning, "InvalidStaticPod", "manifest %s", what)
 }
