@@ -73,16 +73,18 @@ func (h hierarchy) delegate(dir string) error {
 		return err
 	}
 	have := strings.Fields(string(on))
-	for _, c := range strings.Fields(string(available)) {
-		if slices.Contains(have, c) {
-			continue
+	missing := slices.DeleteFunc(strings.Fields(string(available)), func(c string) bool { return slices.Contains(have, c) })
+	if len(missing) == 0 {
+		return nil
+	}
+	// Before the first controller: beside processes the kernel takes some, of threads, and then refuses the others.
+	if dir == h.at || dir == h.own() {
+		if err := vacate(dir); err != nil {
+			return fmt.Errorf("move processes out of %s: %w", dir, err)
 		}
+	}
+	for _, c := range missing {
 		err := writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
-		if errors.Is(err, unix.EBUSY) && (dir == h.at || dir == h.own()) {
-			if err = vacate(dir); err == nil {
-				err = writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
-			}
-		}
 		if err != nil && slices.Contains([]string{"cpu", "memory", "pids"}, c) {
 			return fmt.Errorf("switch on %s below %s: %w", c, dir, err)
 		}
@@ -100,15 +102,19 @@ func (h hierarchy) own() string {
 }
 
 // vacate moves the processes of a cgroup one level down: one with processes cannot have controllers below it. It is for
-// the tree's root, which inside a container is an ordinary cgroup, and for podd's own, if pods are to be below it.
-func vacate(root string) error {
-	leaf := filepath.Join(root, "podd-init")
-	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
+// podd's own cgroup, if pods are to be below it, and for the tree's root, which inside a container is an ordinary cgroup;
+// the host's, which has no type, may have both.
+func vacate(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); err != nil {
+		return nil
 	}
+	leaf := filepath.Join(dir, "podd-init")
 	for range 10 { // a process may fork while it is moved
-		pids, err := cgconv.GetPids(root)
+		pids, err := cgconv.GetPids(dir)
 		if err != nil || len(pids) == 0 {
+			return err
+		}
+		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 		for _, pid := range pids {

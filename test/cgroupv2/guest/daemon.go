@@ -21,7 +21,7 @@ import (
 
 const (
 	podd  = "/opt/podd/bin/podd"
-	limit = 1 * time.Minute // for anything; the machine is emulated, and slow
+	limit = 2 * time.Minute // for anything; the machine is emulated, and slow
 	pods  = "/api/v1/namespaces/default/pods"
 )
 
