@@ -433,16 +433,22 @@ func (h *host) recordExit(ctx context.Context, s plan.Step) error {
 	return h.change(ctx, func(r record) record { return r.withExit(c) })
 }
 
+// remove takes an instance away. Its record in containerd goes after its task and its FIFOs, since it is what says that
+// something is left.
 func (h *host) remove(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	id := status.ContainerID(h.uid, s.Name, s.Attempt)
-	if err := h.r.Containers.Remove(ctx, id); err != nil {
+	if err := h.r.Containers.RemoveTask(ctx, id); err != nil {
 		return err
 	}
-	killpoint.At("remove.container")
+	killpoint.At("remove.task")
 	if err := h.r.Writer.Remove(ctx, id); err != nil {
 		return err
 	}
 	killpoint.At("remove.logs")
+	if err := h.r.Containers.Remove(ctx, id); err != nil {
+		return err
+	}
+	killpoint.At("remove.container")
 	if old := s.Attempt - exitsKept; old >= 0 {
 		path := logs.Path(h.r.LogDir, pod.Namespace, pod.Name, string(h.uid), s.Name, old)
 		oldID := status.ContainerID(h.uid, s.Name, old)

@@ -52,6 +52,14 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
+// RemoveTask kills what runs, waits, and takes the task away; the record stays. nil when there is no task.
+func (c *Client) RemoveTask(ctx context.Context, id string) error {
+	if err := c.removeTask(c.Context(ctx), id); err != nil {
+		return fmt.Errorf("remove task %s: %w", id, err)
+	}
+	return nil
+}
+
 // removeTask has no task of that id. While containerd takes away what a shim that died has left, which takes runc a
 // moment, it can do nothing else for those tasks: that is waited for.
 func (c *Client) removeTask(ctx context.Context, id string) error {
