@@ -78,7 +78,20 @@ func openCgroups(parent string) (*cgroups, error) {
 		return nil, errors.New("no cgroup file system is mounted")
 	}
 	c.trees, c.v2 = unified, true
+	if own := unified[0].own(); own != "" {
+		c.parent = inside(c.parent, strings.TrimPrefix(own, unified[0].at))
+	}
 	return c, nil
+}
+
+// inside is the parent for a podd that runs in a pod of another one with the same parent and sees that one's tree, as a
+// privileged container does on v2: below its own container's cgroup. In the same place the two would take each other's
+// pods for strays.
+func inside(parent, own string) string {
+	if !strings.HasPrefix(own, path.Join(parent, kubepods)+"/") {
+		return parent
+	}
+	return path.Join(strings.TrimSuffix(own, "/"+initLeaf), parent)
 }
 
 // v1Controllers is the controllers among the options of a v1 mount.

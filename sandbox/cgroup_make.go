@@ -101,6 +101,9 @@ func (h hierarchy) own() string {
 	return filepath.Join(h.at, all[""])
 }
 
+// initLeaf is the cgroup that takes the processes which were where pods are to be below.
+const initLeaf = "podd-init"
+
 // vacate moves the processes of a cgroup one level down: one with processes cannot have controllers below it. It is for
 // podd's own cgroup, if pods are to be below it, and for the tree's root, which inside a container is an ordinary cgroup;
 // the host's, which has no type, may have both.
@@ -108,7 +111,7 @@ func vacate(dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); err != nil {
 		return nil
 	}
-	leaf := filepath.Join(dir, "podd-init")
+	leaf := filepath.Join(dir, initLeaf)
 	for range 10 { // a process may fork while it is moved
 		pids, err := cgconv.GetPids(dir)
 		if err != nil || len(pids) == 0 {

@@ -211,3 +211,18 @@ func TestParentMustBeBelowRoot(t *testing.T) {
 		}
 	}
 }
+
+func TestParentInsideAPod(t *testing.T) {
+	const outer = "/podd/kubepods/burstable/pod1/abc"
+	for own, want := range map[string]string{
+		"/":                          "/podd",
+		"/system.slice/podd.service": "/podd",
+		"/podd/podd-init":            "/podd",
+		outer:                        outer + "/podd",
+		outer + "/podd-init":         outer + "/podd", // where it went when it made its first pod
+	} {
+		if got := inside("/podd", own); got != want {
+			t.Errorf("in %s: %s, want %s", own, got, want)
+		}
+	}
+}

@@ -27,6 +27,7 @@ func onHost() error {
 	report("OOM kill", d, d.oomKill)
 	report("SIGKILL is not an OOM kill", d, d.plainKill)
 	report("delete kills everything", d, d.killAll)
+	report("podd in a pod of podd", d, d.nested)
 	report("teardown", d, func() error { return d.teardown("/services/podd") })
 	return nil
 }
@@ -263,13 +264,9 @@ func (d *daemon) plainKill() error {
 		return err
 	}
 	dir := containerDir(d.kubepods("burstable", "pod"+p.Metadata.UID), p, "app")
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	pid, err := firstProcess(dir)
 	if err != nil {
 		return err
-	}
-	pid, err := strconv.Atoi(strings.Fields(string(b) + " 0")[0])
-	if err != nil || pid < 2 {
-		return fmt.Errorf("%s: no process: %w", dir, err)
 	}
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		return err
@@ -325,6 +322,58 @@ func (d *daemon) simple() error {
 	dir := d.kubepods("pod" + p.Metadata.UID)
 	want := map[string]string{"cpu.weight": "59", "cpu.max": "50000 100000", "memory.max": "67108864"}
 	return errors.Join(expect(dir, want), expect(containerDir(dir, p, "app"), want), delegated(dir), d.oomKill(), d.remove("simple"))
+}
+
+// nested runs a podd with the same settings in a privileged container, which sees the whole tree: its pods have to be
+// below that container's cgroup, and the outer podd's pods stay as they are.
+func (d *daemon) nested() error {
+	s := spec(container("podd", `/opt/podd/bin/podd --group root --pod-cidr 10.88.0.0/16 >/run/podd.log 2>&1 & wait`, object{
+		"securityContext": object{"privileged": true},
+		"volumeMounts": []object{
+			{"name": "opt", "mountPath": "/opt"}, {"name": "state", "mountPath": "/var/lib/podd"}, {"name": "run", "mountPath": "/run"},
+		},
+	}))
+	s["volumes"] = []object{
+		{"name": "opt", "hostPath": object{"path": "/opt"}}, {"name": "state", "emptyDir": object{}},
+		{"name": "run", "emptyDir": object{"medium": "Memory"}},
+	}
+	outer, err := d.run("outer", s)
+	if err != nil {
+		return err
+	}
+	dir := containerDir(d.kubepods("besteffort", "pod"+outer.Metadata.UID), outer, "podd")
+	pid, err := firstProcess(dir)
+	if err != nil {
+		return err
+	}
+	root := fmt.Sprintf("/proc/%d/root", pid)
+	inner := &daemon{parent: strings.TrimPrefix(dir, tree) + "/podd", log: root + "/run/podd.log", socket: root + "/run/podd/podd.sock"}
+	inner.dial()
+	if err := inner.ready(nil); err != nil {
+		return err
+	}
+	if err := inner.simple(); err != nil {
+		inner.tell()
+		return err
+	}
+	now, err := d.await("outer", "running", running)
+	if err == nil && now.Status.ContainerStatuses[0].ContainerID != outer.Status.ContainerStatuses[0].ContainerID {
+		err = fmt.Errorf("the outer container was started anew")
+	}
+	return errors.Join(err, d.remove("outer"))
+}
+
+// firstProcess is a process of a cgroup.
+func firstProcess(dir string) (int, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(strings.Fields(string(b) + " 0")[0])
+	if err != nil || pid < 2 {
+		return 0, fmt.Errorf("%s: no process: %w", dir, err)
+	}
+	return pid, nil
 }
 
 // teardown ends podd by its own command, in the cgroup that it was in, after which no cgroup of its is left.

@@ -54,15 +54,26 @@ func unshareCgroup() error {
 func launch(name, cgroup, parent string, args ...string) (*daemon, error) {
 	d := &daemon{parent: parent, log: "/run/" + name + ".log", socket: "/run/" + name + "/podd.sock"}
 	d.args = append([]string{"--state", "/run/" + name, "--root", "/var/lib/podd/" + name, "--group", "root"}, args...)
-	d.http = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
-	}}}
+	d.dial()
 	var err error
 	if d.cmd, err = startIn(cgroup, d.log, append([]string{podd}, d.args...)...); err != nil {
 		return d, err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- d.cmd.Wait() }()
+	return d, d.ready(ended)
+}
+
+// dial has requests go to the socket.
+func (d *daemon) dial() {
+	d.http = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
+	}}}
+}
+
+// ready waits until podd serves, unless it ends before, and loads the image.
+func (d *daemon) ready(ended <-chan error) error {
+	var err error
 	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
 		if _, err = d.call(http.MethodGet, "/readyz", nil); err == nil {
 			break
@@ -70,19 +81,19 @@ func launch(name, cgroup, parent string, args ...string) (*daemon, error) {
 		select {
 		case err := <-ended:
 			d.tell()
-			return d, fmt.Errorf("podd ended: %v", err)
+			return fmt.Errorf("podd ended: %v", err)
 		default:
 		}
 		if time.Now().After(deadline) {
 			d.tell()
-			return d, fmt.Errorf("podd is not ready: %w", err)
+			return fmt.Errorf("podd is not ready: %w", err)
 		}
 	}
 	image, err := os.ReadFile("/image.tar")
 	if err == nil {
 		_, err = d.call(http.MethodPost, "/podd/v1/images/load", image)
 	}
-	return d, err
+	return err
 }
 
 // tell prints the end of podd's log.
