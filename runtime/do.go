@@ -364,6 +364,11 @@ func (h *host) stop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		}
 	}
 	killpoint.At("stop.kill")
+	if pod.DeletionTimestamp != nil { // nothing is started in it any more
+		if err := h.r.Sandboxes.Unthrottle(string(pod.UID)); err != nil {
+			h.r.Log.Warn("the end of a pod may take long", "pod", pod.Name, "namespace", pod.Namespace, "err", err)
+		}
+	}
 	if err := h.r.Containers.Signal(ctx, i.ID, syscall.SIGKILL); err != nil {
 		return err
 	}

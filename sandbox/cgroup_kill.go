@@ -42,6 +42,25 @@ func (s *Sandboxes) KillCgroup(ctx context.Context, uid string) error {
 	return nil
 }
 
+// Unthrottle takes the cpu limits of a pod and its containers away. It is for a pod that goes: processes need the cpu to
+// end, and hundreds of them that are killed under a small limit would take minutes. nil when there is no cgroup.
+func (s *Sandboxes) Unthrottle(uid string) error {
+	for _, top := range s.cg.podDirs(uid) {
+		err := walk(top, func(d string) error {
+			for file, none := range map[string]string{"cpu.cfs_quota_us": "-1", "cpu.max": "max"} {
+				if err := writeFile(filepath.Join(d, file), none); err != nil && !errors.Is(err, os.ErrNotExist) {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("take cpu limits away from pod %s: %w", uid, err)
+		}
+	}
+	return nil
+}
+
 // RemoveCgroup removes the pod's cgroup from every tree, and kills what is left in it.
 func (s *Sandboxes) RemoveCgroup(ctx context.Context, uid string) error {
 	if err := s.KillCgroup(ctx, uid); err != nil {
