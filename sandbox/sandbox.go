@@ -124,22 +124,31 @@ func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref co
 	return err
 }
 
-// Remove takes the pause container of one attempt and its namespaces away; nil when nothing is left. Processes of the pod
-// that are still there lose nothing but a shared PID namespace, which dies with its first process.
+// Remove takes the pause container of one attempt and its namespaces away; nil when nothing is left. Its record in
+// containerd goes last, since it is what says that something is left. Processes of the pod that are still there lose
+// nothing but a shared PID namespace, which dies with its first process.
 func (s *Sandboxes) Remove(ctx context.Context, uid string, attempt int) error {
+	id := s.opts.ID(uid, attempt)
 	killpoint.At("sandbox.remove.before")
-	if err := s.opts.Containers.Remove(ctx, s.opts.ID(uid, attempt)); err != nil {
+	if err := s.opts.Containers.RemoveTask(ctx, id); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
-	killpoint.At("sandbox.remove.container")
+	killpoint.At("sandbox.remove.task")
 	if err := unpin(s.nsDir(uid, attempt)); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
 	killpoint.At("sandbox.remove.unpinned")
-	if err := s.opts.Containers.RemoveShimSocket(s.opts.ID(uid, attempt)); err != nil {
+	if err := s.opts.Containers.RemoveShimSocket(id); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
-	return removeEmpty(filepath.Dir(s.nsDir(uid, attempt)), s.podDir(uid))
+	if err := removeEmpty(filepath.Dir(s.nsDir(uid, attempt)), s.podDir(uid)); err != nil {
+		return fmt.Errorf("remove sandbox: %w", err)
+	}
+	if err := s.opts.Containers.Remove(ctx, id); err != nil {
+		return fmt.Errorf("remove sandbox: %w", err)
+	}
+	killpoint.At("sandbox.remove.container")
+	return nil
 }
 
 // Known is the uids of all pods that something is left of: a cgroup, or something below the run directory.

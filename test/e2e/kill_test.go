@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,8 +92,10 @@ func killPoints(t *testing.T) []string {
 // mortal is a podd that dies often, with a bystander that nothing may happen to.
 type mortal struct {
 	*suite
+	lane      *testing.T
 	name      string // of the victim
 	hostPort  int
+	share     bool // the victim's containers share a PID namespace
 	bystander *v1.Pod
 	processes map[string]process // of the bystander, by container id
 	victim    victim
@@ -135,11 +138,12 @@ var special = map[string]struct {
 }{
 	"network.conf.before":       {(*mortal).dropNetworkConf, life},
 	"network.conf.after":        {(*mortal).dropNetworkConf, life},
-	"containers.create.replace": {(*mortal).squat, staticLife},
+	"sandbox.pinned":            {func(m *mortal, _ *testing.T) { m.share = true }, shortLife},
+	"containers.create.replace": {nil, []stage{life[0], {"squat", (*mortal).squat, lives(0, 0)}, life[2], life[4]}},
 }
 
 func newMortal(t *testing.T) *mortal {
-	m := &mortal{suite: start(t, harness.WithArgs("--restart-backoff=10ms", "--restart-backoff-max=20ms")), name: "victim"}
+	m := &mortal{lane: t, suite: start(t, harness.WithArgs("--restart-backoff=10ms", "--restart-backoff-max=20ms")), name: "victim"}
 	m.client = m.fleeting(t)
 	m.hostPort = freePort(t)
 	m.bystander = m.running(t, pod{
@@ -155,9 +159,11 @@ func newMortal(t *testing.T) *mortal {
 // die has podd die at a point, early in the first life that passes it and then in the deletion, and looks.
 func (m *mortal) die(t *testing.T, point string) {
 	stages := life
+	defer func() { m.share = false }()
 	if s, ok := special[point]; ok {
-		s.prepare(m, t)
-		stages = s.life
+		if stages = s.life; s.prepare != nil {
+			s.prepare(m, t)
+		}
 	}
 	at, ok := m.live(t, point, stages, 0)
 	if !ok {
@@ -200,7 +206,9 @@ func (m *mortal) live(t *testing.T, point string, stages []stage, from int) (str
 		m.pass(t, stage{"end", (*mortal).delete, (*mortal).isGone}, slow)
 	}
 	m.checkBystander(t)
-	m.CheckLeaks()
+	if m.CheckLeaks(); m.lane.Failed() {
+		m.Rebase() // what was reported is not reported again
+	}
 	return at, died
 }
 
@@ -320,6 +328,7 @@ func (m *mortal) manifest() string {
 		Spec: `
 restartPolicy: Always
 terminationGracePeriodSeconds: 2
+shareProcessNamespace: ` + strconv.FormatBool(m.share) + `
 volumes:
 - {name: data, emptyDir: {}}
 - {name: memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
@@ -451,19 +460,9 @@ func (m *mortal) dropNetworkConf(t *testing.T) {
 	}
 }
 
-// squat puts a container of somebody else where the first one of the static victim is to be: its uid, and so its ids, are
-// the same every time.
-func (m *mortal) squat(t *testing.T) {
-	m.victim = victim{killed: map[string]bool{}}
-	for _, s := range staticLife {
-		if s.name == "no manifest" {
-			id := status.ContainerID(m.victim.uid, "app", 0)
-			defer m.plant(t, id)
-		}
-		if m.pass(t, s, slow) {
-			t.Fatal("podd died")
-		}
-	}
+// squat puts a container of somebody else where the next instance of app is to be.
+func (m *mortal) squat(ctx context.Context) error {
+	return m.plant(ctx, status.ContainerID(m.victim.uid, "app", 1))
 }
 
 // What has to be right.

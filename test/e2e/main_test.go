@@ -123,7 +123,7 @@ func write(files map[string]func(io.Writer) error) error {
 func TestPods(t *testing.T) {
 	s := start(t, harness.WithArgs("--restart-backoff=1s", "--pull-backoff=1s"))
 	for name, part := range map[string]func(*testing.T, *suite){
-		"fields": testFields, "security": testSecurity, "refused": testRefused, "volumes": testVolumes, "network": testNetwork, "life": testLife, "logs": testLogs, "images": testImages,
+		"fields": testFields, "security": testSecurity, "refused": testRefused, "volumes": testVolumes, "network": testNetwork, "life": testLife, "logs": testLogs, "images": testImages, "exec": testExec,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); part(t, s) })
 	}
@@ -256,9 +256,12 @@ func (s *suite) follow(ctx context.Context, name string, wanted func(*v1.Pod) bo
 		default:
 			version = pod.ResourceVersion
 		}
-		w, err := pods.Watch(ctx, metav1.ListOptions{
-			FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(), ResourceVersion: version,
-		})
+		only := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(), ResourceVersion: version}
+		w, err := pods.Watch(ctx, only)
+		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) { // podd was restarted and the pod has not changed since
+			only.ResourceVersion = ""
+			w, err = pods.Watch(ctx, only)
+		}
 		if err != nil {
 			return nil, err
 		}
