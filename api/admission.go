@@ -94,6 +94,9 @@ func (a *admit) namespace(ctx context.Context, attr admission.Attributes) error 
 		return nil
 	}
 	obj, err := a.server.registry.namespaces.Get(clusterScope(ctx), attr.GetNamespace(), &metav1.GetOptions{})
+	if apierrors.IsNotFound(err) { // the registry's own error names the kind that was asked to be made
+		return apierrors.NewNotFound(v1.Resource("namespaces"), attr.GetNamespace())
+	}
 	if err != nil {
 		return err
 	}

@@ -116,13 +116,22 @@ func (n *Network) taken(owner string, m mapping) error {
 			continue
 		}
 		if !have.ip.IsValid() || !k.ip.IsValid() || have.ip == k.ip {
-			return fmt.Errorf("hostPort %d/%s: in use by pod %s", m.HostPort, m.Proto, strings.TrimSuffix(e.owner, "."+lastPart(e.owner)))
+			return fmt.Errorf("hostPort %d/%s: in use by pod %s", m.HostPort, m.Proto, n.podOf(e.owner))
 		}
 	}
 	return nil
 }
 
 func lastPart(id string) string { return id[strings.LastIndexByte(id, '.')+1:] }
+
+// podOf names the pod of an attempt by its record, or by its uid when that cannot be read.
+func (n *Network) podOf(attemptID string) string {
+	uid := strings.TrimSuffix(attemptID, "."+lastPart(attemptID))
+	if r, there, err := n.readRecord(uid); err == nil && there && r.Name != "" {
+		return r.Namespace + "/" + r.Name
+	}
+	return uid
+}
 
 // mapPorts records the pod's host ports and puts them into the table.
 func (n *Network) mapPorts(r *record, a attempt, ms []mapping) error {

@@ -248,8 +248,8 @@ func TestHostPortInUse(t *testing.T) {
 		port v1.ContainerPort
 		want string
 	}{
-		{port(8080, 80, "TCP", ""), "hostPort 8080/tcp: in use by pod uid-first"},
-		{port(8080, 80, "TCP", "127.0.0.1"), "hostPort 8080/tcp: in use by pod uid-first"},
+		{port(8080, 80, "TCP", ""), "hostPort 8080/tcp: in use by pod default/first"},
+		{port(8080, 80, "TCP", "127.0.0.1"), "hostPort 8080/tcp: in use by pod default/first"},
 		{port(8080, 80, "TCP", "192.0.2.1"), ""},
 		{port(8080, 80, "UDP", ""), ""},
 		{port(8443, 80, "TCP", ""), "hostPort 8443/tcp: in use by a process that listens on 127.0.0.1:8443"},
