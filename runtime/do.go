@@ -355,7 +355,7 @@ func (h *host) instance(ctx context.Context, s plan.Step) (containers.Instance, 
 // its signal once more, and keeps the deadline.
 func (h *host) stop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	i, ok, err := h.instance(ctx, s)
-	if err != nil || !ok || i.Task != containers.TaskRunning && i.Task != containers.TaskPaused {
+	if state, _ := h.state(i); err != nil || !ok || state != status.Running {
 		return err
 	}
 	if time.Until(s.Deadline) > 0 {

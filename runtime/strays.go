@@ -3,6 +3,8 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -47,6 +49,9 @@ func (r *Runtime) claim(ctx context.Context) error {
 		return err
 	}
 	for uid, s := range found {
+		if s.who.Name == "" {
+			s.who = r.loggedAs(uid)
+		}
 		adopted := false
 		if s.spec != nil {
 			if adopted, err = r.adopt(ctx, uid, s); err != nil {
@@ -146,6 +151,15 @@ func hasSandbox(instances []containers.Instance) bool {
 		}
 	}
 	return false
+}
+
+// loggedAs is the name that the directory of a pod's logs tells, when nothing else does: without it they would stay.
+func (r *Runtime) loggedAs(uid types.UID) (who types.NamespacedName) {
+	dirs, _ := filepath.Glob(filepath.Join(r.LogDir, "pods", "*_*_"+string(uid))) // a bad pattern finds nothing
+	for _, dir := range dirs {
+		who.Namespace, who.Name, _ = strings.Cut(strings.TrimSuffix(filepath.Base(dir), "_"+string(uid)), "_")
+	}
+	return who
 }
 
 // remember makes a record for a stray, so that it gets a worker that takes it away.

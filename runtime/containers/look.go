@@ -45,6 +45,9 @@ func (c *Client) Look(ctx context.Context, uid string) ([]Instance, error) {
 			known[t.ID] = t
 		}
 	}
+	if uid == "" {
+		c.forget(list)
+	}
 	out := make([]Instance, 0, len(list))
 	for _, ctr := range list {
 		i, err := c.look(ctx, ctr, known[ctr.ID])
@@ -54,6 +57,21 @@ func (c *Client) Look(ctx context.Context, uid string) ([]Instance, error) {
 		out = append(out, i)
 	}
 	return out, nil
+}
+
+// forget drops what is remembered of containers that are not there: a look beside a removal remembers what it removes.
+// One that is made just now is asked for again when it is needed.
+func (c *Client) forget(there []containers.Container) {
+	ids := make(map[string]bool, len(there))
+	for _, ctr := range there {
+		ids[ctr.ID] = true
+	}
+	c.pods.Range(func(id, _ any) bool {
+		if !ids[id.(string)] {
+			c.pods.Delete(id)
+		}
+		return true
+	})
 }
 
 // look is one instance. containerd's list leaves out the tasks it cannot ask just now, so that one that is not in it is

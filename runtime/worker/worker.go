@@ -31,7 +31,8 @@ type Reasoner interface {
 	Reason() string
 }
 
-// HostLimit bounds a step that changes the host: a step that is still under way after it counts as failed.
+// HostLimit bounds a step that changes the host: then its context ends. A step that the kernel holds, as on the mount of
+// a dead server, stays under way until the kernel lets it go, and so does what has to wait for it.
 const HostLimit = 2 * time.Minute
 
 // relook is how long a pod is left alone at most when nothing happens to it.
