@@ -120,7 +120,8 @@ func (t *teardown) deletePods(ctx context.Context) error {
 	}
 	opts := metav1.DeleteOptions{}
 	if t.grace >= 0 {
-		opts.GracePeriodSeconds = &t.grace
+		grace := max(t.grace, 1) // with 0 the objects go at once, and podd would be ended before the host is clear
+		opts.GracePeriodSeconds = &grace
 	}
 	asked := map[types.UID]bool{}
 	for {
