@@ -249,7 +249,7 @@ rmdir /sys/fs/cgroup$own/inner && exit 4 || true
 
 func (d *daemon) oomKill() error {
 	// A child eats the memory, and would be killed alone if its cgroup were not one group.
-	code, reason, err := d.finish("oom", spec(container("app", "tail /dev/zero; exit 5", resources("", "", "", "16Mi"))))
+	code, reason, err := d.finish("oom", spec(container("app", "tail /dev/zero; exit 5", resources("", "", "", "32Mi"))))
 	if err == nil && (code != 137 || reason != "OOMKilled") {
 		err = fmt.Errorf("ended with %d %s, want 137 OOMKilled", code, reason)
 	}
@@ -257,7 +257,7 @@ func (d *daemon) oomKill() error {
 }
 
 func (d *daemon) plainKill() error {
-	s := spec(container("app", stay, resources("", "", "", "16Mi")))
+	s := spec(container("app", stay, resources("", "", "", "32Mi")))
 	s["restartPolicy"] = "Never"
 	p, err := d.run("killed", s)
 	if err != nil {
