@@ -31,9 +31,7 @@ func defaultMounts(privileged bool) []specs.Mount {
 // same place. propagation is that of the root, as the widest of the mounts needs it.
 func allMounts(c Config, privileged bool) (mounts []specs.Mount, propagation string, err error) {
 	mounts = defaultMounts(privileged)
-	given := slices.Clone(c.Mounts)
-	slices.SortStableFunc(given, func(a, b specs.Mount) int { return depth(a.Destination) - depth(b.Destination) })
-	for _, m := range given {
+	for _, m := range c.Mounts {
 		if !path.IsAbs(m.Destination) {
 			return nil, "", &ConfigError{fmt.Sprintf("mount %q: must be an absolute path", m.Destination)}
 		}
@@ -53,6 +51,7 @@ func allMounts(c Config, privileged bool) (mounts []specs.Mount, propagation str
 			propagation = "rslave"
 		}
 	}
+	slices.SortStableFunc(mounts, func(a, b specs.Mount) int { return depth(a.Destination) - depth(b.Destination) })
 	return mounts, propagation, nil
 }
 
