@@ -296,9 +296,18 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because("RunContainerError", err)
 	}
 	killpoint.At("start.logs")
+	mark := filepath.Join("started", id)
 	var started containers.Started
 	err := h.r.slot(ctx, func() (err error) {
-		started, err = h.r.Containers.Start(ctx, id, containers.IO{Stdout: target.Stdout, Stderr: target.Stderr})
+		if err := h.r.Containers.Create(ctx, id, containers.IO{Stdout: target.Stdout, Stderr: target.Stderr}); err != nil {
+			return err
+		}
+		// From here on a container without a task is one that may have run: it is never run a second time.
+		if err := h.marks.put(mark, time.Time{}); err != nil {
+			return err
+		}
+		killpoint.At("start.marked")
+		started, err = h.r.Containers.Begin(ctx, id)
 		return err
 	})
 	var failed *containers.StartError
@@ -313,7 +322,7 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because("RunContainerError", err)
 	}
 	killpoint.At("start.running")
-	if err := h.marks.put(filepath.Join("started", id), started.At); err != nil {
+	if err := h.marks.put(mark, started.At); err != nil {
 		return err
 	}
 	if err := logs.EnsureLink(h.r.LogDir, pod.Namespace, pod.Name, s.Name, id, target.Path); err != nil {

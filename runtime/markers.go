@@ -17,7 +17,7 @@ import (
 //
 //	<dir>/ground         all of the pod's directories, cgroup and volumes were made
 //	<dir>/network        the addresses that the hosts file was written with
-//	<dir>/started/<id>   when the process of container <id> was started
+//	<dir>/started/<id>   when the process of container <id> was started; the zero time from just before its start
 type markers struct{ dir string }
 
 func markersOf(runDir string, uid types.UID) markers {

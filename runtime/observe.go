@@ -123,7 +123,7 @@ func (h *host) container(i containers.Instance, now time.Time) status.Container 
 		return c
 	}
 	c.StartedAt = i.CreatedAt
-	if at, ok := h.marks.started(i.ID); ok {
+	if at, ok := h.marks.started(i.ID); ok && !at.IsZero() {
 		c.StartedAt = at
 	} else if !i.StartedAt.IsZero() {
 		c.StartedAt = i.StartedAt

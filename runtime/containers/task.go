@@ -21,6 +21,15 @@ import (
 // is fine; ErrStopped and *StartError as for Start.
 func (c *Client) Create(ctx context.Context, id string, io IO) error {
 	ctx = c.Context(ctx)
+	t, err := c.task(ctx, id)
+	switch {
+	case err == nil && t.Status == task.Status_STOPPED:
+		return ErrStopped
+	case err == nil:
+		return nil
+	case !errors.Is(err, ErrGone):
+		return err
+	}
 	mounts, err := c.cc.SnapshotService(c.opts.Snapshotter).Mounts(ctx, id)
 	if err != nil {
 		return fmt.Errorf("create: mounts of snapshot: %w", err)
@@ -39,13 +48,14 @@ func (c *Client) Create(ctx context.Context, id string, io IO) error {
 // has ended; *StartError if the runtime could not start it, with nothing left of the try. Any other error says nothing
 // of the container.
 func (c *Client) Start(ctx context.Context, id string, io IO) (Started, error) {
-	t, err := c.task(c.Context(ctx), id)
-	if errors.Is(err, ErrGone) || err == nil && t.Status != task.Status_CREATED {
-		err = c.Create(ctx, id, io)
-	}
-	if err != nil {
+	if err := c.Create(ctx, id, io); err != nil {
 		return Started{}, err
 	}
+	return c.Begin(ctx, id)
+}
+
+// Begin starts the process of a member that Create has made; its answers are those of Start.
+func (c *Client) Begin(ctx context.Context, id string) (Started, error) {
 	return c.begin(c.Context(ctx), id)
 }
 
