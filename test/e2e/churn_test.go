@@ -20,7 +20,10 @@ import (
 	"podd/test/harness"
 )
 
-var churnSeed = flag.Uint64("churn.seed", 1, "seed of TestRandomKills")
+var (
+	churnSeed = flag.Uint64("churn.seed", 1, "seed of TestRandomKills")
+	churnPods = flag.Int("churn.pods", 300, "how many pods TestManyPods makes")
+)
 
 // TestRandomKills kills podd twenty times, at random moments, while pods are created and deleted all the time. In the end
 // nothing is left of them, and another pod was never touched.
@@ -87,10 +90,11 @@ func (s *suite) delete(ctx context.Context, name string, grace int64) error {
 	return err
 }
 
-// TestManyPods has eight clients create and delete 300 pods, more than the pod range has addresses.
+// TestManyPods has eight clients create and delete 300 pods (-churn.pods for another number), more than the pod range has addresses.
 func TestManyPods(t *testing.T) {
 	t.Parallel()
-	const total, clients = 300, 8
+	const clients = 8
+	total := *churnPods
 	s := start(t)
 	// The first pod makes what stays for all.
 	s.running(t, pod{Name: "first", Container: "command: [sleep, infinity]"})
@@ -112,7 +116,7 @@ func TestManyPods(t *testing.T) {
 		t.Fatal(err)
 	}
 	took := time.Since(began)
-	t.Logf("%d pods created, run and deleted in %s: %.1f per second", total, took.Round(time.Millisecond), total/took.Seconds())
+	t.Logf("%d pods created, run and deleted in %s: %.1f per second", total, took.Round(time.Millisecond), float64(total)/took.Seconds())
 	s.CheckLeaks()
 }
 
