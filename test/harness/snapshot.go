@@ -122,6 +122,9 @@ func below(path string, dirs ...string) bool {
 // links are the bridge, its ports, and the ends of pairs that are no longer in any bridge.
 func (s Snapshot) links(scope Scope) error {
 	list, err := netlink.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) { // something changed meanwhile
+		list, err = netlink.LinkList()
+	}
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
