@@ -225,6 +225,9 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	return h.prepare(ctx, pod, s)
 }
 
+// shimLimit is how long the making of a member's task waits for the shim of its sandbox.
+const shimLimit = 5 * time.Second
+
 // prepare has the runtime make the container's process up to its very start. It needs no sandbox but the namespaces, so
 // it goes on beside the making of the sandbox and the network, for which the start waits.
 func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
@@ -237,6 +240,9 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because("CreateContainerError", err)
 	}
 	killpoint.At("create.logs")
+	if !h.r.Containers.AwaitShim(ctx, s.Sandbox, shimLimit) {
+		return nil // the start makes the task, once the sandbox runs
+	}
 	err := h.r.slot(ctx, func() error {
 		return h.r.Containers.Create(ctx, id, containers.IO{Stdout: target.Stdout, Stderr: target.Stderr})
 	})

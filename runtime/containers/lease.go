@@ -2,12 +2,7 @@ package containers
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -53,16 +48,4 @@ func (c *Client) Leases(ctx context.Context) ([]string, error) {
 		}
 	}
 	return uids, nil
-}
-
-// RemoveShimSocket removes the socket of the shim that ran a sandbox and its members, once all of them are removed. A
-// shim takes it away itself only when it ends in good order and was started for the sandbox and not for a member.
-// The name is containerd's (pkg/shim/util_unix.go); one of another form is not found and is left.
-func (c *Client) RemoveShimSocket(sandboxID string) error {
-	sum := sha256.Sum256([]byte(filepath.Join(c.opts.Address, c.opts.Namespace, sandboxID)))
-	err := os.Remove(filepath.Join(filepath.Dir(c.opts.Address), "s", hex.EncodeToString(sum[:])))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
 }
