@@ -35,7 +35,7 @@ func testPodctl(t *testing.T, s *suite) {
 		"version":     testVersion,
 		"completion":  testCompletion,
 		"hints":       testHints,
-		"permissions": testPermissions,
+		"permissions": testSocketPermissions,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 	}
@@ -338,7 +338,7 @@ func testHints(t *testing.T, s *suite) {
 }
 
 // The socket is for root and one group; whoever else comes is told what to do.
-func testPermissions(t *testing.T, s *suite) {
+func testSocketPermissions(t *testing.T, s *suite) {
 	st, err := os.Stat(s.Socket)
 	if err != nil || st.Mode().Perm() != 0o660 || st.Sys().(*syscall.Stat_t).Uid != 0 {
 		t.Errorf("the socket: %v, %v", st.Mode(), err)
