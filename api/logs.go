@@ -112,7 +112,10 @@ func (l *logStream) DeepCopyObject() runtime.Object   { c := *l; return &c }
 // InputStream starts the reader. An error that comes before the first byte is the answer to the request; later the
 // status is out already, and the stream ends.
 func (l *logStream) InputStream(ctx context.Context, _, _ string) (io.ReadCloser, bool, string, error) {
-	const patience = 100 * time.Millisecond // a follower of a silent log wants its headers
+	patience := requestTimeout
+	if l.opts.Follow {
+		patience = 3 * time.Second // of a silent log its follower wants the headers
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	in, out := io.Pipe()
 	started := &firstWrite{out: out, began: make(chan struct{})}

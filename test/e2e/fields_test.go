@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 )
 
 // testFields: each field that is honoured shows inside the container.
@@ -57,6 +59,10 @@ dnsPolicy: Default
 dnsConfig: {nameservers: [192.0.2.55], searches: [more.example]}`}, "1\nmore.example"},
 		{pod{Name: "host-network", Script: "readlink /proc/self/ns/net; ls /sys/class/net | grep -c lo; head -n 1 /etc/hosts", Spec: "hostNetwork: true"},
 			namespace("net") + "\n1\n# Kubernetes-managed hosts file (host network)."},
+		{pod{Name: "host-network-aliases", Script: "sed '1,/HostAliases/d' /etc/hosts; hostname", Spec: "hostNetwork: true\nhostAliases: [{ip: 192.0.2.1, hostnames: [one]}]"},
+			"192.0.2.1\tone\n" + hostName()},
+		{pod{Name: "host-network-dns", Script: "grep ^nameserver /etc/resolv.conf", Spec: "hostNetwork: true\ndnsPolicy: ClusterFirstWithHostNet"},
+			hostLines("/etc/resolv.conf", "nameserver")},
 		{pod{Name: "host-pid", Script: fmt.Sprintf("readlink /proc/self/ns/pid; tr '\\0' '\\n' </proc/%d/cmdline | head -n 1", os.Getpid()), Spec: "hostPID: true"},
 			namespace("pid") + "\n" + os.Args[0]},
 		{pod{Name: "host-ipc", Script: "readlink /proc/self/ns/ipc", Spec: "hostIPC: true"}, namespace("ipc")},
@@ -118,6 +124,11 @@ func unified() bool {
 func namespace(kind string) string {
 	link, _ := os.Readlink("/proc/self/ns/" + kind)
 	return link
+}
+
+func hostName() string {
+	name, _ := os.Hostname()
+	return name
 }
 
 var kinds = []string{"cgroup", "ipc", "mnt", "net", "pid", "uts"}
@@ -269,14 +280,15 @@ func testClusterFirst(t *testing.T, s *suite) {
 func (s *suite) event(t *testing.T, pod, reason string) (message string) {
 	t.Helper()
 	eventually(t, func() error {
-		message = s.must(t, "get", "events", "-o", `jsonpath={range .items[?(@.reason=="`+reason+`")]}{.involvedObject.name}{"\t"}{.message}{"\n"}{end}`)
-		for line := range strings.Lines(message) {
-			if name, said, _ := strings.Cut(line, "\t"); name == pod {
-				message = strings.TrimSpace(said)
-				return nil
-			}
+		list, err := s.client.CoreV1().Events(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{
+			FieldSelector: fields.Set{"involvedObject.name": pod, "reason": reason}.String()})
+		if err == nil && len(list.Items) == 0 {
+			err = fmt.Errorf("pod %s has no event %s", pod, reason)
 		}
-		return fmt.Errorf("pod %s has no event %s:\n%s", pod, reason, message)
+		if err == nil {
+			message = list.Items[0].Message
+		}
+		return err
 	})
 	return message
 }

@@ -105,7 +105,7 @@ func testImageVerbs(t *testing.T, s *suite) {
 	if code != 0 || !strings.HasPrefix(out, fmt.Sprintf("image %q pulled (", ref)) {
 		t.Errorf("podctl image pull: exit %d, %q, %q", code, out, errs)
 	}
-	if !hasLine(errs, "downloading", " B") || !hasLine(errs, "unpacking") || !hasLine(errs, ": done") {
+	if !hasLine(errs, ref, ": resolving") || strings.Count(errs, ": done\n") != 2 { // of two layers
 		t.Errorf("no progress of layers: %q", errs)
 	}
 	list := s.must(t, "image", "ls")

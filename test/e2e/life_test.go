@@ -41,6 +41,7 @@ func testLife(t *testing.T, s *suite) {
 		"address-released":  testAddressReleased,
 		"image-changed":     testImageChanged,
 		"member-oom":        testMemberOOM,
+		"finalizers":        testFinalizers,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 	}
@@ -319,10 +320,10 @@ func testGracePeriods(t *testing.T, s *suite) {
 		args         []string
 		least, below int // ticks
 	}{
-		"of-pod":       {2, nil, 10, 60},
-		"of-delete":    {60, []string{"--grace-period=2"}, 10, 60},
-		"of-delete-up": {0, []string{"--grace-period=2"}, 10, 60},
-		"now":          {60, []string{"--now"}, 3, 40},
+		"of-pod":       {2, nil, 4, 60},
+		"of-delete":    {60, []string{"--grace-period=2"}, 4, 60},
+		"of-delete-up": {0, []string{"--grace-period=2"}, 4, 60},
+		"now":          {60, []string{"--now"}, 1, 40},
 		"zero":         {0, nil, 0, 15},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -469,7 +470,6 @@ func testKilledPause(t *testing.T, s *suite) {
 			if app(after).RestartCount != 1 || app(after).LastTerminationState.Terminated == nil {
 				t.Errorf("status: %+v", app(after))
 			}
-			t.Logf("address %s, then %s; inside %s", before.Status.PodIP, after.Status.PodIP, s.sh(t, p.Name, "ip -4 -o addr show dev eth0; netstat -ltn"))
 			if got := get(t, after.Status.PodIP+":8080"); got != p.Name {
 				t.Errorf("it answers %q", got)
 			}
@@ -556,6 +556,28 @@ func testMemberOOM(t *testing.T, s *suite) {
 	if got != want {
 		t.Errorf("reason %s, want %s; log %q", got, want, s.must(t, "logs", p.Name))
 	}
+}
+
+// A finalizer keeps the object of a deleted pod, not what runs.
+func testFinalizers(t *testing.T, s *suite) {
+	p := sleeper("finalizers")
+	p.Meta = "finalizers: [example.com/keep]"
+	uid := string(s.running(t, p).UID)
+	s.must(t, "delete", "pod", p.Name, "--wait=false")
+	eventually(t, func() error {
+		if left := pids(t, s, uid); len(left) > 0 {
+			return fmt.Errorf("processes %v are left", left)
+		}
+		return nil
+	})
+	s.until(t, p.Name, "over, and still there", func(pod *v1.Pod) bool {
+		return pod.DeletionTimestamp != nil && pod.Status.Phase == v1.PodSucceeded
+	})
+	if _, err := s.client.CoreV1().Pods(metav1.NamespaceDefault).Patch(t.Context(), p.Name, types.MergePatchType,
+		[]byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.until(t, p.Name, "gone", gone)
 }
 
 // TestUnknown: while containerd cannot be asked, the phase is Unknown and the containers stay as they were last seen.

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -20,13 +21,15 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"podd/test/harness"
+	"podd/test/ociimage"
 )
 
 func testNetwork(t *testing.T, s *suite) {
 	for name, test := range map[string]func(*testing.T, *suite){
-		"connectivity": testConnectivity,
-		"host-ports":   testHostPorts,
-		"masquerade":   testMasquerade,
+		"connectivity":  testConnectivity,
+		"host-ports":    testHostPorts,
+		"host-port-udp": testUDP,
+		"masquerade":    testMasquerade,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 	}
@@ -150,6 +153,62 @@ func testHostPorts(t *testing.T, s *suite) {
 		c.Close()
 		t.Error("the host port is open after its pod is gone")
 	}
+}
+
+const udpEcho = `package main
+
+import "net"
+
+func main() {
+	c, err := net.ListenPacket("udp", ":5353")
+	for buf := make([]byte, 100); err == nil; {
+		var n int
+		var from net.Addr
+		if n, from, err = c.ReadFrom(buf); err == nil {
+			_, err = c.WriteTo(append([]byte("answer to "), buf[:n]...), from)
+		}
+	}
+	panic(err)
+}
+`
+
+func testUDP(t *testing.T, s *suite) {
+	program, err := ociimage.Program(t.Context(), udpEcho)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := ociimage.Image{Name: "udp:e2e", Layers: [][]ociimage.File{{{Path: "udp", Content: program}}}}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := ociimage.WriteOCI(&archive, image); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, code := s.PodctlInput(&archive, "image", "load", "-"); code != 0 {
+		t.Fatal(errs)
+	}
+	port := freePort(t)
+	p := pod{Name: "port-udp", Container: fmt.Sprintf("image: udp:e2e\ncommand: [/udp]\nports: [{containerPort: 5353, hostPort: %d, protocol: UDP}]", port)}
+	s.running(t, p)
+	eventually(t, func() error {
+		conn, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		buf := make([]byte, 100)
+		_, err = conn.Write([]byte("me\n"))
+		err = errors.Join(err, conn.SetDeadline(time.Now().Add(time.Second)))
+		if err != nil {
+			return err
+		}
+		n, err := conn.Read(buf)
+		if got := string(buf[:n]); err == nil && got != "answer to me\n" {
+			t.Errorf("the UDP host port answers %q", got)
+		}
+		return err
+	})
 }
 
 // Outside the pod range, a pod is seen as the host, by one rule however many pods there are.
