@@ -109,7 +109,7 @@ func replaced(t *testing.T, socket string, old int) int {
 	return 0
 }
 
-func version(t *testing.T, socket string) string {
+func hello(t *testing.T, socket string) string {
 	t.Helper()
 	c, err := client.New(socket, client.WithTimeout(10*time.Second))
 	if err != nil {
@@ -126,7 +126,7 @@ func version(t *testing.T, socket string) string {
 // A killed process is back within a second and answers.
 func TestKilledIsBack(t *testing.T) {
 	b, _ := begin(t, options(t))
-	version(t, b.ContainerdSocket())
+	hello(t, b.ContainerdSocket())
 	for name, socket := range map[string]string{"containerd": b.ContainerdSocket(), "podd-logd": b.LogdSocket()} {
 		old := who(t, socket)
 		killed := time.Now()
@@ -140,7 +140,7 @@ func TestKilledIsBack(t *testing.T) {
 			t.Errorf("%s was back after %s, want at most 1s", name, took)
 		}
 	}
-	version(t, b.ContainerdSocket())
+	hello(t, b.ContainerdSocket())
 }
 
 // A second Run, as of a podd that was restarted, takes over the processes of the first.
