@@ -157,11 +157,12 @@ func (p *planner) pull(image string) {
 }
 
 // killTime is when the containers of a deleted pod are killed: the deletion time, which the API set to the request's
-// plus the grace period. Zero is at once.
+// plus the grace period and cut to whole seconds. Rounded up again, or a short grace period would be next to none. Zero
+// is at once.
 func (p *planner) killTime() time.Time {
 	grace := p.pod.DeletionGracePeriodSeconds
 	if p.f.Gone || p.pod.DeletionTimestamp == nil || grace != nil && *grace == 0 {
 		return time.Time{}
 	}
-	return p.pod.DeletionTimestamp.Time
+	return p.pod.DeletionTimestamp.Add(time.Second)
 }

@@ -624,7 +624,7 @@ func (w *world) remove(grace time.Duration) {
 	if w.pod.DeletionTimestamp != nil {
 		return
 	}
-	at := metav1.NewTime(time.Now().Add(grace))
+	at := metav1.NewTime(time.Now().Add(grace).Truncate(time.Second)) // as the API keeps it
 	seconds := int64(grace / time.Second)
 	w.pod.DeletionTimestamp, w.pod.DeletionGracePeriodSeconds = &at, &seconds
 }
