@@ -320,16 +320,16 @@ func testGracePeriods(t *testing.T, s *suite) {
 		args         []string
 		least, below int // ticks
 	}{
-		"of-pod":       {2, nil, 4, 60},
-		"of-delete":    {60, []string{"--grace-period=2"}, 4, 60},
-		"of-delete-up": {0, []string{"--grace-period=2"}, 4, 60},
-		"now":          {60, []string{"--now"}, 1, 40},
-		"zero":         {0, nil, 0, 15},
+		"of-pod":       {2, nil, 6, 60},
+		"of-delete":    {60, []string{"--grace-period=2"}, 6, 60},
+		"of-delete-up": {0, []string{"--grace-period=2"}, 6, 60},
+		"now":          {60, []string{"--now"}, 2, 40},
+		"zero":         {0, nil, 0, 0}, // SIGKILL at once
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			p := hostDir(pod{Name: "grace-" + name, Script: "trap 'term=1' TERM; while :; do [ -z $term ] || echo tick >>/host/ticks; touch /host/ready; sleep 0.1; done",
+			p := hostDir(pod{Name: "grace-" + name, Script: "trap 'term=1' TERM; touch /host/ready; while :; do [ -z $term ] || echo tick >>/host/ticks; sleep 0.1 & wait $!; done",
 				Spec: fmt.Sprintf("terminationGracePeriodSeconds: %d", c.spec)}, dir)
 			s.running(t, p)
 			eventually(t, func() error { _, err := os.Stat(filepath.Join(dir, "ready")); return err })
@@ -347,8 +347,10 @@ func testGracePeriods(t *testing.T, s *suite) {
 
 // A process 1 that ignores SIGTERM is killed when the grace period is over, not before.
 func testIgnoresTerm(t *testing.T, s *suite) {
-	p := pod{Name: "ignores-term", Script: "trap '' TERM; while :; do sleep 1; done", Spec: "terminationGracePeriodSeconds: 2"}
+	dir := t.TempDir()
+	p := hostDir(pod{Name: "ignores-term", Script: "trap '' TERM; touch /host/ready; while :; do sleep 1; done", Spec: "terminationGracePeriodSeconds: 2"}, dir)
 	s.running(t, p)
+	eventually(t, func() error { _, err := os.Stat(filepath.Join(dir, "ready")); return err })
 	last := s.lastState(t, p.Name)
 	s.must(t, "delete", "pod", p.Name, "--wait=false")
 	pod := s.until(t, p.Name, "being deleted", func(pod *v1.Pod) bool { return pod.DeletionTimestamp != nil })
