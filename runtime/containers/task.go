@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -11,6 +14,7 @@ import (
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
@@ -33,6 +37,9 @@ func (c *Client) Create(ctx context.Context, id string, io IO) error {
 	mounts, err := c.cc.SnapshotService(c.opts.Snapshotter).Mounts(ctx, id)
 	if err != nil {
 		return fmt.Errorf("create: mounts of snapshot: %w", err)
+	}
+	if err := forgetMount(mounts); err != nil {
+		return fmt.Errorf("create: %w", err)
 	}
 	req := &tasks.CreateTaskRequest{
 		ContainerID: id, Terminal: io.Terminal, Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr,
@@ -175,4 +182,23 @@ func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
 		return Exit{}, fmt.Errorf("wait: %w", err)
 	}
 	return Exit{Code: r.ExitStatus, At: r.ExitedAt.AsTime()}, nil
+}
+
+// forgetMount lets the root of a container be mounted that was mounted before, for a task that was cut off before its
+// process began. The kernel marks a volatile overlay for good, since after a crash its content cannot be trusted; of a
+// container that never ran there is none (Documentation/filesystems/overlayfs.rst, "Volatile mount").
+func forgetMount(mounts []mount.Mount) error {
+	for _, m := range mounts {
+		if m.Type != "overlay" || !slices.Contains(m.Options, "volatile") {
+			continue
+		}
+		for _, o := range m.Options {
+			if dir, ok := strings.CutPrefix(o, "workdir="); ok {
+				if err := os.RemoveAll(filepath.Join(dir, "work", "incompat", "volatile")); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
