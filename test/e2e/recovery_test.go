@@ -136,7 +136,7 @@ func TestShimDies(t *testing.T) {
 func TestLogWriterDies(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	s.running(t, pod{Name: "writer", Script: "i=0; while :; do i=$((i+1)); echo line $i; echo $i >/count; usleep 2000; done"})
+	s.running(t, pod{Name: "writer", Script: "i=0; while :; do i=$((i+1)); echo line $i; echo $i >/next; mv /next /count; usleep 2000; done"})
 	s.untilLog(t, "writer", "line 20\n")
 	before := s.mustTasks(t)
 	must(t, syscall.Kill(s.service(t, "logd.json"), syscall.SIGKILL))
@@ -154,7 +154,7 @@ func TestUpgrade(t *testing.T) {
 	bundleDir := t.TempDir()
 	install(t, bundleDir)
 	s := start(t, harness.WithArgs("--bundle", bundleDir))
-	s.running(t, pod{Name: "writer", Script: "i=0; while :; do i=$((i+1)); echo line $i; echo $i >/count; usleep 5000; done"})
+	s.running(t, pod{Name: "writer", Script: "i=0; while :; do i=$((i+1)); echo line $i; echo $i >/next; mv /next /count; usleep 5000; done"})
 	s.untilLog(t, "writer", "line 20\n")
 	before := s.mustTasks(t)
 	old := []int{s.service(t, "containerd/process.json"), s.service(t, "logd.json")}
