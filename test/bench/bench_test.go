@@ -122,7 +122,8 @@ func (b *bench) apply(pod *v1.Pod) time.Duration {
 	b.podd.Apply(string(manifest))
 	took := b.stamp(pod.Name).Sub(begun)
 	b.await(pod.Name, running)
-	b.delete(pod.Name, 0)
+	b.delete(pod.Name, 1)
+	b.await(pod.Name, never) // or its end would run beside the next start
 	return took
 }
 
