@@ -150,6 +150,8 @@ func (s *Server) mux() http.Handler {
 	mux.HandleFunc("POST "+images.PullPath, s.pullImage)
 	mux.HandleFunc("POST "+images.LoadPath, s.loadImages)
 	mux.HandleFunc("GET /debug/podd/goroutines", serveGoroutines)
+	s.kubeletPaths(mux)
+	s.credentialPaths(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		respondError(w, r, apierrors.NewGenericServerResponse(http.StatusNotFound, r.Method, schema.GroupResource{}, "",
 			fmt.Sprintf("there is nothing at %s", r.URL.Path), 0, true))

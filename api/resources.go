@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/emicklei/go-restful/v3"
@@ -64,12 +65,10 @@ func (s *Server) resources() (map[schema.GroupVersion]map[string]rest.Storage, e
 	}
 	s.registry = registries{pods: pods.Pod, events: events, nodes: nodes.Node, nodeStatus: nodes.Status, namespaces: namespaces,
 		namespaceFinalize: namespaceFinalize}
-	return map[schema.GroupVersion]map[string]rest.Storage{
+	table := map[schema.GroupVersion]map[string]rest.Storage{
 		{Version: "v1"}: {
 			"pods":                pods.Pod,
 			"pods/status":         pods.Status,
-			"pods/log":            &logREST{server: s},
-			"pods/exec":           &execREST{server: s},
 			"events":              events,
 			"nodes":               nodes.Node,
 			"nodes/status":        nodes.Status,
@@ -77,7 +76,16 @@ func (s *Server) resources() (map[schema.GroupVersion]map[string]rest.Storage, e
 			"namespaces/status":   namespaceStatus,
 			"namespaces/finalize": namespaceFinalize,
 		},
-	}, nil
+	}
+	for _, part := range []map[schema.GroupVersion]map[string]rest.Storage{s.streams(), s.proxies(), s.metrics()} {
+		for version, storage := range part {
+			if table[version] == nil {
+				table[version] = map[string]rest.Storage{}
+			}
+			maps.Copy(table[version], storage)
+		}
+	}
+	return table, nil
 }
 
 // allowAll is the authorizer: whoever may open the socket may do everything.

@@ -1,0 +1,14 @@
+package api
+
+import (
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/rest"
+)
+
+// streams is the subresources that connect a client with a container.
+func (s *Server) streams() map[schema.GroupVersion]map[string]rest.Storage {
+	return map[schema.GroupVersion]map[string]rest.Storage{{Version: "v1"}: {
+		"pods/log":  &logREST{server: s},
+		"pods/exec": &execREST{server: s},
+	}}
+}
