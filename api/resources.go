@@ -1,8 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/emicklei/go-restful/v3"
@@ -17,14 +20,6 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
-	_ "k8s.io/kubernetes/pkg/apis/core/install" // the kinds
-	"k8s.io/kubernetes/pkg/kubelet/client"
-	eventstorage "k8s.io/kubernetes/pkg/registry/core/event/storage"
-	namespacestorage "k8s.io/kubernetes/pkg/registry/core/namespace/storage"
-	nodestorage "k8s.io/kubernetes/pkg/registry/core/node/storage"
-	podstorage "k8s.io/kubernetes/pkg/registry/core/pod/storage"
-
-	"podd/api/backend"
 )
 
 const (
@@ -33,56 +28,40 @@ const (
 	minWatch       = 30 * time.Minute
 )
 
-// registries are the storages that podd itself uses too.
-type registries struct {
-	pods              *podstorage.REST
-	events            *eventstorage.REST
-	nodes             *nodestorage.REST
-	nodeStatus        *nodestorage.StatusREST
-	namespaces        *namespacestorage.REST
-	namespaceFinalize *namespacestorage.FinalizeREST
+// served is a table of what is served: group and version, then resource or resource/subresource.
+type served map[schema.GroupVersion]map[string]rest.Storage
+
+func (t served) add(version schema.GroupVersion, storage map[string]rest.Storage) {
+	if t[version] == nil {
+		t[version] = map[string]rest.Storage{}
+	}
+	maps.Copy(t[version], storage)
 }
 
-// resources is the table of what is served: group and version, then resource or resource/subresource. A further kind
-// is a line or two here, after its registry is made.
-func (s *Server) resources() (map[schema.GroupVersion]map[string]rest.Storage, error) {
-	opts := backend.Options{Store: s.Store}
-	pods, err := podstorage.NewStorage(opts, nil, nil, nil, allowAll)
+// priorities order the groups in discovery, as upstream's aggregator does: of two groups that have a resource of the
+// same name, clients take the first.
+var priorities = map[string]int{
+	"": 18000, "events.k8s.io": 17750, "authentication.k8s.io": 17700, "authorization.k8s.io": 17600,
+	"scheduling.k8s.io": 16600, "coordination.k8s.io": 16500, "node.k8s.io": 16300, "discovery.k8s.io": 16200,
+	"metrics.k8s.io": 100,
+}
+
+// versions are those of the table, the most important group first.
+func (t served) versions() []schema.GroupVersion {
+	return slices.SortedFunc(maps.Keys(t), func(a, b schema.GroupVersion) int {
+		return cmp.Or(priorities[b.Group]-priorities[a.Group], strings.Compare(a.String(), b.String()))
+	})
+}
+
+// resources is the table of everything. A further kind is a line or two in kinds.go, or in the part that it belongs to.
+func (s *Server) resources() (served, error) {
+	table, err := s.kinds()
 	if err != nil {
 		return nil, err
 	}
-	events, err := eventstorage.NewREST(opts, uint64(eventTTL/time.Second))
-	if err != nil {
-		return nil, err
-	}
-	nodes, err := nodestorage.NewStorage(opts, client.KubeletClientConfig{}, nil)
-	if err != nil {
-		return nil, err
-	}
-	namespaces, namespaceStatus, namespaceFinalize, err := namespacestorage.NewREST(opts)
-	if err != nil {
-		return nil, err
-	}
-	s.registry = registries{pods: pods.Pod, events: events, nodes: nodes.Node, nodeStatus: nodes.Status, namespaces: namespaces,
-		namespaceFinalize: namespaceFinalize}
-	table := map[schema.GroupVersion]map[string]rest.Storage{
-		{Version: "v1"}: {
-			"pods":                pods.Pod,
-			"pods/status":         pods.Status,
-			"events":              events,
-			"nodes":               nodes.Node,
-			"nodes/status":        nodes.Status,
-			"namespaces":          namespaces,
-			"namespaces/status":   namespaceStatus,
-			"namespaces/finalize": namespaceFinalize,
-		},
-	}
-	for _, part := range []map[schema.GroupVersion]map[string]rest.Storage{s.streams(), s.proxies(), s.metrics()} {
+	for _, part := range []served{s.reviews(), s.streams(), s.proxies(), s.metrics()} {
 		for version, storage := range part {
-			if table[version] == nil {
-				table[version] = map[string]rest.Storage{}
-			}
-			maps.Copy(table[version], storage)
+			table.add(version, storage)
 		}
 	}
 	return table, nil
@@ -104,8 +83,8 @@ func (s *Server) install() error {
 	types := &lazyTypes{}
 	addresses := discovery.DefaultAddresses{DefaultAddress: "localhost"}
 	roots := discovery.NewRootAPIsHandler(addresses, legacyscheme.Codecs)
-	for version, storage := range table {
-		resources, err := s.installVersion(version, storage, types)
+	for _, version := range table.versions() {
+		resources, err := s.installVersion(version, table[version], types)
 		if err != nil {
 			return fmt.Errorf("install %s: %w", version, err)
 		}
@@ -116,6 +95,7 @@ func (s *Server) install() error {
 			continue
 		}
 		groups.AddGroupVersion(version.Group, found)
+		groups.SetGroupVersionPriority(metav1.GroupVersion(version), priorities[version.Group], 15)
 		preferred := metav1.GroupVersionForDiscovery{GroupVersion: version.String(), Version: version.Version}
 		group := metav1.APIGroup{Name: version.Group, Versions: []metav1.GroupVersionForDiscovery{preferred},
 			PreferredVersion: preferred}

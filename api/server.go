@@ -33,6 +33,7 @@ type Config struct {
 	NodeIPs     []string // primary first, at most one per family
 	SocketPath  string
 	SocketGroup string        // group that may use the socket; "podd" when empty
+	ServiceCIDR string        // of cluster IPs; DefaultServiceCIDR when empty
 	Version     string        // of podd
 	Containerd  func() string // version of containerd, for the node's status; "" or nil: not known
 	Log         *slog.Logger
@@ -58,6 +59,9 @@ func New(c Config) (*Server, error) {
 	}
 	if c.SocketGroup == "" {
 		c.SocketGroup = "podd"
+	}
+	if c.ServiceCIDR == "" {
+		c.ServiceCIDR = DefaultServiceCIDR
 	}
 	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
 	s := &Server{Config: c, events: make(chan *v1.Event, 1000), nsChange: make(chan struct{}, 1)}

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -20,7 +21,7 @@ type Options struct{ Store *store.Store }
 
 // GetRESTOptions is called by the registry of a resource when it is made.
 func (o Options) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
-	codec, err := storageCodec(example)
+	codec, err := storageCodec(resource.Group, example)
 	if err != nil {
 		return generic.RESTOptions{}, fmt.Errorf("storage of %s: %w", resource, err)
 	}
@@ -48,13 +49,16 @@ func prefix(resource schema.GroupResource) string {
 	return "/" + resource.Group + "/" + resource.Resource
 }
 
-// storageCodec writes protobuf of the newest external version of the kind, and reads into the internal one.
-func storageCodec(example runtime.Object) (runtime.Codec, error) {
+// storageCodec writes protobuf of the newest external version of the kind in the group, and reads into the internal one. A
+// kind may be in several groups, as events are.
+func storageCodec(group string, example runtime.Object) (runtime.Codec, error) {
 	kinds, _, err := legacyscheme.Scheme.ObjectKinds(example)
 	if err != nil {
 		return nil, err
 	}
-	group := kinds[0].Group
+	if !slices.ContainsFunc(kinds, func(kind schema.GroupVersionKind) bool { return kind.Group == group }) {
+		return nil, fmt.Errorf("%T is not of group %q", example, group)
+	}
 	versions := legacyscheme.Scheme.PrioritizedVersionsForGroup(group)
 	if len(versions) == 0 {
 		return nil, fmt.Errorf("no version of group %q", group)
