@@ -34,6 +34,7 @@ type Target struct {
 	ID       string `json:"id"`               // of the container
 	Stdout   string `json:"stdout,omitempty"` // path of the FIFO; empty: none
 	Stderr   string `json:"stderr,omitempty"` // path of the FIFO; empty: none, as with a terminal
+	Stdin    string `json:"stdin,omitempty"`  // path of a FIFO that is only made and removed with the others; empty: none
 	Path     string `json:"path"`             // of the log file: <attempt>.log
 	MaxSize  int64  `json:"maxSize"`          // bytes after which the file is rotated; 0: 10 MiB
 	MaxFiles int    `json:"maxFiles"`         // files kept with the live one; 0: 5; at least 2
@@ -55,7 +56,7 @@ func (t Target) validate() error {
 	if err := validateID(t.ID); err != nil {
 		return err
 	}
-	for _, p := range []string{t.Path, t.Stdout, t.Stderr} {
+	for _, p := range []string{t.Path, t.Stdout, t.Stderr, t.Stdin} {
 		if p != "" && (!filepath.IsAbs(p) || filepath.Clean(p) != p) {
 			return fmt.Errorf("path %q is not absolute and clean", p)
 		}

@@ -2,14 +2,14 @@ package logs
 
 // Protocol is the version that podd and podd-logd must share. The operations hello and shutdown, and the fields they use,
 // stay as they are in every version, so that a newer podd can send an older podd-logd away.
-const Protocol = 1
+const Protocol = 2
 
 const maxMessage = 16 << 10
 
-// request is one line of JSON; one reply of one line follows.
+// request is one line of JSON; one reply of one line follows. After the one of a tap the connection carries frames.
 type request struct {
 	Protocol int     `json:"protocol"`
-	Op       string  `json:"op"` // hello, shutdown, ensure, drain, remove, list
+	Op       string  `json:"op"` // hello, shutdown, ensure, drain, remove, list, tap
 	Target   *Target `json:"target,omitempty"`
 	ID       string  `json:"id,omitempty"`
 }

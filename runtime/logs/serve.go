@@ -71,6 +71,7 @@ type entry struct {
 	target  Target
 	file    *file
 	streams []*stream
+	taps    *taps
 }
 
 type server struct {
@@ -201,16 +202,13 @@ func (s *server) talk(ctx context.Context, conn net.Conn) {
 		var r reply
 		if err := json.Unmarshal(b, &q); err != nil {
 			r.Error = "request: " + err.Error()
+		} else if q.Op == "tap" && q.Protocol == Protocol {
+			s.tap(conn, in, q.ID)
+			return
 		} else {
 			r = s.answer(ctx, q)
 		}
-		r.Hello = s.hello
-		b, err = json.Marshal(r)
-		if err != nil {
-			return
-		}
-		_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
-		if _, err := conn.Write(append(b, '\n')); err != nil {
+		if !s.reply(conn, r) {
 			return
 		}
 		if q.Op == "shutdown" {
@@ -219,6 +217,17 @@ func (s *server) talk(ctx context.Context, conn net.Conn) {
 			return
 		}
 	}
+}
+
+func (s *server) reply(conn net.Conn, r reply) bool {
+	r.Hello = s.hello
+	b, err := json.Marshal(r)
+	if err != nil {
+		return false
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	_, err = conn.Write(append(b, '\n'))
+	return err == nil
 }
 
 func (s *server) answer(ctx context.Context, q request) (r reply) {
@@ -254,8 +263,9 @@ func (s *server) ensure(t Target) error {
 	if s.leaving {
 		return errors.New("shutting down")
 	}
+	reads := &taps{}
 	if e := s.entries[t.ID]; e != nil {
-		if e.target.Path != t.Path || e.target.Stdout != t.Stdout || e.target.Stderr != t.Stderr {
+		if e.target.Path != t.Path || e.target.Stdout != t.Stdout || e.target.Stderr != t.Stderr || e.target.Stdin != t.Stdin {
 			return fmt.Errorf("%s is written from other FIFOs or to another file already: %s", t.ID, e.target.Path)
 		}
 		if e.intact() {
@@ -264,8 +274,9 @@ func (s *server) ensure(t Target) error {
 			return s.keep(t)
 		}
 		s.drop(e)
+		reads = e.taps
 	}
-	e, err := s.begin(t)
+	e, err := s.begin(t, reads)
 	if err != nil {
 		return err
 	}
@@ -283,7 +294,11 @@ func (e *entry) intact() bool {
 			return false
 		}
 	}
-	return true
+	if e.target.Stdin == "" {
+		return true
+	}
+	_, err := os.Lstat(e.target.Stdin)
+	return err == nil
 }
 
 // drop stops reading for a target. The lock is held.
@@ -299,8 +314,8 @@ func (s *server) drop(e *entry) {
 }
 
 // begin opens all that a target needs, or nothing. The lock is held.
-func (s *server) begin(t Target) (*entry, error) {
-	e := &entry{target: t}
+func (s *server) begin(t Target, reads *taps) (*entry, error) {
+	e := &entry{target: t, taps: reads}
 	var err error
 	if e.file, err = s.open(t); err != nil {
 		return nil, err
@@ -310,10 +325,13 @@ func (s *server) begin(t Target) (*entry, error) {
 			continue
 		}
 		var st *stream
-		if st, err = openStream(n[0], n[1], e.file); err != nil {
+		if st, err = openStream(n[0], n[1], e.file, e.taps); err != nil {
 			break
 		}
 		e.streams = append(e.streams, st)
+	}
+	if err == nil && t.Stdin != "" {
+		err = ensureFIFO(t.Stdin)
 	}
 	if err == nil {
 		err = s.keep(t)
@@ -406,6 +424,7 @@ func (s *server) remove(id string) error {
 	for _, st := range e.streams {
 		<-st.done
 	}
+	e.taps.end()
 	if err := s.forget(id, e.target); err != nil {
 		return err
 	}
@@ -420,7 +439,7 @@ func (s *server) remove(id string) error {
 
 // forget removes the FIFOs and, last, the record that says where they are.
 func (s *server) forget(id string, t Target) error {
-	for _, name := range []string{t.Stdout, t.Stderr, filepath.Join(s.state, id+".json")} {
+	for _, name := range []string{t.Stdout, t.Stderr, t.Stdin, filepath.Join(s.state, id+".json")} {
 		if name == "" {
 			continue
 		}

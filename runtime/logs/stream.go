@@ -27,6 +27,7 @@ type stream struct {
 	name string // stdout, stderr
 	path string
 	file *file
+	taps *taps
 	done chan struct{} // closed when run is over
 
 	mu    sync.Mutex
@@ -89,7 +90,7 @@ func onFD(f *os.File, do func(fd int)) {
 }
 
 // openStream opens the FIFO at path; run must follow.
-func openStream(name, path string, f *file) (*stream, error) {
+func openStream(name, path string, f *file, t *taps) (*stream, error) {
 	if err := ensureFIFO(path); err != nil {
 		return nil, err
 	}
@@ -97,7 +98,7 @@ func openStream(name, path string, f *file) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &stream{name: name, path: path, file: f, fifo: fifo, done: make(chan struct{})}, nil
+	return &stream{name: name, path: path, file: f, taps: t, fifo: fifo, done: make(chan struct{})}, nil
 }
 
 // reads says whether the FIFO that is read is the one that a writer would find.
@@ -232,7 +233,15 @@ func (s *stream) read(fd int) (n int, again bool, err error) {
 	if len(s.carry) == 0 && cap(s.carry) > 512 {
 		s.carry = nil
 	}
+	s.taps.send(s.kind(), b.in[have:have+n])
 	return n, false, nil
+}
+
+func (s *stream) kind() byte {
+	if s.name == "stderr" {
+		return frameStderr
+	}
+	return frameStdout
 }
 
 // hungUp tells the end of a FIFO from one that no writer has opened yet; read gives 0 for both.
