@@ -81,7 +81,7 @@ func (p *podctl) applyAll(ctx context.Context, f cmdutil.Factory, o *apply.Apply
 		builder.RequireNamespace()
 	}
 	for _, doc := range docs {
-		builder.Stream(bytes.NewReader(doc.Raw), label(doc))
+		builder.Stream(bytes.NewReader(doc.Raw), called(doc))
 	}
 	infos, err := builder.LabelSelectorParam(o.Selector).Flatten().Do().Infos()
 	if err == nil {
@@ -117,8 +117,8 @@ func unnamed(docs []manifest.Document) error {
 	return nil
 }
 
-// label is what a document is called in an error.
-func label(doc manifest.Document) string { return doc.Source + ":" + strconv.Itoa(doc.Line) }
+// called is what a document is called in an error.
+func called(doc manifest.Document) string { return doc.Source + ":" + strconv.Itoa(doc.Line) }
 
 // positioned is err as lines for the user; errors of the server begin with the file and line they are about.
 func positioned(err error, docs []manifest.Document) []string {
@@ -132,14 +132,14 @@ func positioned(err error, docs []manifest.Document) []string {
 	}
 	message := err.Error()
 	for _, doc := range docs {
-		_, said, found := strings.Cut(message, strconv.Quote(label(doc))+": ")
+		_, said, found := strings.Cut(message, strconv.Quote(called(doc))+": ")
 		if !found {
 			continue
 		}
 		if lines := causes(err, doc); len(lines) > 0 {
 			return lines
 		}
-		return []string{label(doc) + ": " + said}
+		return []string{called(doc) + ": " + said}
 	}
 	return []string{"error: " + message}
 }

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/rest"
@@ -26,19 +29,27 @@ import (
 const (
 	defaultSocket = "/run/podd/podd.sock"
 	host          = "http://podd" // never resolved: every connection goes to the socket
+
+	// The contexts that podctl kubeconfig writes.
+	adminContext  = "podd"
+	readerContext = "podd-reader"
 )
 
-// client is how podctl reaches podd. It is what kubectl's commands get instead of a kubeconfig; nothing is connected
-// or asked before it is needed.
+// client is how podctl reaches podd: over the unix socket or, if that is asked for, with a kubeconfig as kubectl
+// does. It is what kubectl's commands get; nothing is connected, read or asked before it is needed.
 type client struct {
-	socket    string
-	namespace string
-	timeout   time.Duration
-	warn      io.Writer // for warnings of the server
+	config *genericclioptions.ConfigFlags // the values of the flags
+
+	socket string
+	flags  *pflag.FlagSet
+	warn   io.Writer // for warnings of the server
+
+	tunnel tunnel
 
 	mu      sync.Mutex
 	dialErr error // of the last connection that could not be made
 
+	remote    func() bool // a kubeconfig says where podd is
 	discovery func() (discovery.CachedDiscoveryInterface, error)
 }
 
@@ -48,9 +59,39 @@ func (c *client) addFlags(flags *pflag.FlagSet) {
 		socket = defaultSocket
 	}
 	flags.StringVar(&c.socket, "socket", socket, "podd's API socket; the environment variable PODD_SOCKET sets the default")
-	flags.StringVarP(&c.namespace, "namespace", "n", "", "the namespace of this request (default \"default\")")
-	flags.DurationVar(&c.timeout, "request-timeout", 0, "how long to wait for one answer of the server; 0 for no limit")
+	c.config = genericclioptions.NewConfigFlags(true)
+	c.config.AddFlags(flags)
+	// kubectl's words for these are about clusters and users, of which a host has one.
+	flags.Lookup("namespace").Usage = "the namespace of this request (default \"default\")"
+	flags.Lookup("kubeconfig").Usage = "reach podd with this kubeconfig, over TLS, instead of over the socket"
+	flags.Lookup("context").Usage = "reach podd with this context of the kubeconfig, instead of over the socket"
+	flags.Lookup("server").Usage = "the address of a podd's TLS port, instead of the socket"
+	flags.Lookup("request-timeout").Usage = "how long to wait for one answer of podd, like 5s or 2m; 0 for no limit"
+	for _, name := range []string{"cache-dir", "cluster", "user", "as", "as-uid", "as-group", "as-user-extra", "disable-compression", "tls-server-name",
+		"insecure-skip-tls-verify", "certificate-authority", "client-certificate", "client-key"} {
+		if flag := flags.Lookup(name); flag != nil {
+			flag.Hidden = true
+		}
+	}
+	c.flags = flags
+	c.remote = sync.OnceValue(c.byKubeconfig)
 	c.discovery = sync.OnceValues(c.discover)
+}
+
+// byKubeconfig tells whether podd is to be reached with a kubeconfig: a flag says so, or $KUBECONFIG does and its
+// current context is one that podctl kubeconfig has written. A kubeconfig that is there for something else must not
+// make podctl work on that.
+func (c *client) byKubeconfig() bool {
+	for _, name := range []string{"kubeconfig", "context", "server", "cluster", "user"} {
+		if c.flags.Changed(name) {
+			return true
+		}
+	}
+	if os.Getenv("KUBECONFIG") == "" || os.Getenv("PODD_SOCKET") != "" || c.flags.Changed("socket") {
+		return false
+	}
+	config, err := clientcmd.NewDefaultClientConfigLoadingRules().Load()
+	return err == nil && (config.CurrentContext == adminContext || config.CurrentContext == readerContext)
 }
 
 // dial connects to the socket, whatever the address is.
@@ -80,21 +121,59 @@ func (c *client) unreachable() string {
 	}
 }
 
-// transport is for requests that are not kubectl's.
-func (c *client) transport() *http.Transport {
-	return &http.Transport{DialContext: c.dial, DisableCompression: true}
+// close ends what runs in this process for the client.
+func (c *client) close() { c.tunnel.close() }
+
+// http is for requests that are not kubectl's: a client and the address of podd.
+func (c *client) http() (*http.Client, string, error) {
+	if !c.remote() {
+		return &http.Client{Transport: &http.Transport{DialContext: c.dial, DisableCompression: true}}, host, nil
+	}
+	config, err := c.ToRESTConfig()
+	if err != nil {
+		return nil, "", err
+	}
+	config.Timeout = 0 // a pull takes as long as it takes
+	hc, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, "", err
+	}
+	base, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, "", err
+	}
+	return hc, strings.TrimSuffix(base.String(), "/"), nil
 }
 
 // ToRESTConfig is where and how to speak.
 func (c *client) ToRESTConfig() (*rest.Config, error) {
-	return &rest.Config{
-		Host:           host,
-		Dial:           c.dial,
-		Timeout:        c.timeout,
-		UserAgent:      "podctl/" + release(),
-		QPS:            -1, // a client of one host need not hold itself back
-		WarningHandler: rest.NewWarningWriter(c.warn, rest.WarningWriterOptions{Deduplicate: true}),
-	}, nil
+	var config *rest.Config
+	if c.remote() {
+		var err error
+		if config, err = c.config.ToRESTConfig(); err != nil {
+			return nil, err
+		}
+	} else {
+		timeout, err := clientcmd.ParseTimeout(*c.config.Timeout)
+		if err != nil {
+			return nil, err
+		}
+		config = &rest.Config{
+			Host: host, Dial: c.dial, Timeout: timeout,
+			// Streams connect by themselves, to the address or through a proxy and nowhere else.
+			Proxy: func(req *http.Request) (*url.URL, error) {
+				if req.Header.Get("Upgrade") == "" {
+					return nil, nil
+				}
+				return c.tunnel.open(c.dial)
+			},
+			Impersonate: rest.ImpersonationConfig{UserName: *c.config.Impersonate, UID: *c.config.ImpersonateUID, Groups: *c.config.ImpersonateGroup},
+		}
+	}
+	config.UserAgent = "podctl/" + release()
+	config.QPS = -1 // a client of one host need not hold itself back
+	config.WarningHandler = rest.NewWarningWriter(c.warn, rest.WarningWriterOptions{Deduplicate: true})
+	return config, nil
 }
 
 // ToDiscoveryClient asks what is served, once per run.
@@ -110,9 +189,10 @@ type categories struct {
 
 // ServerGroupsAndResources is a list for that look-up only.
 func (categories) ServerGroupsAndResources() ([]*metav1.APIGroup, []*metav1.APIResourceList, error) {
+	all := []string{"all"}
 	return nil, []*metav1.APIResourceList{{
 		GroupVersion: "v1",
-		APIResources: []metav1.APIResource{{Name: "pods", Categories: []string{"all"}}},
+		APIResources: []metav1.APIResource{{Name: "pods", Categories: all}, {Name: "services", Categories: all}},
 	}}, nil
 }
 
@@ -131,13 +211,16 @@ func (c *client) discover() (discovery.CachedDiscoveryInterface, error) {
 // ToRESTMapper knows the kinds that podd always serves; for others it asks.
 func (c *client) ToRESTMapper() (meta.RESTMapper, error) { return newMapper(c), nil }
 
-// ToRawKubeConfigLoader holds the namespace; there is no file behind it.
+// ToRawKubeConfigLoader holds the namespace; for the socket there is no file behind it.
 func (c *client) ToRawKubeConfigLoader() clientcmd.ClientConfig {
+	if c.remote() {
+		return c.config.ToRawKubeConfigLoader()
+	}
 	config := clientcmdapi.NewConfig()
 	config.Clusters["podd"] = &clientcmdapi.Cluster{Server: host}
 	config.Contexts["podd"] = &clientcmdapi.Context{Cluster: "podd"}
 	config.CurrentContext = "podd"
 	overrides := &clientcmd.ConfigOverrides{}
-	overrides.Context.Namespace = c.namespace
+	overrides.Context.Namespace = *c.config.Namespace
 	return clientcmd.NewDefaultClientConfig(*config, overrides)
 }

@@ -202,7 +202,8 @@ func isTerminalIn(r io.Reader) bool {
 }
 
 func (p *podctl) imageRemove() *cobra.Command {
-	return &cobra.Command{
+	var ignore bool
+	cmd := &cobra.Command{
 		Use:               "rm IMAGE...",
 		Aliases:           []string{"remove", "delete"},
 		Short:             "Remove images",
@@ -219,28 +220,29 @@ func (p *podctl) imageRemove() *cobra.Command {
 				res.Body.Close()
 				after, err := p.images(ctx)
 				cmdutil.CheckErr(err)
-				p.sayRemoved(ref, before, after)
+				if !p.sayRemoved(before, after) && !ignore {
+					cmdutil.CheckErr(fmt.Errorf("image %q is not here", ref))
+				}
 			}
 		},
 	}
+	cmd.Flags().BoolVar(&ignore, "ignore-not-found", false, "an image that is not here is no error")
+	return cmd
 }
 
-// sayRemoved names what is gone: an ID takes all names of its image along, and a mistyped name takes nothing.
-func (p *podctl) sayRemoved(ref string, before, after []images.Info) {
+// sayRemoved names what is gone, if anything is: an ID takes all names of its image along, and a mistyped name takes nothing.
+func (p *podctl) sayRemoved(before, after []images.Info) (some bool) {
 	left := map[string]bool{}
 	for _, i := range after {
 		left[i.Name] = true
 	}
-	some := false
 	for _, i := range before {
 		if !left[i.Name] {
 			fmt.Fprintf(p.shown.Out, "image %q deleted\n", i.Name)
 			some = true
 		}
 	}
-	if !some {
-		fmt.Fprintf(p.shown.ErrOut, "image %q is not here: nothing was deleted\n", ref)
-	}
+	return some
 }
 
 func (p *podctl) completeImages(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -268,7 +270,11 @@ func atLeastOne(what string) cobra.PositionalArgs {
 
 // request asks one of podd's own paths. An answer that is not 2xx is an error, in the words of the server.
 func (c *client) request(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, host+path+"?"+query.Encode(), body)
+	hc, address, err := c.http()
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, address+path+"?"+query.Encode(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +283,7 @@ func (c *client) request(ctx context.Context, method, path string, query url.Val
 	if body != nil {
 		req.Header.Set("Content-Type", "application/x-tar")
 	}
-	res, err := (&http.Client{Transport: c.transport()}).Do(req)
+	res, err := hc.Do(req)
 	if err != nil {
 		var bad *url.Error
 		if errors.As(err, &bad) {

@@ -1,38 +1,179 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/kubectl/pkg/cmd/annotate"
 	"k8s.io/kubectl/pkg/cmd/apiresources"
+	"k8s.io/kubectl/pkg/cmd/attach"
+	"k8s.io/kubectl/pkg/cmd/auth"
+	"k8s.io/kubectl/pkg/cmd/clusterinfo"
+	"k8s.io/kubectl/pkg/cmd/completion"
+	"k8s.io/kubectl/pkg/cmd/cp"
+	"k8s.io/kubectl/pkg/cmd/create"
+	"k8s.io/kubectl/pkg/cmd/debug"
 	"k8s.io/kubectl/pkg/cmd/delete"
 	"k8s.io/kubectl/pkg/cmd/describe"
+	"k8s.io/kubectl/pkg/cmd/diff"
+	"k8s.io/kubectl/pkg/cmd/edit"
 	"k8s.io/kubectl/pkg/cmd/events"
+	"k8s.io/kubectl/pkg/cmd/exec"
 	"k8s.io/kubectl/pkg/cmd/explain"
 	"k8s.io/kubectl/pkg/cmd/get"
+	"k8s.io/kubectl/pkg/cmd/label"
 	"k8s.io/kubectl/pkg/cmd/logs"
+	"k8s.io/kubectl/pkg/cmd/patch"
+	"k8s.io/kubectl/pkg/cmd/portforward"
+	"k8s.io/kubectl/pkg/cmd/replace"
+	kubectlrun "k8s.io/kubectl/pkg/cmd/run"
+	"k8s.io/kubectl/pkg/cmd/top"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/cmd/wait"
 	utilcomp "k8s.io/kubectl/pkg/util/completion"
 )
 
-// kubectl is the commands that are kubectl's, and those that podctl built on them.
-func (p *podctl) kubectl() []*cobra.Command {
+// verb is one command of podctl. Only the one that is asked for is made: making them all takes longer than what most
+// of them do.
+type verb struct {
+	name    string
+	aliases []string
+	group   string
+	short   string
+	make    func() *cobra.Command
+}
+
+// The groups of `podctl --help`.
+const (
+	basic    = "basic"
+	look     = "look"
+	inside   = "inside"
+	change   = "change"
+	settings = "settings"
+)
+
+var groups = []*cobra.Group{
+	{ID: basic, Title: "Run pods:"},
+	{ID: look, Title: "See what is and what was:"},
+	{ID: inside, Title: "Into a pod:"},
+	{ID: change, Title: "Change objects:"},
+	{ID: settings, Title: "Images and settings:"},
+}
+
+// verbs is all commands. args is what follows the one that is asked for.
+func (p *podctl) verbs(args []string) []verb {
 	f := cmdutil.NewFactory(cmdutil.NewMatchVersionFlags(&p.client))
 	utilcomp.SetFactoryForCompletion(f)
-	getCmd := get.NewCmdGet("podctl", f, p.shown)
-	getCmd.ValidArgsFunction = utilcomp.ResourceTypeAndNameCompletionFunc(f)
-	logsCmd := logs.NewCmdLogs(f, p.shown)
-	cmdutil.CheckErr(logsCmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
-	return []*cobra.Command{
-		p.apply(f),
-		getCmd,
-		describe.NewCmdDescribe("podctl", f, p.shown),
-		logsCmd,
-		p.exec(f),
-		delete.NewCmdDelete(f, p.shown),
-		events.NewCmdEvents(f, p.shown),
-		wait.NewCmdWait(f, p.shown),
-		apiresources.NewCmdAPIResources(f, p.shown),
-		explain.NewCmdExplain("podctl", f, p.shown),
+	all := slices.Concat(p.lookVerbs(f), p.insideVerbs(f, args), p.changeVerbs(f))
+	return append(all,
+		verb{"apply", nil, basic, "Make what manifests say, or change it", func() *cobra.Command { return p.apply(f) }},
+		verb{"run", nil, basic, "Run an image in a pod", p.interactive(args, func(s genericiooptions.IOStreams) *cobra.Command {
+			return kubectlrun.NewCmdRun(f, s)
+		})},
+		verb{"delete", nil, basic, "Delete pods and other objects", func() *cobra.Command { return delete.NewCmdDelete(f, p.shown) }},
+		verb{"why", nil, look, "Say why a pod is not running or not ready", func() *cobra.Command { return p.why(f) }},
+		verb{"image", []string{"images"}, settings, "List, pull, load and remove images", p.image},
+		verb{"kubeconfig", nil, settings, "Print a kubeconfig for kubectl and other clients", p.kubeconfig},
+		verb{"doctor", nil, settings, "Check what podd needs of this host", p.doctor},
+		verb{"version", nil, settings, "Print the version of podctl and of podd", p.version},
+		verb{"completion", nil, settings, "Print the completion of a shell", func() *cobra.Command {
+			return completion.NewCmdCompletion(p.streams.Out, "# Completion of podctl.\n")
+		}},
+		verb{"options", nil, "", "List the flags that all commands have", p.options},
+	)
+}
+
+func (p *podctl) lookVerbs(f cmdutil.Factory) []verb {
+	return []verb{
+		{"get", nil, basic, "List pods and other objects", func() *cobra.Command {
+			cmd := get.NewCmdGet("podctl", f, p.shown)
+			cmd.ValidArgsFunction = utilcomp.ResourceTypeAndNameCompletionFunc(f)
+			return cmd
+		}},
+		{"logs", nil, basic, "Print what a container has written", func() *cobra.Command {
+			cmd := logs.NewCmdLogs(f, p.shown)
+			cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
+			return cmd
+		}},
+		{"describe", nil, look, "Show one object with all about it", func() *cobra.Command { return describe.NewCmdDescribe("podctl", f, p.shown) }},
+		{"events", nil, look, "List events", func() *cobra.Command { return events.NewCmdEvents(f, p.shown) }},
+		{"wait", nil, look, "Wait until something is true of a pod", func() *cobra.Command { return wait.NewCmdWait(f, p.shown) }},
+		{"top", nil, look, "Show the CPU and memory that pods and the host use", func() *cobra.Command { return top.NewCmdTop(f, p.shown) }},
+		{"explain", nil, look, "Show the documentation of fields", func() *cobra.Command { return explain.NewCmdExplain("podctl", f, p.shown) }},
+		{"diff", nil, look, "Show what apply would change", func() *cobra.Command { return diff.NewCmdDiff(f, p.shown) }},
+		{"api-resources", nil, look, "List the kinds of objects", func() *cobra.Command { return apiresources.NewCmdAPIResources(f, p.shown) }},
+		{"api-versions", nil, look, "List the groups and versions of the API", func() *cobra.Command { return apiresources.NewCmdAPIVersions(f, p.shown) }},
+		{"cluster-info", nil, look, "Show where the API is", func() *cobra.Command { return clusterinfo.NewCmdClusterInfo(f, p.shown) }},
+		{"auth", nil, look, "Say who you are and what you may", func() *cobra.Command {
+			cmd := auth.NewCmdAuth(f, p.shown)
+			only(cmd, "whoami", "can-i")
+			return cmd
+		}},
+	}
+}
+
+func (p *podctl) insideVerbs(f cmdutil.Factory, args []string) []verb {
+	return []verb{
+		{"exec", nil, inside, "Run a command in a container", p.interactive(args, func(s genericiooptions.IOStreams) *cobra.Command {
+			return exec.NewCmdExec(f, s)
+		})},
+		{"attach", nil, inside, "Join the input and output of a container", p.interactive(args, func(s genericiooptions.IOStreams) *cobra.Command {
+			cmd := attach.NewCmdAttach(f, s)
+			cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
+			return cmd
+		})},
+		{"port-forward", nil, inside, "Forward ports of this machine to a pod", func() *cobra.Command { return portforward.NewCmdPortForward(f, p.shown) }},
+		{"cp", nil, inside, "Copy files into and out of containers", func() *cobra.Command {
+			cmd := cp.NewCmdCp(f, p.shown)
+			cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
+			return cmd
+		}},
+		{"debug", nil, inside, "Put a container for debugging into a pod", p.interactive(args, func(s genericiooptions.IOStreams) *cobra.Command {
+			cmd := debug.NewCmdDebug(f, s)
+			cmd.ValidArgsFunction = utilcomp.ResourceTypeAndNameCompletionFunc(f)
+			return cmd
+		})},
+	}
+}
+
+func (p *podctl) changeVerbs(f cmdutil.Factory) []verb {
+	return []verb{
+		{"create", nil, change, "Make objects from files or from flags", func() *cobra.Command {
+			cmd := create.NewCmdCreate(f, p.shown)
+			only(cmd, "configmap", "namespace", "priorityclass", "secret", "service", "serviceaccount", "token")
+			return cmd
+		}},
+		{"edit", nil, change, "Change an object in an editor", func() *cobra.Command { return edit.NewCmdEdit(f, p.streams) }},
+		{"patch", nil, change, "Change fields of an object", func() *cobra.Command { return patch.NewCmdPatch(f, p.shown) }},
+		{"replace", nil, change, "Put an object in the place of another", func() *cobra.Command { return replace.NewCmdReplace(f, p.shown) }},
+		{"label", nil, change, "Change the labels of objects", func() *cobra.Command { return label.NewCmdLabel(f, p.shown) }},
+		{"annotate", nil, change, "Change the annotations of objects", func() *cobra.Command { return annotate.NewCmdAnnotate("podctl", f, p.shown) }},
+	}
+}
+
+// only takes away the commands below cmd that podd has nothing for.
+func only(cmd *cobra.Command, names ...string) {
+	for _, sub := range cmd.Commands() {
+		if !slices.Contains(names, sub.Name()) {
+			cmd.RemoveCommand(sub)
+		}
+	}
+}
+
+// interactive gives a command the streams as they are if its flags ask for a terminal, and else those that are
+// cleaned. The command keeps its streams from the moment it is made, so that its flags are looked at before.
+func (p *podctl) interactive(args []string, make func(genericiooptions.IOStreams) *cobra.Command) func() *cobra.Command {
+	return func() *cobra.Command {
+		probe := make(p.shown)
+		var other client
+		other.addFlags(probe.PersistentFlags())
+		if err := probe.ParseFlags(args); err == nil {
+			if tty, err := probe.Flags().GetBool("tty"); err == nil && tty {
+				return make(p.streams)
+			}
+		}
+		return make(p.shown)
 	}
 }
 

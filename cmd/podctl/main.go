@@ -1,17 +1,22 @@
 // Command podctl is the client of podd. What kubectl does for pods it does with kubectl's own commands, over podd's
-// unix socket; apply reads manifests strictly before anything is sent, and image speaks podd's own paths.
+// unix socket or with a kubeconfig; apply reads manifests strictly before anything is sent; image, kubeconfig, why and
+// doctor are podd's own.
 //
-// One file per verb; kube.go has those that are kubectl's as they are.
+// One file per verb; kube.go has the list of them and those that are kubectl's as they are.
 package main
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/klog/v2"
@@ -52,8 +57,8 @@ func run(args []string, streams genericiooptions.IOStreams) (code int) {
 			panic(e)
 		}
 	}()
-	root := p.root()
-	root.SetArgs(args)
+	defer p.client.close()
+	root := p.root(args)
 	if err := root.Execute(); err != nil {
 		p.explain("error: " + err.Error())
 		return 1
@@ -66,9 +71,12 @@ type podctl struct {
 	streams genericiooptions.IOStreams // as they are
 	shown   genericiooptions.IOStreams // cleaned of terminal control where they are terminals: for what comes from pods
 	client  client
+
+	verbosity int
 }
 
-func (p *podctl) root() *cobra.Command {
+// root is the command line for args.
+func (p *podctl) root(args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "podctl",
 		Short: "podctl runs pods on this host",
@@ -76,32 +84,106 @@ func (p *podctl) root() *cobra.Command {
 		Example: `  podctl apply -f pod.yaml
   podctl get pods -w
   podctl logs -f web
+  podctl why web
   podctl exec -it web -- sh`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			p.log()
+			return nil
+		},
 	}
+	root.SetArgs(args)
 	root.SetOut(p.streams.Out)
 	root.SetErr(p.streams.ErrOut)
 	root.SetIn(p.streams.In)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nSee '%s --help' for usage", err, cmd.CommandPath())
 	})
-	p.client.addFlags(root.PersistentFlags())
-	for _, cmd := range p.kubectl() {
-		rename(cmd)
-		root.AddCommand(cmd)
+	root.AddGroup(groups...)
+	root.SetHelpCommandGroupID(settings)
+	flags := root.PersistentFlags()
+	p.client.addFlags(flags)
+	flags.IntVarP(&p.verbosity, "v", "v", 0, "how much to log of what goes on with podd: 6 has the requests, 8 what is in them")
+	name, rest := target(args, flags)
+	for _, v := range p.verbs(rest) {
+		root.AddCommand(v.command(name))
 	}
-	root.AddCommand(p.image(), p.version())
 	if err := root.RegisterFlagCompletionFunc("namespace", p.completeNamespaces); err != nil {
 		panic(err)
 	}
 	return root
 }
 
+// target is the command that args are for, as far as it can be told, and what follows it.
+func target(args []string, flags *pflag.FlagSet) (string, []string) {
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		switch {
+		case arg == cobra.ShellCompRequestCmd, arg == cobra.ShellCompNoDescRequestCmd, arg == "help":
+		case !strings.HasPrefix(arg, "-"):
+			return arg, args[i+1:]
+		case arg == "--":
+			return "", nil
+		case !strings.Contains(arg, "="):
+			var flag *pflag.Flag
+			if name, long := strings.CutPrefix(arg, "--"); long {
+				flag = flags.Lookup(name)
+			} else if len(arg) == 2 {
+				flag = flags.ShorthandLookup(arg[1:])
+			}
+			if flag != nil && flag.NoOptDefVal == "" { // its value is the next
+				i++
+			}
+		}
+	}
+	return "", nil
+}
+
+// command is v ready to run if it is the one called name, and else its entry in the list of commands.
+func (v verb) command(name string) *cobra.Command {
+	cmd := &cobra.Command{Use: v.name, Aliases: v.aliases, RunE: func(*cobra.Command, []string) error {
+		return fmt.Errorf("write %q before the flags", v.name) // target and cobra disagree
+	}}
+	if v.name == name || slices.Contains(v.aliases, name) {
+		cmd = v.make()
+		rename(cmd)
+	}
+	cmd.Short, cmd.GroupID, cmd.Hidden = v.short, v.group, v.group == ""
+	return cmd
+}
+
+// log shows what the libraries log, if that is asked for. What goes wrong is said by the error they return.
+func (p *podctl) log() {
+	if p.verbosity <= 0 {
+		return
+	}
+	var flags flag.FlagSet
+	klog.InitFlags(&flags)
+	if err := flags.Set("v", strconv.Itoa(p.verbosity)); err != nil {
+		return
+	}
+	klog.ClearLogger()
+}
+
+// options lists the flags that all commands have, as kubectl's help says it does.
+func (p *podctl) options() *cobra.Command {
+	return &cobra.Command{
+		Use:  "options",
+		Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			fmt.Fprintf(p.streams.Out, "These flags can be given to every command:\n\n%s", cmd.InheritedFlags().FlagUsages())
+		},
+	}
+}
+
+// ours makes podctl of kubectl in a text; the names of annotations stay.
+var ours = strings.NewReplacer("kubectl.kubernetes.io", "kubectl.kubernetes.io", "kubectl", "podctl")
+
 // rename makes podctl of kubectl in what cmd says about itself.
 func rename(cmd *cobra.Command) {
 	for _, s := range []*string{&cmd.Use, &cmd.Short, &cmd.Long, &cmd.Example} {
-		*s = strings.ReplaceAll(*s, "kubectl", "podctl")
+		*s = ours.Replace(*s)
 	}
 	for _, sub := range cmd.Commands() {
 		rename(sub)
@@ -117,7 +199,7 @@ func (p *podctl) explain(message string) {
 		message = "error: " + hint
 	}
 	message = strings.TrimSuffix(message, "\n")
-	fmt.Fprintln(p.shown.ErrOut, strings.ReplaceAll(message, "kubectl", "podctl"))
+	fmt.Fprintln(p.shown.ErrOut, ours.Replace(message))
 }
 
 // terminal tells whether w is one.

@@ -16,18 +16,20 @@ type mapper struct {
 }
 
 var shortNames = map[string]string{
-	"po": "pods", "ev": "events", "no": "nodes", "ns": "namespaces",
+	"po": "pods", "ev": "events", "no": "nodes", "ns": "namespaces", "cm": "configmaps", "sa": "serviceaccounts", "svc": "services", "ep": "endpoints",
 }
 
 func newMapper(c *client) meta.RESTMapper {
 	v1 := schema.GroupVersion{Version: "v1"}
 	known := meta.NewDefaultRESTMapper([]schema.GroupVersion{v1})
-	for _, kind := range []string{"Pod", "Event"} {
+	for _, kind := range []string{"Pod", "Event", "ConfigMap", "Secret", "ServiceAccount", "Service"} {
 		known.Add(v1.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	for _, kind := range []string{"Node", "Namespace"} {
 		known.Add(v1.WithKind(kind), meta.RESTScopeRoot)
 	}
+	endpoints := v1.WithResource("endpoints")
+	known.AddSpecific(v1.WithKind("Endpoints"), endpoints, endpoints, meta.RESTScopeNamespace)
 	return &mapper{known: known, asked: sync.OnceValues(func() (meta.RESTMapper, error) {
 		d, err := c.discovery()
 		if err != nil {

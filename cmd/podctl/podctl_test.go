@@ -32,7 +32,7 @@ import (
 )
 
 // node stands in for what runs pods: the server is the real one, and podctl speaks to it over a real socket.
-type node struct{}
+type node struct{ api.Runtime }
 
 func (node) Logs(_ context.Context, pod *v1.Pod, opts *v1.PodLogOptions, out io.Writer) error {
 	_, err := fmt.Fprintf(out, "log of %s/%s\n", pod.Name, opts.Container)
@@ -215,7 +215,7 @@ func TestVerbs(t *testing.T) {
 		{args: "get po web -o wide", out: `^NAME +READY .* NODE .*\nweb `},
 		{args: "get pod web -o name", out: "^pod/web\n$"},
 		{args: "get pods -A", out: `^NAMESPACE +NAME`},
-		{args: "get all", out: `\nweb `},
+		{args: "get all", out: `\npod/web `},
 		{args: "get pods -l a=c", errOut: "^No resources found in default namespace.\n$"},
 		{args: "get pod web -o yaml", out: `^apiVersion: v1\nkind: Pod\n`},
 		{args: "get pod web -o jsonpath={.metadata.name}", out: `^web$`},
@@ -240,7 +240,8 @@ func TestVerbs(t *testing.T) {
 		{args: "image load " + archive, out: `^image "docker.io/library/busybox:1.36" loaded`},
 		{args: "image load -", in: "archive", out: `^image "docker.io/library/busybox:1.36" loaded`},
 		{args: "image load -", in: "junk", errOut: `^error: load: not an archive`, code: 1},
-		{args: "image rm nope", out: "^$", errOut: `^image "nope" is not here: nothing was deleted\n$`},
+		{args: "image rm nope", out: "^$", errOut: `^error: image "nope" is not here\n$`, code: 1},
+		{args: "image rm nope --ignore-not-found", out: "^$", errOut: "^$"},
 		{args: "version", out: "^Client Version: .*\nServer Version: .*\n$"},
 		{args: "version --client -o json", out: `"clientVersion"`},
 		{args: "api-resources", out: `pods +po +v1 +true +Pod`},
