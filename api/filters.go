@@ -1,26 +1,18 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"os/user"
 	"runtime/debug"
 	"runtime/pprof"
-	"strconv"
 	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/version"
-	userinfo "k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/filters"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -30,16 +22,7 @@ import (
 	"podd/api/images"
 )
 
-const (
-	requestTimeout = time.Minute // of everything that is not a watch or a stream
-	maxReads       = 400         // in flight, as upstream
-	maxWrites      = 200
-	kubeVersion    = "1.36.3" // what podd's API is level with
-)
-
-func allow(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
-	return authorizer.DecisionAllow, "", nil
-}
+const kubeVersion = "1.36.3" // what podd's API is level with
 
 var requestInfo = &request.RequestInfoFactory{
 	APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api"),
@@ -52,15 +35,18 @@ func longRunning(r *http.Request, info *request.RequestInfo) bool {
 	return longVerbs(r, info) || strings.HasPrefix(r.URL.Path, images.Path+"/")
 }
 
-// chain puts podd's filters before the handler; the last line is the first to see a request.
+// chain puts podd's filters before the handler; the last line is the first to see a request. Who asks and whether he may
+// is found out before a request takes any place.
 func (s *Server) chain(handler http.Handler) http.Handler {
-	handler = serverfilters.WithMaxInFlightLimit(handler, maxReads, maxWrites, longRunning)
+	handler = newClients().withBounds(handler)
 	handler = filters.WithWarningRecorder(handler)
 	handler = serverfilters.WithTimeoutForNonLongRunningRequests(handler, longRunning)
 	handler = filters.WithRequestDeadline(handler, nil, nil, longRunning, legacyscheme.Codecs, requestTimeout)
-	handler = withBodyDeadline(handler)
+	handler = s.withStalls(handler)
+	handler = s.withDeadlines(handler)
+	handler = s.withAuthorization(handler)
+	handler = s.withUser(handler)
 	handler = filters.WithCacheControl(handler)
-	handler = withUser(handler)
 	handler = filters.WithRequestInfo(handler, requestInfo)
 	handler = filters.WithRequestReceivedTimestamp(handler)
 	handler = filters.WithAuditInit(handler) // patch wants an audit context
@@ -84,63 +70,13 @@ func withRecovery(handler http.Handler, log *slog.Logger) http.Handler {
 	})
 }
 
-// withBodyDeadline gives up on clients that send their request too slowly.
-func withBodyDeadline(handler http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if info, ok := request.RequestInfoFrom(r.Context()); ok && !longRunning(r, info) {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
-		}
-		handler.ServeHTTP(w, r)
-	})
-}
-
-type peerKey struct{}
-
-// withPeer asks the kernel who is at the other end. The socket's mode has already decided that it may speak.
-func withPeer(ctx context.Context, conn net.Conn) context.Context {
-	uc, ok := conn.(*net.UnixConn)
-	if !ok {
-		return ctx
-	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
-		return ctx
-	}
-	var peer *unix.Ucred
-	_ = raw.Control(func(fd uintptr) { peer, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if peer == nil {
-		return ctx
-	}
-	name := strconv.Itoa(int(peer.Uid))
-	if u, err := user.LookupId(name); err == nil {
-		name = u.Username
-	}
-	who := &userinfo.DefaultInfo{Name: name, UID: strconv.Itoa(int(peer.Uid)),
-		Groups: []string{userinfo.SystemPrivilegedGroup, userinfo.AllAuthenticated}}
-	return context.WithValue(ctx, peerKey{}, who)
-}
-
-func withUser(handler http.Handler) http.Handler {
-	root := &userinfo.DefaultInfo{Name: "root", UID: "0",
-		Groups: []string{userinfo.SystemPrivilegedGroup, userinfo.AllAuthenticated}}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, ok := r.Context().Value(peerKey{}).(userinfo.Info)
-		if !ok {
-			who = root
-		}
-		handler.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), who)))
-	})
-}
-
 // mux is all paths.
 func (s *Server) mux() http.Handler {
 	mux := http.NewServeMux()
 	for _, path := range []string{"/api", "/api/", "/apis", "/apis/"} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { s.container.Dispatch(w, r) })
 	}
-	for _, path := range []string{"/livez", "/readyz", "/healthz"} {
-		mux.HandleFunc("GET "+path, s.serveHealth)
-	}
+	s.healthPaths(mux)
 	mux.HandleFunc("GET /version", s.serveVersion)
 	mux.HandleFunc("GET /openapi/v2", serveOpenAPIv2)
 	mux.HandleFunc("GET /openapi/v3", serveOpenAPIv3Index)
@@ -163,17 +99,6 @@ func (s *Server) mux() http.Handler {
 func serveGoroutines(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_ = pprof.Lookup("goroutine").WriteTo(w, 2)
-}
-
-// serveHealth: podd lives when it answers; it is ready when pods can be run.
-func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/readyz" {
-		if err := s.Runtime.Healthy(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-	}
-	_, _ = w.Write([]byte("ok"))
 }
 
 // gitVersion is how clients see which Kubernetes this is.

@@ -63,7 +63,7 @@ func (s *Server) kinds() (served, error) {
 }
 
 func (s *Server) podKinds(opts backend.Options, table served) error {
-	pods, err := podstorage.NewStorage(opts, nil, nil, noBudgets{}, allowAll)
+	pods, err := podstorage.NewStorage(opts, nil, nil, noBudgets{}, s.authorizer)
 	if err != nil {
 		return err
 	}

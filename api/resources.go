@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
@@ -67,15 +66,13 @@ func (s *Server) resources() (served, error) {
 	return table, nil
 }
 
-// allowAll is the authorizer: whoever may open the socket may do everything.
-var allowAll = authorizer.AuthorizerFunc(allow)
-
 // install makes the handler of everything under /api and /apis.
 func (s *Server) install() error {
 	table, err := s.resources()
 	if err != nil {
 		return err
 	}
+	s.authorizer.served = table
 	s.container = restful.NewContainer()
 	s.container.Router(restful.CurlyRouter{})
 	s.container.DoNotRecover(true) // the filter chain does
@@ -125,7 +122,7 @@ func (s *Server) installVersion(version schema.GroupVersion, storage map[string]
 		Typer: scheme, Creater: scheme, Convertor: scheme, ConvertabilityChecker: scheme, Defaulter: scheme,
 		UnsafeConvertor: runtime.UnsafeObjectConvertor(scheme), Namer: runtime.Namer(meta.NewAccessor()),
 		TypeConverter: types, EquivalentResourceRegistry: runtime.NewEquivalentResourceRegistry(),
-		Authorizer: allowAll, Admit: s.admit, MinRequestTimeout: minWatch, MaxRequestBodyBytes: maxObjectBytes,
+		Authorizer: s.authorizer, Admit: s.admit, MinRequestTimeout: minWatch, MaxRequestBodyBytes: maxObjectBytes,
 	}
 	resources, _, err := g.InstallREST(s.container)
 	return resources, err

@@ -19,10 +19,10 @@ func (s *Server) reviews() served {
 	return served{
 		{Group: "authentication.k8s.io", Version: "v1"}: {"selfsubjectreviews": selfsubjectreview.NewREST()},
 		{Group: "authorization.k8s.io", Version: "v1"}: {
-			"selfsubjectaccessreviews":  selfsubjectaccessreview.NewREST(allowAll),
-			"selfsubjectrulesreviews":   selfsubjectrulesreview.NewREST(rules{allowAll}),
-			"subjectaccessreviews":      subjectaccessreview.NewREST(allowAll),
-			"localsubjectaccessreviews": localsubjectaccessreview.NewREST(allowAll),
+			"selfsubjectaccessreviews":  selfsubjectaccessreview.NewREST(s.authorizer),
+			"selfsubjectrulesreviews":   selfsubjectrulesreview.NewREST(rules{s.authorizer}),
+			"subjectaccessreviews":      subjectaccessreview.NewREST(s.authorizer),
+			"localsubjectaccessreviews": localsubjectaccessreview.NewREST(s.authorizer),
 		},
 	}
 }

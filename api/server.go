@@ -15,6 +15,7 @@ import (
 	"os/user"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emicklei/go-restful/v3"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/kubernetes/pkg/capabilities"
 
+	"podd/api/pki"
 	"podd/store"
 )
 
@@ -37,6 +39,9 @@ type Config struct {
 	Version     string        // of podd
 	Containerd  func() string // version of containerd, for the node's status; "" or nil: not known
 	Log         *slog.Logger
+
+	TLSListen string // address and port of the TLS port; none when empty
+	PKIDir    string // of its certificates
 }
 
 // Server is the API.
@@ -47,6 +52,12 @@ type Server struct {
 	handler   http.Handler
 	admit     admission.MutationInterface
 	registry  registries
+
+	authorizer *roles
+	patience   patience
+	pki        *pki.PKI     // nil without a TLS port
+	address    atomic.Value // net.Addr of the TLS port, once it is open
+	watched    sync.Map     // *stallWriter
 
 	events   chan *v1.Event
 	nsChange chan struct{} // look at the namespaces again
@@ -64,7 +75,11 @@ func New(c Config) (*Server, error) {
 		c.ServiceCIDR = DefaultServiceCIDR
 	}
 	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
-	s := &Server{Config: c, events: make(chan *v1.Event, 1000), nsChange: make(chan struct{}, 1)}
+	s := &Server{Config: c, events: make(chan *v1.Event, 1000), nsChange: make(chan struct{}, 1),
+		authorizer: &roles{}, patience: defaultPatience()}
+	if err := s.openPKI(); err != nil {
+		return nil, err
+	}
 	s.admit = &admit{server: s}
 	if err := s.install(); err != nil {
 		return nil, fmt.Errorf("make API: %w", err)
@@ -72,56 +87,85 @@ func New(c Config) (*Server, error) {
 	return s, nil
 }
 
-// Handler serves the API without a listener. Requests without an identity are those of root.
-func (s *Server) Handler() http.Handler { return s.handler }
+// Handler serves the API without a listener, to root.
+func (s *Server) Handler() http.Handler { return as(root, s.handler) }
 
 // Run serves until ctx is done and everything is down.
 func (s *Server) Run(ctx context.Context) error {
 	if err := s.ensureNamespaces(ctx); err != nil {
 		return err
 	}
+	if err := s.ensureClasses(ctx); err != nil {
+		return err
+	}
 	if err := s.ensureNode(ctx); err != nil {
+		return err
+	}
+	secure, err := s.openTLS(ctx)
+	if err != nil {
 		return err
 	}
 	listener, err := s.listen()
 	if err != nil {
+		if secure != nil {
+			_ = secure.Close()
+		}
 		return fmt.Errorf("listen on %s: %w", s.SocketPath, err)
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	wg.Go(func() { s.recordEvents(ctx) })
 	wg.Go(func() { s.keepNode(ctx) })
 	wg.Go(func() { s.finishNamespaces(ctx) })
 	wg.Go(func() { s.expire(ctx) })
-	return s.serve(ctx, listener)
+	wg.Go(func() { s.cutStalled(ctx) })
+	if secure != nil {
+		wg.Go(func() { s.pki.Run(ctx) })
+		wg.Go(func() {
+			server := s.httpServer()
+			s.secure(server, secure.Addr())
+			if err := serve(ctx, server, func() error { return server.ServeTLS(secure, "", "") }); err != nil {
+				cancel(fmt.Errorf("TLS port: %w", err))
+			}
+		})
+	}
+	server := s.httpServer()
+	server.ConnContext = withPeer
+	err = serve(ctx, server, func() error { return server.Serve(listener) })
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+func (s *Server) httpServer() *http.Server {
+	return &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: s.patience.header,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+	}
 }
 
 // serve ends when ctx is done: requests get a second to end by themselves, and are then cut off.
-func (s *Server) serve(ctx context.Context, listener net.Listener) error {
+func serve(ctx context.Context, server *http.Server, accept func() error) error {
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	server := &http.Server{
-		Handler:           s.handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       90 * time.Second,
-		MaxHeaderBytes:    64 << 10,
-		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnContext:       withPeer,
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
-	}
+	server.BaseContext = func(net.Listener) context.Context { return base }
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
+	go func() { done <- accept() }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
 	cut() // watches and streams end
-	grace, stop := context.WithTimeout(base, time.Second)
+	grace, stop := context.WithTimeout(context.WithoutCancel(base), time.Second)
 	defer stop()
-	if err := server.Shutdown(context.WithoutCancel(grace)); err != nil {
+	if err := server.Shutdown(grace); err != nil {
 		_ = server.Close()
 	}
 	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
