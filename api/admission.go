@@ -3,21 +3,31 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/apis/scheduling"
 
 	"podd/api/fields"
 )
 
-// admit is what podd adds to upstream's validation: the namespace must be there, a pod without a node gets this one,
-// and what podd does not honour is refused.
+// admit is what podd adds to upstream's validation: the namespace must be there, a pod gets the account and the classes
+// that it names, a pod without a node gets this one, and what podd does not honour is refused.
 type admit struct{ server *Server }
+
+var (
+	_ admission.MutationInterface   = (*admit)(nil)
+	_ admission.ValidationInterface = (*admit)(nil)
+)
 
 // Handles says that every operation is looked at.
 func (a *admit) Handles(admission.Operation) bool { return true }
@@ -27,19 +37,129 @@ func (a *admit) Admit(ctx context.Context, attr admission.Attributes, _ admissio
 	if err := a.namespace(ctx, attr); err != nil {
 		return err
 	}
-	pod, ok := attr.GetObject().(*core.Pod)
-	if !ok || attr.GetSubresource() != "" {
+	switch obj := attr.GetObject().(type) {
+	case *core.Pod:
+		return a.pod(ctx, attr, obj)
+	case *core.Service:
+		if attr.GetOperation() == admission.Create && attr.GetSubresource() == "" {
+			a.service(ctx, obj)
+		}
+	}
+	return nil
+}
+
+// Validate runs after upstream's validation, so that an object that is wrong in itself is told so first.
+func (a *admit) Validate(ctx context.Context, attr admission.Attributes, _ admission.ObjectInterfaces) error {
+	switch obj := attr.GetObject().(type) {
+	case *core.Pod:
+		if old, ok := attr.GetOldObject().(*core.Pod); ok && attr.GetSubresource() == "resize" {
+			return checkResize(obj, old)
+		}
+	case *scheduling.PriorityClass:
+		return a.oneDefault(ctx, attr, obj)
+	}
+	return nil
+}
+
+func (a *admit) pod(ctx context.Context, attr admission.Attributes, pod *core.Pod) error {
+	if attr.GetSubresource() == "ephemeralcontainers" {
+		return checkPod(pod)
+	}
+	if attr.GetSubresource() != "" {
 		return nil
 	}
-	if attr.GetOperation() == admission.Create {
+	switch attr.GetOperation() {
+	case admission.Create:
+		for _, step := range []func(context.Context, admission.Attributes, *core.Pod) error{a.account, a.runtimeClass, a.priority} {
+			if err := step(ctx, attr, pod); err != nil {
+				return err
+			}
+		}
 		bind(pod, a.server.NodeName)
-	}
-	if old, ok := attr.GetOldObject().(*core.Pod); ok && attr.GetOperation() == admission.Update {
+	case admission.Update:
+		old, ok := attr.GetOldObject().(*core.Pod)
+		if !ok {
+			break
+		}
+		if pod.Spec.Priority == nil { // a manifest that is put back says nothing of what admission wrote
+			pod.Spec.Priority = old.Spec.Priority
+		}
+		if pod.Spec.PreemptionPolicy == nil {
+			pod.Spec.PreemptionPolicy = old.Spec.PreemptionPolicy
+		}
 		if err := checkImages(pod, old); err != nil {
 			return err
 		}
 	}
 	return checkPod(pod)
+}
+
+// account gives a pod without an account the default one. (Upstream: the admission plugin ServiceAccount.) No token is
+// mounted yet. Pull secrets of the account become the pod's, and are refused there.
+func (a *admit) account(ctx context.Context, attr admission.Attributes, pod *core.Pod) error {
+	if pod.Spec.ServiceAccountName == "" {
+		pod.Spec.ServiceAccountName = defaultAccount
+	}
+	account, err := a.server.account(ctx, attr.GetNamespace(), pod.Spec.ServiceAccountName, attr.IsDryRun())
+	if err != nil {
+		return admission.NewForbidden(attr, fmt.Errorf("error looking up service account %s/%s: %w", attr.GetNamespace(),
+			pod.Spec.ServiceAccountName, err))
+	}
+	if len(pod.Spec.ImagePullSecrets) == 0 {
+		pod.Spec.ImagePullSecrets = slices.Clone(account.ImagePullSecrets)
+	}
+	return nil
+}
+
+// defaultAccount is in every namespace. Whoever is first to need it makes it, so that a pod may follow its namespace at once.
+const defaultAccount = "default"
+
+func (s *Server) account(ctx context.Context, namespace, name string, dryRun bool) (*core.ServiceAccount, error) {
+	ctx = request.WithNamespace(ctx, namespace)
+	obj, err := s.registry.serviceAccounts.Get(ctx, name, &metav1.GetOptions{})
+	if apierrors.IsNotFound(err) && name == defaultAccount {
+		account := &core.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}}
+		if dryRun {
+			return account, nil
+		}
+		obj, err = s.registry.serviceAccounts.Create(ctx, account, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			obj, err = s.registry.serviceAccounts.Get(ctx, name, &metav1.GetOptions{})
+		}
+	}
+	if apierrors.IsNotFound(err) {
+		return nil, apierrors.NewNotFound(core.Resource("serviceaccount"), name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	account, ok := obj.(*core.ServiceAccount)
+	if !ok {
+		return nil, fmt.Errorf("a %T", obj)
+	}
+	return account, nil
+}
+
+// checkResize refuses a change of resources that is right in itself: the runtime cannot make it yet.
+func checkResize(pod, old *core.Pod) error {
+	var errs field.ErrorList
+	compare := func(path *field.Path, now, was []core.Container) {
+		for i, c := range now {
+			if i < len(was) && !equality.Semantic.DeepEqual(c.Resources, was[i].Resources) {
+				errs = append(errs, field.Forbidden(path.Index(i).Child("resources"),
+					"podd cannot resize a pod yet; delete it and create it again with these resources"))
+			}
+		}
+	}
+	compare(field.NewPath("spec", "containers"), pod.Spec.Containers, old.Spec.Containers)
+	compare(field.NewPath("spec", "initContainers"), pod.Spec.InitContainers, old.Spec.InitContainers)
+	if !equality.Semantic.DeepEqual(pod.Spec.Resources, old.Spec.Resources) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "resources"), "podd cannot resize a pod yet"))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(core.Kind("Pod"), pod.Name, errs)
 }
 
 // checkImages refuses another image for a container: Kubernetes restarts that container then, which podd cannot do yet.

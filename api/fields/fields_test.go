@@ -191,7 +191,7 @@ func TestValues(t *testing.T) {
 
 func TestLookup(t *testing.T) {
 	for path, want := range map[string]Verdict{
-		"spec.containers[].image": Honoured, "spec.affinity.nodeAffinity": NotYet, "spec.containers[].new": Unknown,
+		"spec.containers[].image": Honoured, "spec.readinessGates[].conditionType": NotYet, "spec.containers[].new": Unknown,
 		"spec.volumes[].gitRepo": Refused,
 	} {
 		if got := Lookup(path).Verdict; got != want {

@@ -50,8 +50,7 @@ var table = map[string]Rule{
 	"metadata.selfLink": honoured, "metadata.resourceVersion": honoured, "metadata.generation": honoured,
 	"metadata.creationTimestamp": honoured, "metadata.deletionTimestamp": honoured,
 	"metadata.deletionGracePeriodSeconds": honoured, "metadata.labels": honoured, "metadata.annotations": honoured,
-	"metadata.finalizers": honoured, "metadata.managedFields": honoured,
-	"metadata.ownerReferences": notYet,
+	"metadata.finalizers": honoured, "metadata.managedFields": honoured, "metadata.ownerReferences": honoured,
 
 	"spec.restartPolicy": honoured, "spec.terminationGracePeriodSeconds": honoured, "spec.nodeName": honoured,
 	"spec.dnsPolicy": honoured, "spec.dnsConfig.nameservers": honoured, "spec.dnsConfig.searches": honoured,
@@ -61,18 +60,32 @@ var table = map[string]Rule{
 
 	"spec.enableServiceLinks":           honoured, // true is the default; there are no services, so false is true too
 	"spec.automountServiceAccountToken": only(false),
-	"spec.schedulerName":                only(v1.DefaultSchedulerName),
 	"spec.hostUsers":                    only(true),
 	"spec.setHostnameAsFQDN":            only(false),
 
 	"spec.initContainers": notYet, "spec.ephemeralContainers": notYet, "spec.activeDeadlineSeconds": notYet,
-	"spec.nodeSelector": notYet, "spec.serviceAccountName": notYet, "spec.serviceAccount": notYet,
-	"spec.imagePullSecrets": notYet, "spec.subdomain": notYet, "spec.affinity": notYet, "spec.tolerations": notYet,
-	"spec.priorityClassName": notYet, "spec.priority": notYet, "spec.preemptionPolicy": notYet,
-	"spec.readinessGates": notYet, "spec.runtimeClassName": notYet, "spec.overhead": notYet,
-	"spec.topologySpreadConstraints": notYet, "spec.os": notYet, "spec.schedulingGates": notYet,
+	"spec.imagePullSecrets": notYet, "spec.subdomain": notYet, "spec.readinessGates": notYet, "spec.os": notYet,
 	"spec.resources": notYet, "spec.hostnameOverride": notYet,
 	"spec.resourceClaims": refused(cluster), "spec.schedulingGroup": refused(cluster),
+
+	"spec.serviceAccountName": honoured, "spec.serviceAccount": honoured, "spec.runtimeClassName": honoured,
+	"spec.overhead": honoured, "spec.priorityClassName": honoured, "spec.priority": honoured, "spec.preemptionPolicy": honoured,
+
+	// Where the pod goes: there is one node. What is only preferred has nothing to choose from.
+	"spec.schedulerName": honoured, "spec.schedulingGates": honoured, "spec.nodeSelector": honoured, "spec.tolerations": honoured,
+	"spec.affinity.nodeAffinity": honoured,
+	"spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution":      notYet,
+	"spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution":     honoured,
+	"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution":  notYet,
+	"spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution": honoured,
+	"spec.topologySpreadConstraints[].maxSkew":                                      honoured,
+	"spec.topologySpreadConstraints[].topologyKey":                                  honoured,
+	"spec.topologySpreadConstraints[].whenUnsatisfiable":                            only(v1.ScheduleAnyway),
+	"spec.topologySpreadConstraints[].labelSelector":                                honoured,
+	"spec.topologySpreadConstraints[].minDomains":                                   honoured,
+	"spec.topologySpreadConstraints[].nodeAffinityPolicy":                           honoured,
+	"spec.topologySpreadConstraints[].nodeTaintsPolicy":                             honoured,
+	"spec.topologySpreadConstraints[].matchLabelKeys":                               honoured,
 
 	"spec.securityContext.runAsUser": honoured, "spec.securityContext.runAsGroup": honoured,
 	"spec.securityContext.runAsNonRoot": honoured, "spec.securityContext.supplementalGroups": honoured,
