@@ -98,6 +98,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.ensureClasses(ctx); err != nil {
 		return err
 	}
+	if err := s.ensureClasses(ctx); err != nil {
+		return err
+	}
 	if err := s.ensureNode(ctx); err != nil {
 		return err
 	}
