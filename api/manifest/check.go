@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -33,7 +34,11 @@ func (d *decoder) check(v *value, t reflect.Type, path string, levels []level) {
 		}
 	case reflect.Slice:
 		if t.Elem().Kind() == reflect.Uint8 {
-			d.want(v, text, path)
+			if d.want(v, text, path) {
+				if _, err := base64.StdEncoding.DecodeString(v.text); err != nil {
+					d.at(v, path, "must be base64")
+				}
+			}
 			return
 		}
 		if d.want(v, list, path) {

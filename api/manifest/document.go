@@ -11,10 +11,7 @@ import (
 	"sigs.k8s.io/json"
 )
 
-var (
-	podType  = reflect.TypeFor[v1.Pod]()
-	listType = reflect.TypeFor[metav1.List]()
-)
+var listType = reflect.TypeFor[metav1.List]()
 
 func (d *decoder) roots(all []*value) {
 	for _, v := range all {
@@ -37,7 +34,7 @@ func (d *decoder) document(v *value, path string, depth int) {
 	case "List", "PodList":
 		d.list(v, path, depth)
 	default:
-		d.pod(v, path)
+		d.object(v, path)
 	}
 }
 
@@ -46,7 +43,7 @@ func (d *decoder) list(v *value, path string, depth int) {
 		d.at(v, path, "a list in a list")
 		return
 	}
-	d.version(v, path)
+	d.version(v, path, objectKind{version: "v1"})
 	items := v.get("items")
 	rest := *v
 	rest.fields = nil
@@ -64,49 +61,16 @@ func (d *decoder) list(v *value, path string, depth int) {
 	}
 }
 
-// version checks the apiVersion of something that is in v1.
-func (d *decoder) version(v *value, path string) {
-	switch got := v.get("apiVersion"); {
-	case got == nil:
-		d.at(v, join(path, "apiVersion"), "missing: a %s is in apiVersion v1", v.str("kind"))
-	case got.kind == text && got.text != "v1":
-		d.at(got, join(path, "apiVersion"), "a %s is in v1, not in %s", v.str("kind"), short(got.text))
-	}
-}
-
-func (d *decoder) pod(v *value, path string) {
-	before := len(d.problems)
-	kind := v.get("kind")
-	switch {
-	case kind == nil || kind.kind == null:
-		d.at(v, join(path, "kind"), "missing: a manifest begins with \"apiVersion: v1\" and \"kind: Pod\"")
-	case kind.kind != text:
-		d.want(kind, text, join(path, "kind"))
-	case kind.text == "Pod":
-		d.version(v, path)
-	case strings.EqualFold(kind.text, "Pod") || strings.EqualFold(kind.text, "Pods"):
-		d.at(kind, join(path, "kind"), "%s: did you mean Pod?", short(kind.text))
-	default:
-		d.at(kind, join(path, "kind"), "%s is not served by podd: it runs Pods", short(kind.text))
-		return
-	}
-	d.check(v, podType, path, nil)
-	if len(d.problems) > before || d.more {
-		return
-	}
-	d.take(v, path)
-}
-
 // take decodes v with the strict decoder of Kubernetes, which may still find what check did not.
-func (d *decoder) take(v *value, path string) {
+func (d *decoder) take(v *value, path string, k objectKind) {
 	if len(d.documents) == maxDocuments {
 		d.at(v, path, "more than %d documents", maxDocuments)
 		d.more = true
 		return
 	}
 	raw := v.encode(nil)
-	pod := &v1.Pod{}
-	strict, err := json.UnmarshalStrict(raw, pod)
+	into := reflect.New(k.t).Interface()
+	strict, err := json.UnmarshalStrict(raw, into)
 	if err != nil {
 		strict = append(strict, err)
 	}
@@ -122,9 +86,11 @@ func (d *decoder) take(v *value, path string) {
 	if len(strict) > 0 {
 		return
 	}
+	object := into.(metav1.Object) // as everything with a kind is
+	pod, _ := into.(*v1.Pod)
 	d.documents = append(d.documents, Document{
 		Pod: pod, Source: d.source, Line: v.line, Raw: raw,
-		Kind: pod.Kind, APIVersion: pod.APIVersion, Namespace: pod.Namespace, Name: pod.Name,
+		Kind: v.str("kind"), APIVersion: v.str("apiVersion"), Namespace: object.GetNamespace(), Name: object.GetName(),
 		root: v,
 	})
 }

@@ -1,8 +1,8 @@
-// Package manifest reads Pod manifests strictly and remembers where everything stood.
+// Package manifest reads manifests strictly, of Pods and of what else podd serves, and remembers where everything stood.
 //
 // A source (a file, a URL, standard input) becomes a tree of values with lines and columns, whatever it was written in:
 // YAML goes through the node tree of the YAML library, JSON through the tokens of the JSON decoder. The tree is held
-// against the Go type of a Pod, and everything that does not fit is a Problem with path and position. What fits is
+// against the Go type of its kind, and everything that does not fit is a Problem with path and position. What fits is
 // encoded again and decoded by the strict decoder that the Kubernetes API server uses, which has the last word.
 //
 // Sources may be hostile: size, depth and the number of values (after aliases are expanded) are bounded before memory
@@ -27,12 +27,12 @@ const (
 	maxDocuments = 10_000 // in one source
 )
 
-// Document is one Pod of a source.
+// Document is one object of a source.
 type Document struct {
-	Pod    *v1.Pod
-	Source string // file, URL or "-"
-	Line   int    // first line of the document in the source, from 1
-	Raw    []byte // the document as JSON
+	Pod    *v1.Pod // nil if it is another kind
+	Source string  // file, URL or "-"
+	Line   int     // first line of the document in the source, from 1
+	Raw    []byte  // the document as JSON
 
 	Kind, APIVersion, Namespace, Name string
 
@@ -74,11 +74,14 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Decode reads every document of r. Empty documents are skipped and a List is expanded. The error is Problems with
+// Decode reads every document of r, which are Pods. Empty documents are skipped and a List is expanded. The error is Problems with
 // everything that was found; the documents without a problem are returned beside it, in order. An error of r itself
 // is a Problem too.
 func Decode(source string, r io.Reader) ([]Document, error) {
-	d := &decoder{source: source}
+	return decode(&decoder{source: source, kinds: []objectKind{podKind}}, r)
+}
+
+func decode(d *decoder, r io.Reader) ([]Document, error) {
 	d.read(r)
 	if len(d.problems) > 0 {
 		return d.documents, d.sorted()

@@ -21,7 +21,7 @@ import (
 
 var record = flag.Bool("record", false, "write the stories' outcome anew; read it before it is committed")
 
-// TestStories decodes every testdata/stories/*.yaml and compares what came of it with the text beside it.
+// TestStories decodes every testdata/stories/*.yaml, those called all-* as any kind, and compares what came of it with the text beside it.
 func TestStories(t *testing.T) {
 	files, err := filepath.Glob("testdata/stories/*.yaml")
 	if err != nil || len(files) == 0 {
@@ -33,7 +33,11 @@ func TestStories(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := outcome(Decode(filepath.Base(file), bytes.NewReader(source)))
+			decode := Decode
+			if strings.HasPrefix(filepath.Base(file), "all-") {
+				decode = DecodeAll
+			}
+			got := outcome(decode(filepath.Base(file), bytes.NewReader(source)))
 			golden := strings.TrimSuffix(file, ".yaml") + ".txt"
 			if *record {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {

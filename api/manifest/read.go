@@ -12,6 +12,7 @@ import (
 // decoder holds what was found in one source so far.
 type decoder struct {
 	source    string
+	kinds     []objectKind // that are taken
 	documents []Document
 	problems  Problems
 	more      bool // there are problems beyond maxProblems

@@ -25,7 +25,7 @@ import (
 func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
 	flags := apply.NewApplyFlags(p.shown)
 	cmd := &cobra.Command{
-		Use:                   "apply -f FILENAME",
+		Use:                   "apply (-f FILENAME | -k DIRECTORY)",
 		DisableFlagsInUseLine: true,
 		Short:                 "Apply manifests from files, directories, URLs or stdin",
 		Long: "Apply manifests: make a pod that is not there, change one that is.\n\n" +
@@ -33,13 +33,16 @@ func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
 		Example: `  podctl apply -f pod.yaml
   podctl apply -f pods/ -R
   podctl apply -f http://localhost:8000/pod.yaml
-  cat pod.yaml | podctl apply -f -`,
+  cat pod.yaml | podctl apply -f -
+  podctl apply -k kustomization/`,
 		Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, args []string) {
 			names, err := cmd.Flags().GetStringSlice("filename")
 			cmdutil.CheckErr(err)
-			if len(names) == 0 {
-				cmdutil.CheckErr(cmdutil.UsageErrorf(cmd, "say what to apply: -f FILE, -f DIRECTORY, -f URL or -f -"))
+			kustomization, err := cmd.Flags().GetString("kustomize")
+			cmdutil.CheckErr(err)
+			if len(names) == 0 && kustomization == "" {
+				cmdutil.CheckErr(cmdutil.UsageErrorf(cmd, "say what to apply: -f FILE, -f DIRECTORY, -f URL, -f - or -k DIRECTORY"))
 			}
 			o, err := flags.ToOptions(f, cmd, "podctl", args)
 			cmdutil.CheckErr(err)
@@ -50,7 +53,7 @@ func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
 	flags.AddFlags(cmd)
 	// podctl knows the types of what it sends, so it need not fetch the schema to make a patch.
 	flags.OpenAPIPatch = false
-	for _, name := range []string{"kustomize", "openapi-patch", "prune", "prune-allowlist", "all", "applyset"} {
+	for _, name := range []string{"openapi-patch", "prune", "prune-allowlist", "all", "applyset"} {
 		if flag := cmd.Flags().Lookup(name); flag != nil { // kubectl has some only where its alphas are on
 			flag.Hidden = true
 		}
@@ -63,6 +66,9 @@ func (p *podctl) applyAll(ctx context.Context, f cmdutil.Factory, o *apply.Apply
 		ctx = context.Background()
 	}
 	docs, err := gather(ctx, o.DeleteOptions.Filenames, o.DeleteOptions.Recursive, p.streams.In)
+	if dir := o.DeleteOptions.Kustomize; err == nil && dir != "" {
+		docs, err = customized(dir)
+	}
 	if err == nil {
 		err = unnamed(docs)
 	}
@@ -108,7 +114,7 @@ func unnamed(docs []manifest.Document) error {
 		}
 		line, column := manifest.Line(doc, "metadata.name")
 		problems = append(problems, manifest.Problem{
-			Source: doc.Source, Line: line, Column: column, Path: "metadata.name", Message: "missing: a pod needs a name",
+			Source: doc.Source, Line: line, Column: column, Path: "metadata.name", Message: "missing: an object needs a name to be applied",
 		})
 	}
 	if len(problems) > 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"podd/api/manifest"
 )
@@ -108,21 +112,21 @@ func expand(name string, recursive bool) ([]string, error) {
 func decode(ctx context.Context, source string, in io.Reader) ([]manifest.Document, error) {
 	switch {
 	case source == "-":
-		return manifest.Decode(source, in)
+		return manifest.DecodeAll(source, in)
 	case remote(source):
 		body, err := fetch(ctx, source)
 		if err != nil {
 			return nil, err
 		}
 		defer body.Close()
-		return manifest.Decode(source, body)
+		return manifest.DecodeAll(source, body)
 	}
 	file, err := os.Open(source)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return manifest.Decode(source, file)
+	return manifest.DecodeAll(source, file)
 }
 
 // fetch gets a manifest by HTTP. Without TLS it does so only from this host: what arrives is run here.
@@ -171,4 +175,18 @@ func trusted(u *url.URL) error {
 		return nil
 	}
 	return fmt.Errorf("plain http is read only from this host, not from %s: use https", name)
+}
+
+// customized builds the kustomization in dir and decodes what comes of it.
+func customized(dir string) ([]manifest.Document, error) {
+	source := "kustomization " + dir
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	if err != nil {
+		return nil, manifest.Problems{{Source: source, Message: err.Error()}}
+	}
+	text, err := built.AsYaml()
+	if err != nil {
+		return nil, manifest.Problems{{Source: source, Message: err.Error()}}
+	}
+	return manifest.DecodeAll(source, bytes.NewReader(text))
 }

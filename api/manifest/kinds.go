@@ -1,0 +1,114 @@
+package manifest
+
+import (
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	v1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+)
+
+// kind of object: its name, its apiVersion, and the Go type that its fields are held against.
+type objectKind struct {
+	name, version string
+	t             reflect.Type
+}
+
+var podKind = objectKind{"Pod", "v1", reflect.TypeFor[v1.Pod]()}
+
+// objectKinds are what podd takes.
+var objectKinds = []objectKind{
+	podKind,
+	{"ConfigMap", "v1", reflect.TypeFor[v1.ConfigMap]()},
+	{"Secret", "v1", reflect.TypeFor[v1.Secret]()},
+	{"Namespace", "v1", reflect.TypeFor[v1.Namespace]()},
+	{"Service", "v1", reflect.TypeFor[v1.Service]()},
+	{"ServiceAccount", "v1", reflect.TypeFor[v1.ServiceAccount]()},
+	{"Endpoints", "v1", reflect.TypeFor[v1.Endpoints]()}, //nolint:staticcheck // old, and served
+	{"Event", "v1", reflect.TypeFor[v1.Event]()},
+	{"Node", "v1", reflect.TypeFor[v1.Node]()},
+	{"PodTemplate", "v1", reflect.TypeFor[v1.PodTemplate]()},
+	{"Lease", "coordination.k8s.io/v1", reflect.TypeFor[coordinationv1.Lease]()},
+	{"EndpointSlice", "discovery.k8s.io/v1", reflect.TypeFor[discoveryv1.EndpointSlice]()},
+	{"Event", "events.k8s.io/v1", reflect.TypeFor[eventsv1.Event]()},
+	{"RuntimeClass", "node.k8s.io/v1", reflect.TypeFor[nodev1.RuntimeClass]()},
+	{"PriorityClass", "scheduling.k8s.io/v1", reflect.TypeFor[schedulingv1.PriorityClass]()},
+}
+
+// DecodeAll is Decode for objects of every kind that podd serves.
+func DecodeAll(source string, r io.Reader) ([]Document, error) {
+	return decode(&decoder{source: source, kinds: objectKinds}, r)
+}
+
+// object makes a Document of v.
+func (d *decoder) object(v *value, path string) {
+	before := len(d.problems)
+	k, ok := d.kindOf(v, path)
+	if !ok {
+		return
+	}
+	d.version(v, path, k)
+	d.check(v, k.t, path, nil)
+	if len(d.problems) > before || d.more {
+		return
+	}
+	d.take(v, path, k)
+}
+
+// kindOf finds what v says it is. Where it cannot be told, that is reported.
+func (d *decoder) kindOf(v *value, path string) (objectKind, bool) {
+	said := v.get("kind")
+	at := join(path, "kind")
+	if said == nil || said.kind == null {
+		d.at(v, at, "missing: a manifest begins with \"apiVersion: v1\" and \"kind: Pod\"")
+		return podKind, len(d.kinds) == 1
+	}
+	if !d.want(said, text, at) {
+		return podKind, len(d.kinds) == 1
+	}
+	named := func(k objectKind) bool { return k.name == said.text }
+	exact := slices.IndexFunc(d.kinds, func(k objectKind) bool { return named(k) && k.version == v.str("apiVersion") })
+	if exact < 0 {
+		exact = slices.IndexFunc(d.kinds, named)
+	}
+	if exact >= 0 {
+		return d.kinds[exact], true
+	}
+	near := slices.IndexFunc(d.kinds, func(k objectKind) bool {
+		return strings.EqualFold(said.text, k.name) || strings.EqualFold(said.text, k.name+"s")
+	})
+	if near >= 0 {
+		d.at(said, at, "%s: did you mean %s?", short(said.text), d.kinds[near].name)
+		return d.kinds[near], true
+	}
+	d.at(said, at, "%s is not served by podd: it runs Pods", short(said.text))
+	return objectKind{}, false
+}
+
+// version checks the apiVersion of v, which is a k.
+func (d *decoder) version(v *value, path string, k objectKind) {
+	name := v.str("kind")
+	if !strings.HasSuffix(name, "List") && name != k.name { // that was said already
+		return
+	}
+	switch got := v.get("apiVersion"); {
+	case got == nil:
+		d.at(v, join(path, "apiVersion"), "missing: %s is in apiVersion %s", article(name), k.version)
+	case got.kind == text && got.text != k.version:
+		d.at(got, join(path, "apiVersion"), "%s is in %s, not in %s", article(name), k.version, short(got.text))
+	}
+}
+
+func article(name string) string {
+	if strings.ContainsAny(name[:1], "AEIOU") {
+		return fmt.Sprintf("an %s", name)
+	}
+	return fmt.Sprintf("a %s", name)
+}
