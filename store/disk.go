@@ -4,254 +4,165 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"runtime/debug"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
 	"k8s.io/apimachinery/pkg/types"
 
 	"podd/runtime/killpoint"
 )
 
-// The file is a bbolt database of three buckets. Every value begins with a checksum of its bucket, key and content; the
-// meta bucket holds one value, which says how many entries there are and the exclusive or of their checksums. So a flipped bit, a
-// lost page or an old page anywhere is noticed, which bbolt alone does not do.
-//
-//	objects: key -> checksum 4, revision 8, expires 8, encoded object
-//	records: uid -> checksum 4, data
-//	meta:    "state" -> checksum 4, format 4, ceiling 8, entries 8, sum 4
-//
-// Numbers are big-endian.
-const (
-	objectsBucket = "objects"
-	recordsBucket = "records"
-	metaBucket    = "meta"
-	stateKey      = "state"
-
-	formatVersion = 1
-	revisionBlock = 10000 // how many revisions are reserved at a time
-)
+// revisionBlock is how many revisions are reserved at a time: the file says up to which one they may have been given away.
+const revisionBlock = 10000
 
 // diskKey names an entry of the file.
-type diskKey struct{ bucket, key string }
-
-func checksum(k diskKey, content []byte) uint32 {
-	sum := crc32.Update(0, castagnoli, []byte(k.bucket))
-	sum = crc32.Update(sum, castagnoli, []byte{0})
-	sum = crc32.Update(sum, castagnoli, []byte(k.key))
-	sum = crc32.Update(sum, castagnoli, []byte{0})
-	return crc32.Update(sum, castagnoli, content)
+type diskKey struct {
+	record bool // of the runtime; else an object
+	key    string
 }
 
-// seal puts the checksum before content.
-func seal(k diskKey, content []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(nil, checksum(k, content)), content...)
-}
-
-// unseal checks and takes away the checksum.
-func unseal(k diskKey, value []byte) ([]byte, error) {
-	if len(value) < 4 || checksum(k, value[4:]) != binary.BigEndian.Uint32(value) {
-		return nil, fmt.Errorf("%w: checksum of %s %q", errCorrupt, k.bucket, k.key)
-	}
-	return value[4:], nil
-}
-
-func sealEntry(e Entry) []byte {
-	content := binary.BigEndian.AppendUint64(make([]byte, 0, 16+len(e.Data)), uint64(e.Revision))
-	content = binary.BigEndian.AppendUint64(content, uint64(e.Expires))
-	return seal(diskKey{objectsBucket, e.Key}, append(content, e.Data...))
-}
-
-// state is the value in the meta bucket.
-type state struct {
-	format  uint32
-	ceiling int64
-	entries uint64
-	sum     uint32
-}
-
-func (st state) seal() []byte {
-	b := binary.BigEndian.AppendUint32(nil, st.format)
-	b = binary.BigEndian.AppendUint64(b, uint64(st.ceiling))
-	b = binary.BigEndian.AppendUint64(b, st.entries)
-	b = binary.BigEndian.AppendUint32(b, st.sum)
-	return seal(diskKey{metaBucket, stateKey}, b)
-}
-
-// content is what a file holds.
+// content is what is known of the file besides its entries.
 type content struct {
 	ceiling int64
-	entries map[diskKey][]byte // sealed
+	journal found
+	size    int64
+	keep    bool // the file need not be written anew
 }
 
-// load reads and checks the whole file, and fills the memory with it. No file is no content; a damaged one is errCorrupt.
+// load reads the whole file into memory. No file is no content; a damaged one is errCorrupt.
 func (s *Store) load() (content, error) {
-	c := content{entries: map[diskKey][]byte{}}
 	data, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
+		return content{}, nil
 	}
+	if err != nil {
+		return content{}, err
+	}
+	if !isJournal(data) {
+		return s.loadFormat1(data)
+	}
+	c := content{size: int64(len(data))}
+	c.journal, err = readJournal(data, func(e entry) error {
+		if e.kind != ceilingEntry {
+			s.take(e)
+			return nil
+		}
+		n, err := e.number()
+		c.ceiling = int64(n)
+		return err
+	})
 	if err != nil {
 		return c, err
 	}
-	if c.entries, err = readPages(data); err != nil {
-		return c, err
-	}
-	stateValue, ok := c.entries[diskKey{metaBucket, stateKey}]
-	if !ok {
-		return c, fmt.Errorf("%w: no state", errCorrupt)
-	}
-	b, err := unseal(diskKey{metaBucket, stateKey}, stateValue)
-	if err != nil {
-		return c, err
-	}
-	if len(b) < 4 {
-		return c, fmt.Errorf("%w: short state", errCorrupt)
-	}
-	if binary.BigEndian.Uint32(b) > formatVersion {
-		return c, ErrNewer
-	}
-	if len(b) != 24 {
-		return c, fmt.Errorf("%w: short state", errCorrupt)
-	}
-	c.ceiling = int64(binary.BigEndian.Uint64(b[4:]))
-	delete(c.entries, diskKey{metaBucket, stateKey})
-	var sum uint32
-	for k, v := range c.entries {
-		if _, err := unseal(k, v); err != nil {
-			return c, err
-		}
-		sum ^= binary.BigEndian.Uint32(v)
-	}
-	if uint64(len(c.entries)) != binary.BigEndian.Uint64(b[12:]) || sum != binary.BigEndian.Uint32(b[20:]) {
-		return c, fmt.Errorf("%w: entries are missing", errCorrupt)
-	}
-	for k, v := range c.entries {
-		if err := s.take(k, v); err != nil {
-			return c, fmt.Errorf("%w: %w", errCorrupt, err)
-		}
-	}
-	return c, nil
+	c.keep = c.journal.end == c.journal.snapshot && !c.journal.torn
+	return c, s.decodePods()
 }
 
-// begin goes on from what was found, and opens the database.
-func (s *Store) begin(c content) error {
+// take puts one entry of the file into memory. Pods are decoded when all is read.
+func (s *Store) take(e entry) {
+	switch e.kind {
+	case objectEntry:
+		s.objects.ReplaceOrInsert(Entry{Key: e.key, Revision: e.revision, Expires: e.expires, Data: append([]byte{}, e.data...)})
+	case objectGone:
+		s.objects.Delete(Entry{Key: e.key})
+	case recordEntry:
+		s.records[types.UID(e.key)] = append([]byte{}, e.data...)
+	case recordGone:
+		delete(s.records, types.UID(e.key))
+	}
+}
+
+// decodePods fills the index of pods from the objects.
+func (s *Store) decodePods() (err error) {
+	s.objects.AscendGreaterOrEqual(Entry{Key: PodPrefix}, func(e Entry) bool {
+		if !isPod(e.Key) {
+			return false
+		}
+		pod, failed := decodePod(e.Data)
+		if failed != nil {
+			err = fmt.Errorf("%w: read %s: %w", errCorrupt, e.Key, failed)
+			return false
+		}
+		pod.ResourceVersion = formatRevision(e.Revision)
+		s.pods[e.Key], s.podKeys[pod.UID] = pod, e.Key
+		return true
+	})
+	return err
+}
+
+// begin goes on from what was found, and opens the file for what comes.
+func (s *Store) begin(c content) (err error) {
 	s.rev = max(c.ceiling, 1)
 	if s.quarantined != "" {
 		s.rev = time.Now().Unix() // above anything that clients have seen, unless podd wrote every second since 1970
 	}
 	s.history.floor = s.rev
+	s.ceiling = s.rev
+	if c.journal.torn {
+		s.log.Warn("the state file ends in a write that a crash has cut short; nobody was told that it is done", "file", s.path)
+	}
+	if c.keep {
+		s.journal, err = openJournal(s.path, c.journal, c.size)
+		return err
+	}
 	s.ceiling = s.rev + revisionBlock
-	for k, v := range c.entries {
-		s.disk[k] = binary.BigEndian.Uint32(v)
-	}
-	if err := s.rewrite(c.entries); err != nil {
-		if len(c.entries) == 0 {
-			return err
-		}
-		// No space, perhaps. The old file is sound: go on with it.
-		s.log.Warn("the state file could not be compacted", "file", s.path, "error", err)
-		s.ceiling = s.rev
-	}
-	db, err := bolt.Open(s.path, 0o600, boltOptions())
-	if err != nil {
+	if s.journal, err = writeJournal(s.path, s.everything(nil, s.ceiling)); err == nil || c.journal.snapshot == 0 {
 		return err
 	}
-	s.db = db
-	return nil
+	// No space, perhaps. The old file is sound: go on with it.
+	s.log.Warn("the state file could not be compacted", "file", s.path, "error", err)
+	s.ceiling = s.rev
+	if s.journal, err = openJournal(s.path, c.journal, c.size); err == nil && c.journal.torn {
+		return s.journal.undo()
+	}
+	return err
 }
 
-// take puts one entry of the file into memory.
-func (s *Store) take(k diskKey, v []byte) error {
-	b := append([]byte{}, v[4:]...)
-	switch k.bucket {
-	case recordsBucket:
-		s.records[types.UID(k.key)] = b
-	case objectsBucket:
-		if len(b) < 16 {
-			return fmt.Errorf("read %s: too short", k.key)
+// everything gives what is in memory to visit, changed by changes: the content of a new file.
+func (s *Store) everything(changes map[diskKey]entry, ceiling int64) func(visit func(entry) error) error {
+	return func(visit func(entry) error) (err error) {
+		give := func(k diskKey, e entry) bool {
+			if _, changed := changes[k]; !changed {
+				err = visit(e)
+			}
+			return err == nil
 		}
-		e := Entry{Key: k.key, Revision: int64(binary.BigEndian.Uint64(b)),
-			Expires: int64(binary.BigEndian.Uint64(b[8:])), Data: b[16:]}
-		s.objects.ReplaceOrInsert(e)
-		if !isPod(e.Key) {
-			return nil
+		s.objects.Ascend(func(e Entry) bool { return give(diskKey{key: e.Key}, objectToDisk(e)) })
+		for uid, data := range s.records {
+			if err != nil || !give(diskKey{true, string(uid)}, entry{kind: recordEntry, key: string(uid), data: data}) {
+				return err
+			}
 		}
-		pod, err := decodePod(e.Data)
+		for _, e := range changes {
+			if err == nil && (e.kind == objectEntry || e.kind == recordEntry) {
+				err = visit(e)
+			}
+		}
 		if err != nil {
-			return fmt.Errorf("read %s: %w", k.key, err)
-		}
-		pod.ResourceVersion = formatRevision(e.Revision)
-		s.pods[e.Key], s.podKeys[pod.UID] = pod, e.Key
-	}
-	return nil
-}
-
-func boltOptions() *bolt.Options {
-	return &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType}
-}
-
-// rewrite puts a fresh file with the entries in the place of the old one: whatever damage hid in pages that are not in
-// use is gone, and the file is as small as can be.
-func (s *Store) rewrite(entries map[diskKey][]byte) error {
-	fresh := s.path + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	db, err := bolt.Open(fresh, 0o600, boltOptions())
-	if err != nil {
-		return err
-	}
-	err = errors.Join(db.Update(func(tx *bolt.Tx) error { return s.fill(tx, entries) }), db.Close())
-	if err != nil {
-		return errors.Join(err, os.Remove(fresh))
-	}
-	killpoint.At("store.rewrite.before")
-	if err := os.Rename(fresh, s.path); err != nil {
-		return err
-	}
-	killpoint.At("store.rewrite.after")
-	dir, err := os.Open(filepath.Dir(s.path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
-
-func (s *Store) fill(tx *bolt.Tx, entries map[diskKey][]byte) error {
-	for _, name := range []string{metaBucket, objectsBucket, recordsBucket} {
-		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return err
 		}
+		return visit(numberEntry(ceilingEntry, uint64(ceiling)))
 	}
-	var sum uint32
-	for k, v := range entries {
-		sum ^= binary.BigEndian.Uint32(v)
-		if err := tx.Bucket([]byte(k.bucket)).Put([]byte(k.key), v); err != nil {
-			return err
-		}
-	}
-	st := state{format: formatVersion, ceiling: s.ceiling, entries: uint64(len(entries)), sum: sum}
-	return tx.Bucket([]byte(metaBucket)).Put([]byte(stateKey), st.seal())
 }
 
-// persist writes what is dirty and what is accepted in one transaction. The holder of commit calls it.
+func objectToDisk(e Entry) entry {
+	return entry{kind: objectEntry, key: e.Key, revision: e.Revision, expires: e.Expires, data: e.Data}
+}
+
+// persist writes what is dirty and what is accepted in one commit. The holder of commit calls it.
 func (s *Store) persist(accepted []*op) error {
-	changes := map[diskKey][]byte{} // nil removes
+	changes := make(map[diskKey]entry, len(s.dirty)+len(accepted))
 	for k := range s.dirty {
-		changes[k] = nil
+		changes[k] = entry{kind: objectGone, key: k.key}
 		if e, ok := s.objects.Get(Entry{Key: k.key}); ok {
-			changes[k] = sealEntry(e)
+			changes[k] = objectToDisk(e)
 		}
 	}
 	next := s.rev
 	for _, o := range accepted {
-		k, v := o.sealed()
-		changes[k] = v
+		k, e := o.toDisk()
+		changes[k] = e
 		next = max(next, o.entry.Revision)
 	}
 	ceiling := s.ceiling
@@ -264,66 +175,73 @@ func (s *Store) persist(accepted []*op) error {
 	if err := s.write(changes, ceiling); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
-	for k, v := range changes {
-		if v == nil {
-			delete(s.disk, k)
-		} else {
-			s.disk[k] = binary.BigEndian.Uint32(v)
-		}
-	}
 	s.ceiling = ceiling
 	clear(s.dirty)
+	if s.journal.long() {
+		s.compactSoon()
+	}
 	return nil
 }
 
-func (o *op) sealed() (diskKey, []byte) {
+func (o *op) toDisk() (diskKey, entry) {
 	if o.record != "" {
-		k := diskKey{recordsBucket, string(o.record)}
+		e := entry{kind: recordEntry, key: string(o.record), data: o.value}
 		if o.value == nil {
-			return k, nil
+			e.kind = recordGone
 		}
-		return k, seal(k, o.value)
+		return diskKey{true, e.key}, e
 	}
-	k := diskKey{objectsBucket, o.entry.Key}
 	if o.remove {
-		return k, nil
+		return diskKey{key: o.entry.Key}, entry{kind: objectGone, key: o.entry.Key}
 	}
-	return k, sealEntry(o.entry)
+	return diskKey{key: o.entry.Key}, objectToDisk(o.entry)
 }
 
-// write is one transaction. A fault of the mapped file (its disk is gone) is an error like any other.
-func (s *Store) write(changes map[diskKey][]byte, ceiling int64) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%v", r)
-		}
-	}()
-	st := state{format: formatVersion, ceiling: ceiling, entries: uint64(len(s.disk))}
-	for _, sum := range s.disk {
-		st.sum ^= sum
+// write is one commit. If the file has failed before, it is a whole new file.
+func (s *Store) write(changes map[diskKey]entry, ceiling int64) error {
+	if s.journal.broken {
+		return s.replace(changes, ceiling)
 	}
-	return s.db.Update(func(tx *bolt.Tx) error {
-		for k, v := range changes {
-			old, had := s.disk[k]
-			if had {
-				st.sum ^= old
-				st.entries--
-			}
-			if v == nil {
-				if err := tx.Bucket([]byte(k.bucket)).Delete([]byte(k.key)); err != nil {
-					return err
-				}
-				continue
-			}
-			st.sum ^= binary.BigEndian.Uint32(v)
-			st.entries++
-			if err := tx.Bucket([]byte(k.bucket)).Put([]byte(k.key), v); err != nil {
-				return err
-			}
-		}
-		return tx.Bucket([]byte(metaBucket)).Put([]byte(stateKey), st.seal())
-	})
+	var body []byte
+	for _, e := range changes {
+		body = appendEntry(body, e)
+	}
+	if ceiling != s.ceiling {
+		body = appendEntry(body, numberEntry(ceilingEntry, uint64(ceiling)))
+	}
+	return s.journal.append(body)
+}
+
+// replace puts a new file in the place of the present one.
+func (s *Store) replace(changes map[diskKey]entry, ceiling int64) error {
+	fresh, err := writeJournal(s.path, s.everything(changes, ceiling))
+	if err != nil {
+		return err
+	}
+	_ = s.journal.close()
+	s.journal = fresh
+	return nil
+}
+
+// compactSoon makes the file small again, after the commit that has made it long is answered.
+func (s *Store) compactSoon() {
+	if s.compacting == nil {
+		s.compacting = time.AfterFunc(0, s.compact)
+	}
+}
+
+func (s *Store) compact() {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	if s.compacting = nil; s.stopped {
+		return
+	}
+	if err := s.replace(nil, s.ceiling); err != nil {
+		s.log.Warn("the state file could not be compacted", "file", s.path, "error", err)
+		s.journal.base = s.journal.end // and again when as much has come again
+		return
+	}
+	clear(s.dirty)
 }
 
 // flushLater writes what is dirty after d. The holder of commit calls it.
@@ -345,4 +263,50 @@ func (s *Store) flush() {
 		s.log.Error("status is not durable yet", "error", err)
 		s.flushLater(retryDelay)
 	}
+}
+
+// loadFormat1 reads the bbolt file of podd's first versions. It had three buckets; each value began with a checksum of its
+// bucket, key and content; the meta bucket held one value, which said how many entries there are and the
+// exclusive or of their checksums:
+//
+//	objects: key -> checksum 4, revision 8, expires 8, encoded object
+//	records: uid -> checksum 4, data
+//	meta:    "state" -> checksum 4, format 4, ceiling 8, entries 8, sum 4
+func (s *Store) loadFormat1(data []byte) (c content, err error) {
+	entries, err := readPages(data)
+	if err != nil {
+		return c, err
+	}
+	var state []byte
+	var count uint64
+	var sum uint32
+	for k, v := range entries {
+		b, err := unseal(k, v)
+		if err != nil {
+			return c, err
+		}
+		if k == (bucketKey{"meta", "state"}) {
+			state = b
+			continue
+		}
+		count++
+		sum ^= binary.BigEndian.Uint32(v)
+		switch {
+		case k.bucket == "records":
+			s.take(entry{kind: recordEntry, key: k.key, data: b})
+		case k.bucket == "objects" && len(b) >= 16:
+			s.take(entry{kind: objectEntry, key: k.key, revision: int64(binary.BigEndian.Uint64(b)),
+				expires: int64(binary.BigEndian.Uint64(b[8:])), data: b[16:]})
+		default:
+			return c, fmt.Errorf("%w: %s %q", errCorrupt, k.bucket, k.key)
+		}
+	}
+	if len(state) >= 4 && binary.BigEndian.Uint32(state) != 1 {
+		return c, ErrNewer
+	}
+	if len(state) != 24 || count != binary.BigEndian.Uint64(state[12:]) || sum != binary.BigEndian.Uint32(state[20:]) {
+		return c, fmt.Errorf("%w: entries are missing", errCorrupt)
+	}
+	c.ceiling = int64(binary.BigEndian.Uint64(state[4:]))
+	return c, s.decodePods()
 }

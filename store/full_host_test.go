@@ -41,7 +41,7 @@ func TestFullDisk(t *testing.T) {
 	if err := file.Close(); err != nil {
 		t.Fatal(err)
 	}
-	big := []byte(strings.Repeat("x", 200<<10))
+	big := []byte(strings.Repeat("x", 400<<10)) // more than the file has in reserve
 	if _, err := s.Put(context.Background(), "/x/big", big, 0, 0); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("a write to a full disk: %v", err)
 	}

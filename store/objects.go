@@ -161,7 +161,7 @@ func (s *Store) commitBatch(batch []*op) {
 		killpoint.At("store.commit.after")
 	} else {
 		for _, o := range accepted {
-			s.dirty[diskKey{objectsBucket, o.entry.Key}] = true
+			s.dirty[diskKey{key: o.entry.Key}] = true
 		}
 		s.flushLater(lazyDelay)
 	}

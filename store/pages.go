@@ -3,11 +3,12 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"hash/fnv"
 )
 
-// The reader below takes a bbolt file apart without bbolt, which ends the process on many kinds of damage (a cycle of
-// pages, a length that points out of the file). It knows the file format of bbolt version 2: pages of a fixed size, each
+// Format 1 of the state file was a bbolt file. The reader below takes it apart without bbolt, which ends the process on
+// many kinds of damage (a cycle of pages, a length that points out of the file). It knows the file format of bbolt version 2: pages of a fixed size, each
 // with a header; two meta pages, of which the valid one with the higher transaction counts; a tree of branch and leaf
 // pages; a bucket is a leaf element that holds the root page of another tree, or that tree's only page itself. Numbers
 // are in the byte order of the host, which for all hosts of podd is little-endian.
@@ -25,6 +26,18 @@ const (
 	boltVersion = 2
 )
 
+// bucketKey names a value of a bbolt file.
+type bucketKey struct{ bucket, key string }
+
+// unseal checks and takes away the checksum that a value of format 1 begins with.
+func unseal(k bucketKey, value []byte) ([]byte, error) {
+	sum := crc32.Update(0, castagnoli, []byte(k.bucket+"\x00"+k.key+"\x00"))
+	if len(value) < 4 || crc32.Update(sum, castagnoli, value[4:]) != binary.BigEndian.Uint32(value) {
+		return nil, fmt.Errorf("%w: checksum of %s %q", errCorrupt, k.bucket, k.key)
+	}
+	return value[4:], nil
+}
+
 type pages struct {
 	data    []byte
 	size    uint64
@@ -32,7 +45,7 @@ type pages struct {
 }
 
 // readPages is all key-value pairs of the buckets at the top of a bbolt file. Any damage is errCorrupt.
-func readPages(data []byte) (found map[diskKey][]byte, err error) {
+func readPages(data []byte) (found map[bucketKey][]byte, err error) {
 	defer func() {
 		if r := recover(); r != nil { // an index out of range
 			err = fmt.Errorf("%w: %v", errCorrupt, r)
@@ -43,7 +56,7 @@ func readPages(data []byte) (found map[diskKey][]byte, err error) {
 		return nil, fmt.Errorf("%w: no valid meta page", errCorrupt)
 	}
 	p := &pages{data: data, size: size, visited: map[uint64]bool{}}
-	found = map[diskKey][]byte{}
+	found = map[bucketKey][]byte{}
 	err = p.walk(root, func(bucket string, flags uint32, value []byte) error {
 		if flags&bucketElement == 0 {
 			return fmt.Errorf("%w: %q is not a bucket", errCorrupt, bucket)
@@ -52,7 +65,7 @@ func readPages(data []byte) (found map[diskKey][]byte, err error) {
 			if flags != 0 {
 				return fmt.Errorf("%w: %q is not a value", errCorrupt, key)
 			}
-			found[diskKey{bucket, key}] = value
+			found[bucketKey{bucket, key}] = value
 			return nil
 		}
 		if sub := binary.LittleEndian.Uint64(value); sub != 0 {

@@ -1,8 +1,8 @@
 // Package store is the durable truth of podd: the API's objects with their resourceVersion, watches on them, and the
 // runtime's records. The API and the runtime meet here and nowhere else.
 //
-// All objects live in memory, encoded; pods also decoded, as shared read-only values. A commit writes what changed to
-// one bbolt file, and then makes it visible: nobody sees an object that a crash could take back. Writes marked with
+// All objects live in memory, encoded; pods also decoded, as shared read-only values. A commit appends what changed to
+// one file, and then makes it visible: nobody sees an object that a crash could take back. Writes marked with
 // Lazily, and status writes of the runtime, are the exception: they are visible at once and reach the disk with the
 // next commit, because whoever made them can make them again.
 package store
@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/google/btree"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -41,13 +40,13 @@ type Store struct {
 	queue   []*op // writes that wait for a commit
 
 	// commit is held by whoever writes; what follows belongs to its holder.
-	commit  sync.Mutex
-	db      *bolt.DB
-	disk    map[diskKey]uint32 // checksum of every entry on disk
-	dirty   map[diskKey]bool   // entries whose memory is newer than the disk
-	ceiling int64              // no revision above it may be given away before a higher one is on disk
-	flushed *time.Timer        // writes what is dirty
-	stopped bool
+	commit     sync.Mutex
+	journal    *journal
+	dirty      map[diskKey]bool // entries whose memory is newer than the disk
+	ceiling    int64            // no revision above it may be given away before a higher one is on disk
+	flushed    *time.Timer      // writes what is dirty
+	compacting *time.Timer      // makes the file small
+	stopped    bool
 
 	// mu guards what readers see. Only the holder of commit changes it.
 	mu       sync.RWMutex
@@ -91,7 +90,7 @@ const (
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		path: o.Path, log: o.Log,
-		disk: map[diskKey]uint32{}, dirty: map[diskKey]bool{},
+		dirty:    map[diskKey]bool{},
 		watchers: map[*Watch]struct{}{}, hooks: map[int]func(types.UID){},
 	}
 	s.empty()
@@ -155,10 +154,17 @@ func (s *Store) Close() error {
 	if s.stopped {
 		return nil
 	}
-	err := s.persist(nil)
 	s.stopped = true
-	if s.flushed != nil {
-		s.flushed.Stop()
+	// A fresh snapshot: nothing is missing from it, the next start reads it as it is, and revisions go on without a jump.
+	err := s.replace(nil, s.rev)
+	if err != nil {
+		s.log.Warn("the state file could not be compacted", "file", s.path, "error", err)
+		err = s.persist(nil)
+	}
+	for _, timer := range []*time.Timer{s.flushed, s.compacting} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 	s.mu.Lock()
 	for w := range s.watchers {
@@ -166,7 +172,7 @@ func (s *Store) Close() error {
 	}
 	s.watchers = nil
 	s.mu.Unlock()
-	return errors.Join(err, s.db.Close(), s.lock.Close())
+	return errors.Join(err, s.journal.close(), s.lock.Close())
 }
 
 // Quarantined is the path that a corrupt state file was moved to when the store was opened, or empty.

@@ -103,8 +103,13 @@ func TestReopenFindsAllAndNeverGoesBack(t *testing.T) {
 	if s.Revision() < rev {
 		t.Errorf("revision %d went back to %d", rev, s.Revision())
 	}
-	if _, err := s.Watch("/", rev); !errors.Is(err, ErrGone) {
-		t.Errorf("a watch from before the restart: %v", err)
+	w, err := s.Watch("/", rev)
+	if err != nil {
+		t.Fatalf("a watch that had seen everything before the restart: %v", err)
+	}
+	w.Stop()
+	if _, err := s.Watch("/", rev-1); !errors.Is(err, ErrGone) {
+		t.Errorf("a watch from before the last change before the restart: %v", err)
 	}
 }
 
@@ -156,8 +161,9 @@ func TestLazyWritesReachTheDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		found, err := readPages(data)
-		return err == nil && found[diskKey{objectsBucket, "/x/a"}] != nil
+		there := false
+		_, err = readJournal(data, func(e entry) error { there = there || e.key == "/x/a"; return nil })
+		return err == nil && there
 	}
 	for deadline := time.Now().Add(5 * time.Second); !onDisk(); {
 		if time.Now().After(deadline) {
@@ -334,7 +340,7 @@ func filled(t testing.TB, path string) map[string]string {
 	return want
 }
 
-// TestDamageIsNoticed opens 300 damaged copies of a state file: each is either quarantined, or holds exactly what it held.
+// TestDamageIsNoticed opens 300 damaged copies of a state file that was closed: each is quarantined.
 func TestDamageIsNoticed(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good.db")
@@ -388,22 +394,9 @@ func TestDamageIsNoticed(t *testing.T) {
 			_ = os.Remove(f)
 		}
 	}
-	t.Logf("%d of 300 quarantined", quarantined)
-	if quarantined == 0 || quarantined == 300 {
+	if quarantined != 300 { // the file was closed: all of it counts
 		t.Errorf("%d of 300 were quarantined", quarantined)
 	}
-}
-
-func FuzzReadPages(f *testing.F) {
-	path := filepath.Join(f.TempDir(), "state.db")
-	filled(f, path)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data[:min(len(data), 8<<12)])
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, data []byte) { _, _ = readPages(data) })
 }
 
 func FuzzDecodePod(f *testing.F) {
