@@ -98,9 +98,6 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.ensureClasses(ctx); err != nil {
 		return err
 	}
-	if err := s.ensureClasses(ctx); err != nil {
-		return err
-	}
 	if err := s.ensureNode(ctx); err != nil {
 		return err
 	}
