@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +30,7 @@ type config struct {
 	LogDir       string `json:"log-dir,omitempty"`
 	Listen       string `json:"listen,omitempty"`
 	Group        string `json:"group,omitempty"`
+	TLSListen    string `json:"tls-listen,omitempty"`
 	Bundle       string `json:"bundle,omitempty"`
 	CgroupParent string `json:"cgroup-parent,omitempty"`
 	Namespace    string `json:"namespace,omitempty"`
@@ -68,7 +71,7 @@ func defaults() config {
 	return config{
 		ConfigFile: "/etc/podd/config.yaml",
 		Root:       "/var/lib/podd", State: "/run/podd", ConfigDir: "/etc/podd", LogDir: "/var/log",
-		Group: "podd", CgroupParent: "/podd", Namespace: "podd",
+		Group: "podd", TLSListen: "127.0.0.1:6550", CgroupParent: "/podd", Namespace: "podd",
 		Bridge: "podd0", PodCIDR: "10.85.0.0/16", NftTable: "podd",
 		BootID: "/proc/sys/kernel/random/boot_id", LogLevel: "info",
 		LogMaxSize: 10 << 20, LogMaxFiles: 5,
@@ -85,6 +88,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.LogDir, "log-dir", c.LogDir, "parent of the directories pods/ and containers/ with the pods' logs")
 	f.StringVar(&c.Listen, "listen", c.Listen, "unix socket of the API (default <state>/podd.sock)")
 	f.StringVar(&c.Group, "group", c.Group, "group that may open the API socket")
+	f.StringVar(&c.TLSListen, "tls-listen", c.TLSListen, "address and port of the API for kubectl; \"\" for none")
 	f.StringVar(&c.Bundle, "bundle", c.Bundle, "directory of containerd, runc and the CNI plugins (default: beside podd)")
 	f.StringVar(&c.CgroupParent, "cgroup-parent", c.CgroupParent, "cgroup that holds all pods")
 	f.StringVar(&c.Namespace, "namespace", c.Namespace, "containerd namespace")
@@ -162,6 +166,11 @@ func (c *config) check() error {
 	if _, err := netip.ParsePrefix(c.PodCIDR); err != nil {
 		return fmt.Errorf("pod-cidr %q: must be a range of addresses, like 10.85.0.0/16", c.PodCIDR)
 	}
+	if c.TLSListen != "" {
+		if _, port, err := net.SplitHostPort(c.TLSListen); err != nil || !isPort(port) {
+			return fmt.Errorf("tls-listen %q: must be an address and a port, like 127.0.0.1:6550", c.TLSListen)
+		}
+	}
 	if wrong := validation.IsDNS1123Subdomain(c.NodeName); len(wrong) > 0 {
 		return fmt.Errorf("node-name %q: must be lowercase letters, digits, '-' and '.'", c.NodeName)
 	}
@@ -185,6 +194,11 @@ func (c *config) check() error {
 		return fmt.Errorf("parallel-starts %d: must not be negative", c.Parallel)
 	}
 	return nil
+}
+
+func isPort(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
 }
 
 // plainly says what is wrong with the file without the names of decoders and Go types.

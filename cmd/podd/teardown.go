@@ -76,7 +76,7 @@ func (t *teardown) withOwnDaemon(ctx context.Context) error {
 		return nil // never ran
 	}
 	c := *t.config
-	c.noManifests = true
+	c.noManifests, c.TLSListen = true, "" // nobody else is to use it
 	inner, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- run(inner, c, slog.New(slog.DiscardHandler)) }()

@@ -209,7 +209,7 @@ func (p *Podd) launch(env []string) {
 		"--config", p.ConfigDir + "/config.yaml", "--root", p.Root, "--state", p.State, "--config-dir", p.ConfigDir,
 		"--log-dir", p.LogDir, "--listen", p.Socket, "--cgroup-parent", p.CgroupParent, "--namespace", p.Namespace,
 		"--bridge", p.Bridge, "--pod-cidr", p.CIDR, "--nft-table", p.Table, "--node-name", p.NodeName,
-		"--boot-id-file", p.BootFile, "--group", "root",
+		"--boot-id-file", p.BootFile, "--group", "root", "--tls-listen", "127.0.0.1:0",
 	}, p.args...)
 	cmd := exec.Command(filepath.Join(p.bin, "podd"), args...)
 	cmd.Stdout, cmd.Stderr = log, log
