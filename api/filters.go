@@ -38,6 +38,7 @@ func longRunning(r *http.Request, info *request.RequestInfo) bool {
 // chain puts podd's filters before the handler; the last line is the first to see a request. Who asks and whether he may
 // is found out before a request takes any place.
 func (s *Server) chain(handler http.Handler) http.Handler {
+	handler = withTakeover(handler)
 	handler = newClients().withBounds(handler)
 	handler = filters.WithWarningRecorder(handler)
 	handler = serverfilters.WithTimeoutForNonLongRunningRequests(handler, longRunning)

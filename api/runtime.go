@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"io"
+	"net"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/remotecommand"
@@ -18,6 +19,16 @@ type Runtime interface {
 	// k8s.io/utils/exec. A nil stream was not asked for.
 	Exec(ctx context.Context, pod *v1.Pod, container string, cmd []string, in io.Reader, out, err io.WriteCloser,
 		tty bool, resize <-chan remotecommand.TerminalSize) error
+	// Attach connects a client with the streams of a running container until that ends, ctx is done or the client ends in; by
+	// its stdinOnce that closes the container's stdin. out and err must not block. A nil stream was not asked for.
+	Attach(ctx context.Context, pod *v1.Pod, container string, in io.Reader, out, err io.Writer,
+		resize <-chan remotecommand.TerminalSize) error
+
+	// Dial connects to a TCP port of the pod's own localhost; of the host's when the pod has the host's network.
+	Dial(ctx context.Context, pod *v1.Pod, port int) (net.Conn, error)
+	// Addresses are those that the pod was given, primary first, whatever its status says. A pod with the host's network
+	// has none of its own.
+	Addresses(pod *v1.Pod) ([]string, error)
 
 	Images(ctx context.Context) ([]ImageInfo, error)
 	// PullImage pulls ref; progress is called from one goroutine at a time, at most a few times per second.

@@ -1,0 +1,85 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+
+	"k8s.io/streaming/pkg/httpstream"
+)
+
+// withTakeover gives requests for an upgrade a context that ends with the connection they have taken over. net/http does
+// not look after such a connection any more: without this, who waits for something else than the client, such as the
+// follower of a silent log, would never learn that the client has gone.
+func withTakeover(handler http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !httpstream.IsUpgradeRequest(r) {
+			handler.ServeHTTP(w, r)
+			return
+		}
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		handler.ServeHTTP(&takeover{ResponseWriter: w, ctx: ctx, cancel: cancel}, r.WithContext(ctx))
+	})
+}
+
+// takeover is a response that notes which connection is taken over.
+type takeover struct {
+	http.ResponseWriter
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu   sync.Mutex
+	conn net.Conn // guarded by mu
+}
+
+func (t *takeover) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+func (t *takeover) Flush() {
+	if f, ok := t.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+// Hijack implements http.Hijacker. The connection is closed when the context of the request ends, and ends it when it is
+// closed.
+func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h, ok := t.ResponseWriter.(http.Hijacker)
+	if !ok {
+		return nil, nil, fmt.Errorf("take over the connection of %T: not possible", t.ResponseWriter)
+	}
+	conn, rw, err := h.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	taken := &takenConn{Conn: conn, closed: t.cancel}
+	t.mu.Lock()
+	t.conn = taken
+	t.mu.Unlock()
+	context.AfterFunc(t.ctx, func() { _ = conn.Close() })
+	return taken, rw, nil
+}
+
+// close ends the connection if it was taken over, without a word to the client: who writes to it at that moment may be
+// waiting for a client that does not read.
+func (t *takeover) close() {
+	t.mu.Lock()
+	conn := t.conn
+	t.mu.Unlock()
+	if conn != nil {
+		_ = conn.Close()
+	}
+}
+
+type takenConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c *takenConn) Close() error {
+	defer c.closed()
+	return c.Conn.Close()
+}
