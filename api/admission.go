@@ -75,7 +75,7 @@ func (a *admit) pod(ctx context.Context, attr admission.Attributes, pod *core.Po
 				return err
 			}
 		}
-		bind(pod, a.server.NodeName)
+		a.server.place(pod)
 	case admission.Update:
 		old, ok := attr.GetOldObject().(*core.Pod)
 		if !ok {
@@ -175,13 +175,6 @@ func checkImages(pod, old *core.Pod) error {
 		return nil
 	}
 	return apierrors.NewInvalid(core.Kind("Pod"), pod.Name, errs)
-}
-
-// bind gives the pod to this node. A pod for another node or another scheduler stays Pending.
-func bind(pod *core.Pod, node string) {
-	if pod.Spec.NodeName == "" && len(pod.Spec.SchedulingGates) == 0 && pod.Spec.SchedulerName == v1.DefaultSchedulerName {
-		pod.Spec.NodeName = node
-	}
 }
 
 // checkPod refuses what podd does not honour, with one cause per field.

@@ -34,7 +34,9 @@ type registries struct {
 	nodes             *nodestorage.REST
 	nodeStatus        *nodestorage.StatusREST
 	namespaces        *namespacestorage.REST
+	namespaceStatus   *namespacestorage.StatusREST
 	namespaceFinalize *namespacestorage.FinalizeREST
+	bindings          *podstorage.BindingREST
 	serviceAccounts   *registry
 	runtimeClasses    *runtimeclassstorage.REST
 	priorityClasses   *priorityclassstorage.REST
@@ -67,7 +69,7 @@ func (s *Server) podKinds(opts backend.Options, table served) error {
 	if err != nil {
 		return err
 	}
-	s.registry.pods = pods.Pod
+	s.registry.pods, s.registry.bindings = pods.Pod, pods.Binding
 	table.add(coreV1, map[string]rest.Storage{
 		"pods":                     pods.Pod,
 		"pods/status":              pods.Status,
@@ -95,12 +97,12 @@ func (s *Server) hostKinds(opts backend.Options, table served) error {
 		return err
 	}
 	s.registry.events, s.registry.nodes, s.registry.nodeStatus = events, nodes.Node, nodes.Status
-	s.registry.namespaces, s.registry.namespaceFinalize = namespaces, namespaceFinalize
+	s.registry.namespaces, s.registry.namespaceStatus, s.registry.namespaceFinalize = namespaces, namespaceStatus, namespaceFinalize
 	table.add(coreV1, map[string]rest.Storage{
 		"events":              events,
 		"nodes":               nodes.Node,
 		"nodes/status":        nodes.Status,
-		"namespaces":          namespaces,
+		"namespaces":          &namespaceREST{namespaces, s},
 		"namespaces/status":   namespaceStatus,
 		"namespaces/finalize": namespaceFinalize,
 	})

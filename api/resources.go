@@ -73,6 +73,7 @@ func (s *Server) install() error {
 		return err
 	}
 	s.authorizer.served = table
+	s.stored = makeStoredKinds(table)
 	s.container = restful.NewContainer()
 	s.container.Router(restful.CurlyRouter{})
 	s.container.DoNotRecover(true) // the filter chain does

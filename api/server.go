@@ -59,8 +59,9 @@ type Server struct {
 	address    atomic.Value // net.Addr of the TLS port, once it is open
 	watched    sync.Map     // *stallWriter
 
-	events   chan *v1.Event
-	nsChange chan struct{} // look at the namespaces again
+	stored storedKinds
+	known  atomic.Pointer[knownNode]
+	events chan *v1.Event
 }
 
 // New makes a server; it starts nothing.
@@ -75,7 +76,7 @@ func New(c Config) (*Server, error) {
 		c.ServiceCIDR = DefaultServiceCIDR
 	}
 	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
-	s := &Server{Config: c, events: make(chan *v1.Event, 1000), nsChange: make(chan struct{}, 1),
+	s := &Server{Config: c, events: make(chan *v1.Event, 1000),
 		authorizer: &roles{}, patience: defaultPatience()}
 	if err := s.openPKI(); err != nil {
 		return nil, err
@@ -118,7 +119,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel(nil)
 	wg.Go(func() { s.recordEvents(ctx) })
 	wg.Go(func() { s.keepNode(ctx) })
-	wg.Go(func() { s.finishNamespaces(ctx) })
+	wg.Go(func() { s.keepMeaning(ctx) })
 	wg.Go(func() { s.expire(ctx) })
 	wg.Go(func() { s.cutStalled(ctx) })
 	if secure != nil {

@@ -1,0 +1,347 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/apis/core"
+
+	"podd/store"
+)
+
+// Reasons of the condition PodScheduled that are podd's own.
+const (
+	otherNode      = "OtherNode"      // the pod is bound to a node that is not this one
+	otherScheduler = "OtherScheduler" // the pod waits for somebody to bind it
+)
+
+// place gives a pod that is made to this node, if it is podd's to place and may run here. Any other stays Pending, and
+// the scheduler says why.
+func (s *Server) place(pod *core.Pod) {
+	if pod.Spec.NodeName != "" || len(pod.Spec.SchedulingGates) > 0 || pod.Spec.SchedulerName != v1.DefaultSchedulerName {
+		return
+	}
+	node := s.thisNode()
+	if node == nil || len(node.Spec.Taints) == 0 && !node.Spec.Unschedulable && pod.Spec.NodeSelector == nil &&
+		(pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil) {
+		pod.Spec.NodeName = s.NodeName
+		return
+	}
+	external := &v1.Pod{}
+	if err := legacyscheme.Scheme.Convert(pod, external, nil); err == nil && unfit(external, node) == "" {
+		pod.Spec.NodeName = s.NodeName
+	}
+}
+
+// knownNode is the node object at a revision.
+type knownNode struct {
+	revision int64
+	node     *v1.Node
+}
+
+// thisNode is this host's node object as it is in the store, shared and read-only; nil while there is none.
+func (s *Server) thisNode() *v1.Node {
+	entry, ok := s.Store.Get("/nodes/" + s.NodeName)
+	if !ok {
+		return nil
+	}
+	if known := s.known.Load(); known != nil && known.revision == entry.Revision {
+		return known.node
+	}
+	obj, _, err := legacyscheme.Codecs.UniversalDecoder(v1.SchemeGroupVersion).Decode(entry.Data, nil, nil)
+	node, ok := obj.(*v1.Node)
+	if err != nil || !ok {
+		s.Log.Error("read node", "node", s.NodeName, "error", err)
+		return nil
+	}
+	s.known.Store(&knownNode{entry.Revision, node})
+	return node
+}
+
+// unfit says why the pod may not run on the node, in upstream's words (pkg/scheduler/framework/plugins); empty is that
+// it may.
+func unfit(pod *v1.Pod, node *v1.Node) string {
+	if node.Spec.Unschedulable && !tolerates(pod, v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}) {
+		return "node(s) were unschedulable"
+	}
+	for _, taint := range node.Spec.Taints {
+		if taint.Effect != v1.TaintEffectPreferNoSchedule && !tolerates(pod, taint) {
+			return fmt.Sprintf("node(s) had untolerated taint(s) {%s}", taint.ToString())
+		}
+	}
+	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !ok {
+		return "node(s) didn't match Pod's node affinity/selector"
+	}
+	return ""
+}
+
+func tolerates(pod *v1.Pod, taint v1.Taint) bool {
+	return corev1.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, &taint, false)
+}
+
+// scheduler binds pods that could not be bound when they were made, says of those that stay Pending why, and evicts
+// what a NoExecute taint of this node drives away.
+type scheduler struct {
+	server  *Server
+	due     map[string]bool      // keys of pods to look at
+	pending map[string]bool      // keys of pods that wait for the node to change
+	leaves  map[string]time.Time // keys of pods that tolerate a taint of the node until then
+	since   map[v1.Taint]time.Time
+	node    *v1.Node // as it was looked at last
+}
+
+func (s *scheduler) begin(entries []store.Entry) {
+	s.due, s.pending, s.leaves, s.since = map[string]bool{}, map[string]bool{}, map[string]time.Time{}, map[v1.Taint]time.Time{}
+	s.node = nil
+	for _, e := range entries {
+		s.change(store.Change{Key: e.Key, Data: e.Data})
+	}
+	s.lookAtNode()
+}
+
+func (s *scheduler) change(c store.Change) {
+	kind, namespace, name := s.server.stored.of(c.Key)
+	switch {
+	case kind == nil:
+	case kind.prefix == "/nodes/" && name == s.server.NodeName:
+		s.lookAtNode()
+	case kind.prefix != store.PodPrefix:
+	case c.Data == nil:
+		delete(s.due, c.Key)
+		delete(s.pending, c.Key)
+		delete(s.leaves, c.Key)
+	default:
+		pod, ok := s.server.Store.Pod(namespace, name)
+		if ok && (pod.Spec.NodeName != s.server.NodeName || len(s.evicting()) > 0) {
+			s.due[c.Key] = true
+		}
+	}
+}
+
+// lookAtNode makes all pods due that wait for the node, or that it may drive away, if it has changed in what matters.
+func (s *scheduler) lookAtNode() {
+	node := s.server.thisNode()
+	if node == nil || s.node != nil && s.node.Spec.Unschedulable == node.Spec.Unschedulable &&
+		equality.Semantic.DeepEqual(s.node.Spec.Taints, node.Spec.Taints) && maps.Equal(s.node.Labels, node.Labels) {
+		return
+	}
+	was := s.evicting()
+	s.node = node
+	for key := range s.pending {
+		s.due[key] = true
+	}
+	taints := s.evicting()
+	since := map[v1.Taint]time.Time{}
+	for _, taint := range taints {
+		at := time.Now()
+		if taint.TimeAdded != nil {
+			at = taint.TimeAdded.Time
+		}
+		taint.TimeAdded = nil
+		if known, ok := s.since[taint]; ok {
+			at = known
+		}
+		since[taint] = at
+	}
+	s.since = since
+	clear(s.leaves)
+	if len(taints)+len(was) > 0 {
+		for _, pod := range s.server.Store.Pods() {
+			s.due[store.PodPrefix+pod.Namespace+"/"+pod.Name] = true
+		}
+	}
+}
+
+// evicting are the taints of the node that drive pods away.
+func (s *scheduler) evicting() []v1.Taint {
+	if s.node == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(s.node.Spec.Taints), func(t v1.Taint) bool { return t.Effect != v1.TaintEffectNoExecute })
+}
+
+func (s *scheduler) again() (at time.Time) {
+	for _, leave := range s.leaves {
+		if at.IsZero() || leave.Before(at) {
+			at = leave
+		}
+	}
+	return at
+}
+
+func (s *scheduler) work(ctx context.Context) (more bool, err error) {
+	now := time.Now()
+	for key, at := range s.leaves {
+		if !at.After(now) {
+			s.due[key] = true
+		}
+	}
+	var errs []error
+	for key := range maps.Clone(s.due) {
+		delete(s.due, key)
+		_, namespace, name := s.server.stored.of(key)
+		pod, ok := s.server.Store.Pod(namespace, name)
+		if !ok || pod.DeletionTimestamp != nil {
+			delete(s.leaves, key)
+			delete(s.pending, key)
+			continue
+		}
+		if err := s.look(ctx, key, pod, now); err != nil && !apierrors.IsNotFound(err) {
+			s.due[key] = true
+			errs = append(errs, err)
+		}
+	}
+	return false, errors.Join(errs...)
+}
+
+// look does what is to be done with one pod.
+func (s *scheduler) look(ctx context.Context, key string, pod *v1.Pod, now time.Time) error {
+	delete(s.pending, key)
+	delete(s.leaves, key)
+	switch {
+	case pod.Spec.NodeName == s.server.NodeName:
+		return s.drive(ctx, key, pod, now)
+	case pod.Spec.NodeName != "":
+		return s.explain(ctx, pod, otherNode, fmt.Sprintf("the pod is bound to node %q, and podd runs the pods of node %q",
+			pod.Spec.NodeName, s.server.NodeName))
+	case len(pod.Spec.SchedulingGates) > 0:
+		return nil // the registry has said so
+	case pod.Spec.SchedulerName != v1.DefaultSchedulerName:
+		return s.explain(ctx, pod, otherScheduler, fmt.Sprintf("the pod waits for scheduler %q to bind it: podd binds the pods of %q",
+			pod.Spec.SchedulerName, v1.DefaultSchedulerName))
+	}
+	if s.node == nil {
+		s.pending[key] = true
+		return nil
+	}
+	if why := unfit(pod, s.node); why != "" {
+		s.pending[key] = true
+		return s.explain(ctx, pod, v1.PodReasonUnschedulable, "0/1 nodes are available: 1 "+why+".")
+	}
+	return s.bind(ctx, pod)
+}
+
+// bind gives the pod to this node. A conflict is somebody else's change, which will be looked at.
+func (s *scheduler) bind(ctx context.Context, pod *v1.Pod) error {
+	binding := &core.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target: core.ObjectReference{Kind: "Node", Name: s.server.NodeName}}
+	kind := s.server.stored.byPrefix["pods"]
+	_, err := s.server.registry.bindings.Create(kind.scope(ctx, pod.Namespace), pod.Name, binding, rest.ValidateAllObjectFunc,
+		&metav1.CreateOptions{})
+	if err == nil {
+		s.server.Event(pod, v1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, s.server.NodeName)
+	}
+	if err != nil && !apierrors.IsConflict(err) {
+		return fmt.Errorf("bind pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// explain says in the pod's status why it stays Pending, and in an event if that is news.
+func (s *scheduler) explain(ctx context.Context, pod *v1.Pod, reason, message string) error {
+	news := false
+	err := s.server.Store.SetStatus(ctx, pod.UID, func(status v1.PodStatus) v1.PodStatus {
+		news = setCondition(&status, v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: reason, Message: message,
+			ObservedGeneration: pod.Generation})
+		return status
+	})
+	if err == nil && news && reason != otherScheduler {
+		s.server.Event(pod, v1.EventTypeWarning, "FailedScheduling", "%s", message)
+	}
+	return err
+}
+
+// setCondition puts a condition into a status, and tells whether that says something new.
+func setCondition(status *v1.PodStatus, c v1.PodCondition) (news bool) {
+	c.LastTransitionTime = metav1.Now().Rfc3339Copy()
+	at := slices.IndexFunc(status.Conditions, func(old v1.PodCondition) bool { return old.Type == c.Type })
+	if at < 0 {
+		status.Conditions = append(status.Conditions, c)
+		return true
+	}
+	old := status.Conditions[at]
+	if old.Status == c.Status {
+		c.LastTransitionTime = old.LastTransitionTime
+	}
+	status.Conditions[at] = c
+	return old.Status != c.Status || old.Reason != c.Reason || old.Message != c.Message
+}
+
+// drive evicts a pod of this node that does not tolerate a NoExecute taint of it, or no longer
+// (upstream: pkg/controller/tainteviction). The pods of manifest files stay: only their file decides.
+func (s *scheduler) drive(ctx context.Context, key string, pod *v1.Pod, now time.Time) error {
+	if pod.Annotations[SourceAnnotation] == SourceFile {
+		return nil
+	}
+	var leave time.Time
+	for _, taint := range s.evicting() {
+		until, stays := s.until(pod, taint)
+		if stays {
+			continue
+		}
+		if leave.IsZero() || until.Before(leave) {
+			leave = until
+		}
+	}
+	switch {
+	case leave.IsZero():
+		return nil
+	case leave.After(now):
+		s.leaves[key] = leave
+		return nil
+	}
+	err := s.server.Store.SetStatus(ctx, pod.UID, func(status v1.PodStatus) v1.PodStatus {
+		setCondition(&status, v1.PodCondition{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: "DeletionByTaintManager",
+			Message: "Taint manager: deleting due to NoExecute taint", ObservedGeneration: pod.Generation})
+		return status
+	})
+	if err != nil {
+		return err
+	}
+	s.server.Event(pod, v1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s/%s", pod.Namespace, pod.Name)
+	return s.server.stored.byPrefix["pods"].delete(ctx, pod.Namespace, pod.Name, types.UID(pod.UID), metav1.DeletePropagationBackground)
+}
+
+// until is how long the pod may stay under a taint: for ever, or until the shortest of its tolerations has passed.
+func (s *scheduler) until(pod *v1.Pod, taint v1.Taint) (until time.Time, stays bool) {
+	taint.TimeAdded = nil
+	begun := s.since[taint]
+	shortest, tolerated := int64(-1), false
+	for _, t := range pod.Spec.Tolerations {
+		if !t.ToleratesTaint(klog.Background(), &taint, false) {
+			continue
+		}
+		tolerated = true
+		if t.TolerationSeconds != nil && (shortest < 0 || *t.TolerationSeconds < shortest) {
+			shortest = max(0, *t.TolerationSeconds)
+		}
+	}
+	if tolerated && shortest < 0 {
+		return time.Time{}, true
+	}
+	return begun.Add(time.Duration(max(0, shortest)) * time.Second), false
+}
+
+// keepMeaning keeps true what objects mean to each other, until ctx is done.
+func (s *Server) keepMeaning(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.follow(ctx, "namespace stays as it is for now", &keeper{server: s}) })
+	wg.Go(func() { s.follow(ctx, "object is not collected for now", newCollector(s)) })
+	wg.Go(func() { s.follow(ctx, "pod is not scheduled for now", &scheduler{server: s}) })
+}
