@@ -20,7 +20,7 @@ import (
 )
 
 // DefaultServiceCIDR is where services get their cluster IPs from.
-const DefaultServiceCIDR = "10.87.0.0/16"
+const DefaultServiceCIDR = "10.84.0.0/16"
 
 var nodePorts = utilnet.PortRange{Base: 30000, Size: 2768} // upstream's --service-node-port-range
 

@@ -16,6 +16,8 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
+
+	"podd/api"
 )
 
 // config is what the flags of podd and its configuration file say; both use the same names, and a flag wins.
@@ -37,6 +39,7 @@ type config struct {
 	Containerd   string `json:"containerd,omitempty"`
 	Bridge       string `json:"bridge,omitempty"`
 	PodCIDR      string `json:"pod-cidr,omitempty"`
+	ServiceCIDR  string `json:"service-cidr,omitempty"`
 	NftTable     string `json:"nft-table,omitempty"`
 	NodeName     string `json:"node-name,omitempty"`
 	BootID       string `json:"boot-id-file,omitempty"`
@@ -72,7 +75,7 @@ func defaults() config {
 		ConfigFile: "/etc/podd/config.yaml",
 		Root:       "/var/lib/podd", State: "/run/podd", ConfigDir: "/etc/podd", LogDir: "/var/log",
 		Group: "podd", TLSListen: "127.0.0.1:6550", CgroupParent: "/podd", Namespace: "podd",
-		Bridge: "podd0", PodCIDR: "10.85.0.0/16", NftTable: "podd",
+		Bridge: "podd0", PodCIDR: "10.85.0.0/16", ServiceCIDR: api.DefaultServiceCIDR, NftTable: "podd",
 		BootID: "/proc/sys/kernel/random/boot_id", LogLevel: "info",
 		LogMaxSize: 10 << 20, LogMaxFiles: 5,
 		BackoffBase: duration{10 * time.Second}, BackoffMax: duration{300 * time.Second},
@@ -95,6 +98,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Containerd, "containerd", c.Containerd, "socket of a containerd that already runs (default: podd runs its own)")
 	f.StringVar(&c.Bridge, "bridge", c.Bridge, "bridge of the default pod network")
 	f.StringVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "addresses of the default pod network")
+	f.StringVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "cluster IPs of services")
 	f.StringVar(&c.NftTable, "nft-table", c.NftTable, "nftables table of podd's masquerade and host port rules")
 	f.StringVar(&c.NodeName, "node-name", c.NodeName, "name of the node object (default: the hostname)")
 	f.StringVar(&c.BootID, "boot-id-file", c.BootID, "file whose content changes with every boot")
@@ -163,8 +167,12 @@ func (c *config) check() error {
 			return fmt.Errorf("%s %q: must be an absolute path", name, dir)
 		}
 	}
-	if _, err := netip.ParsePrefix(c.PodCIDR); err != nil {
+	pods, err := netip.ParsePrefix(c.PodCIDR)
+	if err != nil {
 		return fmt.Errorf("pod-cidr %q: must be a range of addresses, like 10.85.0.0/16", c.PodCIDR)
+	}
+	if services, err := netip.ParsePrefix(c.ServiceCIDR); err != nil || services.Overlaps(pods) {
+		return fmt.Errorf("service-cidr %q: must be a range of addresses beside the pods', like 10.84.0.0/16", c.ServiceCIDR)
 	}
 	if c.TLSListen != "" {
 		if _, port, err := net.SplitHostPort(c.TLSListen); err != nil || !isPort(port) {
