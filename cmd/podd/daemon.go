@@ -214,7 +214,7 @@ func (p *podd) open(boot string) error {
 	})
 	p.api, err = api.New(api.Config{
 		Store: p.store, Runtime: &attendant{p.runtime, p.images, p.client}, NodeName: node.Name, NodeIPs: node.IPs,
-		SocketPath: c.Listen, SocketGroup: c.Group, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Version: version, Containerd: p.containerd, Log: p.log,
+		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Version: version, Containerd: p.containerd, Log: p.log,
 	})
 	if err != nil {
 		return err
