@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +47,7 @@ func (s *Store) list(prefix, from string, limit int) (found []Entry, more int) {
 // Put stores data at key if the object there has the revision given; 0 means that there is none. Otherwise the error
 // is ErrConflict. It is durable when Put returns nil, unless ctx is marked with Lazily.
 func (s *Store) Put(ctx context.Context, key string, data []byte, revision, expires int64) (Entry, error) {
-	o := &op{entry: Entry{Key: key, Data: data, Expires: expires}, expect: revision, lazy: lazy(ctx)}
+	o := &op{entry: Entry{Key: key, Data: data, Expires: expires}, expect: revision, lazy: lazy(ctx), idle: sometime(ctx)}
 	err := s.submit(o)
 	return o.entry, err
 }
@@ -83,6 +84,7 @@ type op struct {
 	expect int64 // the present revision, or anyRevision
 	remove bool
 	lazy   bool
+	idle   bool // lazy, and the disk is not written for it
 	// make, if set, makes the write from the present object, under the commit lock: it changes entry or remove, or
 	// returns skip for nothing to do.
 	make func(cur Entry, found bool, o *op) (skip bool, err error)
@@ -163,7 +165,9 @@ func (s *Store) commitBatch(batch []*op) {
 		for _, o := range accepted {
 			s.dirty[diskKey{key: o.entry.Key}] = true
 		}
-		s.flushLater(lazyDelay)
+		if slices.ContainsFunc(accepted, func(o *op) bool { return !o.idle }) {
+			s.flushLater(lazyDelay)
+		}
 	}
 	s.publish(accepted, next)
 }

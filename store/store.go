@@ -188,6 +188,11 @@ func (s *Store) Revision() int64 {
 type lazyKey struct{}
 
 // Lazily marks writes with ctx as such that need not be durable when they return.
-func Lazily(ctx context.Context) context.Context { return context.WithValue(ctx, lazyKey{}, true) }
+func Lazily(ctx context.Context) context.Context { return context.WithValue(ctx, lazyKey{}, false) }
+
+// Sometime marks writes with ctx as such that are not worth a commit: they reach the disk with the next one there is.
+func Sometime(ctx context.Context) context.Context { return context.WithValue(ctx, lazyKey{}, true) }
 
 func lazy(ctx context.Context) bool { return ctx.Value(lazyKey{}) != nil }
+
+func sometime(ctx context.Context) bool { return ctx.Value(lazyKey{}) == true }

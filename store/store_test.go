@@ -411,3 +411,31 @@ func FuzzDecodePod(f *testing.F) {
 		}
 	})
 }
+
+// TestSometimeCostsNoCommit: a write that is made Sometime waits for another one.
+func TestSometimeCostsNoCommit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, path)
+	before := s.journal.syncs
+	if _, err := s.Put(Sometime(t.Context()), "/leases/node", []byte("1"), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.commit.Lock()
+	waiting, dirty := s.flushed != nil, len(s.dirty)
+	s.commit.Unlock()
+	if n := s.journal.syncs - before; n != 0 || waiting || dirty != 1 {
+		t.Errorf("waited %d times for the disk, another wait is planned: %v, %d entries dirty", n, waiting, dirty)
+	}
+	if e, ok := s.Get("/leases/node"); !ok || string(e.Data) != "1" {
+		t.Errorf("Get = %q, %v", e.Data, ok)
+	}
+	if _, err := s.Put(t.Context(), "/x/1", []byte("1"), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if e, ok := open(t, path).Get("/leases/node"); !ok || string(e.Data) != "1" {
+		t.Errorf("after the next commit and a restart: %q, %v", e.Data, ok)
+	}
+}
