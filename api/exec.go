@@ -66,10 +66,13 @@ func (r *execREST) Connect(ctx context.Context, name string, options runtime.Obj
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", name))
 	}
 	streams := &remotecommand.Options{Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr && !opts.TTY, TTY: opts.TTY}
-	session := &session{runtime: r.server.Runtime, pod: pod, container: container, command: opts.Command, streams: *streams}
+	session := &session{runtime: r.server.Runtime, pod: pod, container: container, streams: *streams}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		req = req.WithContext(outliving(req.Context())) // the command does not end because its client does
 		if wsstream.IsWebSocketRequestWithStreamCloseProtocol(req) {
-			session.serveWebSocketV5(w, req, streams)
+			serveWebSocketV5(w, req, streams, func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
+				return session.ExecInContainer(ctx, "", "", "", opts.Command, in, out, errOut, opts.TTY, sizes, 0)
+			})
 			return
 		}
 		remotecommand.ServeExec(w, req, session, name, string(pod.UID), container, opts.Command, streams, streamIdle,
@@ -82,7 +85,6 @@ type session struct {
 	runtime   Runtime
 	pod       *v1.Pod
 	container string
-	command   []string
 	streams   remotecommand.Options // which were asked for
 }
 
@@ -100,18 +102,25 @@ func (s *session) ExecInContainer(ctx context.Context, _, _, _ string, cmd []str
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var sizes chan clientremote.TerminalSize
-	if tty && resize != nil {
-		sizes = make(chan clientremote.TerminalSize)
-		done := make(chan struct{})
-		defer func() { cancel(); <-done }()
-		go func() {
-			defer close(done)
-			defer close(sizes)
-			forwardSizes(ctx, resize, sizes)
-		}()
-	}
+	sizes, stop := sizesOf(ctx, tty, resize)
+	defer stop()
 	return s.runtime.Exec(ctx, s.pod, s.container, cmd, in, out, errOut, tty, sizes)
+}
+
+// sizesOf hands on the sizes of a terminal until from is closed, ctx is done or stop is called, which waits for the end of
+// that. Without a terminal there are none.
+func sizesOf(ctx context.Context, tty bool, from <-chan remotecommand.TerminalSize) (to <-chan clientremote.TerminalSize, stop func()) {
+	if !tty || from == nil {
+		return nil, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	sizes, done := make(chan clientremote.TerminalSize), make(chan struct{})
+	go func() {
+		defer close(done)
+		defer close(sizes)
+		forwardSizes(ctx, from, sizes)
+	}()
+	return sizes, func() { cancel(); <-done }
 }
 
 func forwardSizes(ctx context.Context, from <-chan remotecommand.TerminalSize, to chan<- clientremote.TerminalSize) {
@@ -134,7 +143,8 @@ func forwardSizes(ctx context.Context, from <-chan remotecommand.TerminalSize, t
 
 // serveWebSocketV5 serves the newest protocol of kubectl, in which the client can half-close stdin. The stream server's
 // library speaks the older ones.
-func (s *session) serveWebSocketV5(w http.ResponseWriter, req *http.Request, opts *remotecommand.Options) {
+func serveWebSocketV5(w http.ResponseWriter, req *http.Request, opts *remotecommand.Options,
+	serve func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error) {
 	channel := func(want bool, kind wsstream.ChannelType) wsstream.ChannelType {
 		if want {
 			return kind
@@ -169,8 +179,7 @@ func (s *session) serveWebSocketV5(w http.ResponseWriter, req *http.Request, opt
 		defer close(sizes)
 		readSizes(ctx, streams[remotecommand.StreamResize], sizes)
 	}()
-	err = s.ExecInContainer(ctx, "", "", "", s.command, streams[remotecommand.StreamStdIn],
-		streams[remotecommand.StreamStdOut], streams[remotecommand.StreamStdErr], opts.TTY, sizes, 0)
+	err = serve(ctx, streams[remotecommand.StreamStdIn], streams[remotecommand.StreamStdOut], streams[remotecommand.StreamStdErr], sizes)
 	_ = json.NewEncoder(streams[remotecommand.StreamErr]).Encode(exitStatus(err))
 	cancel()
 	_ = conn.Close()

@@ -8,7 +8,8 @@ import (
 // streams is the subresources that connect a client with a container.
 func (s *Server) streams() map[schema.GroupVersion]map[string]rest.Storage {
 	return map[schema.GroupVersion]map[string]rest.Storage{{Version: "v1"}: {
-		"pods/log":  &logREST{server: s},
-		"pods/exec": &execREST{server: s},
+		"pods/log":    &logREST{server: s},
+		"pods/exec":   &execREST{server: s},
+		"pods/attach": &attachREST{server: s},
 	}}
 }

@@ -22,8 +22,20 @@ func withTakeover(handler http.Handler) http.Handler {
 		}
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
-		handler.ServeHTTP(&takeover{ResponseWriter: w, ctx: ctx, cancel: cancel}, r.WithContext(ctx))
+		asked := context.WithValue(ctx, serving{}, r.Context())
+		handler.ServeHTTP(&takeover{ResponseWriter: w, ctx: ctx, cancel: cancel}, r.WithContext(asked))
 	})
+}
+
+// serving is the key of the context that ends with the server, and not with the client's connection.
+type serving struct{}
+
+// outliving is the context of a request for what goes on when the client has gone.
+func outliving(ctx context.Context) context.Context {
+	if outer, ok := ctx.Value(serving{}).(context.Context); ok {
+		return outer
+	}
+	return ctx
 }
 
 // takeover is a response that notes which connection is taken over.

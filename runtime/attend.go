@@ -102,9 +102,13 @@ func pick(pod *v1.Pod, name string) (string, error) {
 	for _, c := range pod.Spec.Containers {
 		all = append(all, c.Name)
 	}
-	switch {
-	case name == "" && len(all) == 1:
+	if name == "" && len(all) == 1 {
 		return all[0], nil
+	}
+	for _, c := range pod.Spec.EphemeralContainers {
+		all = append(all, c.Name)
+	}
+	switch {
 	case name == "":
 		return "", refuse("a container name must be specified for pod %s, choose one of: [%s]", pod.Name, strings.Join(all, " "))
 	case !slices.Contains(all, name):
@@ -145,7 +149,7 @@ func (r *Runtime) newest(ctx context.Context, pod *v1.Pod, name string, previous
 
 // whyWaiting is the waiting reason that the pod's status shows for a container.
 func whyWaiting(pod *v1.Pod, name string) string {
-	for _, s := range pod.Status.ContainerStatuses {
+	for _, s := range slices.Concat(pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
 		if s.Name == name && s.State.Waiting != nil {
 			return s.State.Waiting.Reason
 		}
@@ -159,16 +163,11 @@ func (r *Runtime) Exec(ctx context.Context, pod *v1.Pod, name string, e containe
 	if err != nil {
 		return 0, err
 	}
-	instances, err := r.Containers.Look(ctx, string(pod.UID))
+	id, err := r.runningID(ctx, pod, name)
 	if err != nil {
 		return 0, err
 	}
-	for _, i := range instances {
-		if i.Name == name && i.Task == containers.TaskRunning {
-			return r.Containers.Exec(ctx, i.ID, e)
-		}
-	}
-	return 0, refuse("container %s of pod %s: is not running", name, pod.Name)
+	return r.Containers.Exec(ctx, id, e)
 }
 
 // UsesImage tells whether a container of any pod is made from the image with this full name. When containerd cannot be

@@ -182,6 +182,10 @@ func containerOf(pod *v1.Pod, name string) (*v1.Container, error) {
 			return &pod.Spec.Containers[i], nil
 		}
 	}
+	if e := ephemeralOf(pod, name); e != nil {
+		c := v1.Container(e.EphemeralContainerCommon)
+		return &c, nil
+	}
 	return nil, fmt.Errorf("container %s: not in pod %s", name, pod.Name)
 }
 
@@ -235,7 +239,10 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because("CreateContainerError", err)
 	}
 	id := status.ContainerID(h.uid, s.Name, s.Attempt)
-	target := h.logTarget(pod, s, id)
+	target, io, err := h.streams(pod, s, id)
+	if err != nil {
+		return err
+	}
 	if err := h.r.Writer.Ensure(ctx, target); err != nil {
 		return because("CreateContainerError", err)
 	}
@@ -243,9 +250,7 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if !h.r.Containers.AwaitShim(ctx, s.Sandbox, shimLimit) {
 		return nil // the start makes the task, once the sandbox runs
 	}
-	err := h.r.slot(ctx, func() error {
-		return h.r.Containers.Create(ctx, id, containers.IO{Stdout: target.Stdout, Stderr: target.Stderr})
-	})
+	err = h.r.slot(ctx, func() error { return h.r.Containers.Create(ctx, id, io) })
 	var failed *containers.StartError
 	if errors.As(err, &failed) {
 		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", failed)
@@ -286,26 +291,44 @@ func (h *host) image(ctx context.Context, ref string) (containers.Image, error) 
 	}, nil
 }
 
-func (h *host) logTarget(pod *v1.Pod, s plan.Step, id string) logs.Target {
-	dir := filepath.Join(h.r.RunDir, "fifo")
-	return logs.Target{
-		ID: id, Stdout: filepath.Join(dir, id+".out"), Stderr: filepath.Join(dir, id+".err"),
+// streams are the FIFOs of a container: where its log goes, and what its task is made with.
+func (h *host) streams(pod *v1.Pod, s plan.Step, id string) (logs.Target, containers.IO, error) {
+	c, err := containerOf(pod, s.Name)
+	if err != nil {
+		return logs.Target{}, containers.IO{}, err
+	}
+	t := logs.Target{
+		ID: id, Stdout: h.r.fifo(id, "out"),
 		Path:    logs.Path(h.r.LogDir, pod.Namespace, pod.Name, string(h.uid), s.Name, s.Attempt),
 		MaxSize: h.r.LogSize, MaxFiles: h.r.LogFiles,
 	}
+	if !c.TTY {
+		t.Stderr = h.r.fifo(id, "err")
+	}
+	if c.Stdin {
+		t.Stdin = h.r.fifo(id, "in")
+	}
+	return t, containers.IO{Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: c.TTY}, nil
+}
+
+func (r *Runtime) fifo(id, stream string) string {
+	return filepath.Join(r.RunDir, "fifo", id+"."+stream)
 }
 
 func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	id := status.ContainerID(h.uid, s.Name, s.Attempt)
-	target := h.logTarget(pod, s, id)
+	target, io, err := h.streams(pod, s, id)
+	if err != nil {
+		return err
+	}
 	if err := h.r.Writer.Ensure(ctx, target); err != nil {
 		return because("RunContainerError", err)
 	}
 	killpoint.At("start.logs")
 	mark := filepath.Join("started", id)
 	var started containers.Started
-	err := h.r.slot(ctx, func() (err error) {
-		if err := h.r.Containers.Create(ctx, id, containers.IO{Stdout: target.Stdout, Stderr: target.Stderr}); err != nil {
+	err = h.r.slot(ctx, func() (err error) {
+		if err := h.r.Containers.Create(ctx, id, io); err != nil {
 			return err
 		}
 		// From here on a container without a task is one that may have run: it is never run a second time.
@@ -477,7 +500,7 @@ func (h *host) remove(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 			return err
 		}
 	}
-	return h.marks.drop(filepath.Join("started", id))
+	return errors.Join(h.marks.drop(filepath.Join("stdin", id)), h.marks.drop(filepath.Join("started", id)))
 }
 
 func (h *host) removeSandbox(ctx context.Context, pod *v1.Pod, s plan.Step) error {

@@ -62,6 +62,7 @@ type Runtime struct {
 	starts chan struct{} // a slot per container that may be started at the same time
 
 	accounts accountCache
+	stdins   feeds
 
 	mu      sync.Mutex
 	dirty   map[types.UID]bool           // to be looked at; guarded by mu
@@ -165,6 +166,7 @@ func (r *Runtime) start(ctx context.Context, uid types.UID) {
 	w := worker.New(newHost(r, uid))
 	r.workers[uid] = w
 	r.running.Go(func() {
+		r.endStdins(ctx, uid)
 		if err := w.Run(ctx); err == nil {
 			r.Log.Debug("pod finished", "uid", uid)
 		}

@@ -44,29 +44,9 @@ func (a *attendant) Exec(ctx context.Context, pod *v1.Pod, container string, cmd
 	if errs != nil {
 		e.Stderr = errs
 	}
-	if resize != nil {
-		sizes := make(chan containers.Size)
-		e.Resize = sizes
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		go func() {
-			for {
-				select {
-				case s, ok := <-resize:
-					if !ok {
-						return
-					}
-					select {
-					case sizes <- containers.Size{Width: s.Width, Height: s.Height}:
-					case <-ctx.Done():
-						return
-					}
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
-	}
+	sizes, stop := sizesOf(ctx, resize)
+	defer stop()
+	e.Resize = sizes
 	code, err := a.runtime.Exec(ctx, pod, container, e)
 	if err != nil {
 		return err
