@@ -105,7 +105,7 @@ func (p *PKI) Run(ctx context.Context) {
 // due tells whether one of the certificates in use has to be made again.
 func (p *PKI) due(now time.Time) bool {
 	s := p.state.Load()
-	return p.wrongAuthority(s.authority, now) != nil || p.wrongServer(s.server, s.authority, now) != nil
+	return p.wrongAuthority(s.authority, now) != nil || wrongTime(s.server.leaf, now) != nil
 }
 
 // ensure makes the files good and what is in use the same as the files.
@@ -179,11 +179,8 @@ func (p *PKI) wrongServer(server, authority pair, now time.Time) error {
 	if err := leaf.CheckSignatureFrom(authority.leaf); err != nil {
 		return fmt.Errorf("it is not from the present authority: %w", err)
 	}
-	switch {
-	case !now.Before(renewal(leaf)):
-		return fmt.Errorf("it ends at %s", leaf.NotAfter.Format(time.RFC3339))
-	case now.Before(leaf.NotBefore):
-		return fmt.Errorf("it begins at %s", leaf.NotBefore.Format(time.RFC3339))
+	if err := wrongTime(leaf, now); err != nil {
+		return err
 	}
 	for _, name := range p.options.Names {
 		if !slices.Contains(leaf.DNSNames, name) {
@@ -194,6 +191,17 @@ func (p *PKI) wrongServer(server, authority pair, now time.Time) error {
 		if !slices.ContainsFunc(leaf.IPAddresses, ip.Equal) {
 			return fmt.Errorf("it is not for the address %s", ip)
 		}
+	}
+	return nil
+}
+
+// wrongTime says why it is not the time of a certificate.
+func wrongTime(leaf *x509.Certificate, now time.Time) error {
+	switch {
+	case !now.Before(renewal(leaf)):
+		return fmt.Errorf("it ends at %s", leaf.NotAfter.Format(time.RFC3339))
+	case now.Before(leaf.NotBefore):
+		return fmt.Errorf("it begins at %s", leaf.NotBefore.Format(time.RFC3339))
 	}
 	return nil
 }
