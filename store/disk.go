@@ -99,6 +99,11 @@ func (s *Store) begin(c content) (err error) {
 	}
 	s.history.floor = s.rev
 	s.ceiling = s.rev
+	defer func() {
+		if err == nil {
+			s.bytes.Store(s.journal.size)
+		}
+	}()
 	if c.journal.torn {
 		s.log.Warn("the state file ends in a write that a crash has cut short; nobody was told that it is done", "file", s.path)
 	}
@@ -209,7 +214,10 @@ func (s *Store) write(changes map[diskKey]entry, ceiling int64) error {
 	if ceiling != s.ceiling {
 		body = appendEntry(body, numberEntry(ceilingEntry, uint64(ceiling)))
 	}
-	return s.journal.append(body)
+	s.synced.Add(1)
+	err := s.journal.append(body)
+	s.bytes.Store(s.journal.size)
+	return err
 }
 
 // replace puts a new file in the place of the present one.
@@ -220,6 +228,8 @@ func (s *Store) replace(changes map[diskKey]entry, ceiling int64) error {
 	}
 	_ = s.journal.close()
 	s.journal = fresh
+	s.synced.Add(2) // the file and its directory
+	s.bytes.Store(fresh.size)
 	return nil
 }
 

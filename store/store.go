@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/btree"
@@ -47,6 +48,9 @@ type Store struct {
 	flushed    *time.Timer      // writes what is dirty
 	compacting *time.Timer      // makes the file small
 	stopped    bool
+
+	synced atomic.Uint64 // how often the disk was waited for
+	bytes  atomic.Int64  // of the state file
 
 	// mu guards what readers see. Only the holder of commit changes it.
 	mu       sync.RWMutex
