@@ -103,17 +103,21 @@ type env struct {
 	client  *kubernetes.Clientset // protobuf
 	http    *http.Client
 	runtime *pods
+	dir     string // of the state
+	stop    func() // ends the server and closes the store; twice is once
 }
 
 // serve starts a server on a socket, and ends it with the test.
-func serve(t testing.TB) *env {
+func serve(t testing.TB) *env { return serveIn(t, t.TempDir()) }
+
+// serveIn is serve on the state that an earlier one may have left in dir.
+func serveIn(t testing.TB, dir string) *env {
 	t.Helper()
-	dir := t.TempDir()
 	s, err := store.Open(store.Options{Path: filepath.Join(dir, "state.db")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &env{store: s, runtime: &pods{}}
+	e := &env{store: s, runtime: &pods{}, dir: dir}
 	socket := filepath.Join(dir, "podd.sock")
 	e.server, err = api.New(api.Config{Store: s, Runtime: e.runtime, NodeName: "host", NodeIPs: []string{"192.0.2.1"},
 		SocketPath: socket, SocketGroup: "no-such-group", Version: "test", Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))})
@@ -123,7 +127,7 @@ func serve(t testing.TB) *env {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.server.Run(ctx) }()
-	t.Cleanup(func() {
+	e.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -132,6 +136,7 @@ func serve(t testing.TB) *env {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(e.stop)
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
