@@ -31,7 +31,8 @@ var objectKinds = []objectKind{
 	{"Namespace", "v1", reflect.TypeFor[v1.Namespace]()},
 	{"Service", "v1", reflect.TypeFor[v1.Service]()},
 	{"ServiceAccount", "v1", reflect.TypeFor[v1.ServiceAccount]()},
-	{"Endpoints", "v1", reflect.TypeFor[v1.Endpoints]()}, //nolint:staticcheck // old, and served
+	//lint:ignore SA1019 old, and served
+	{"Endpoints", "v1", reflect.TypeFor[v1.Endpoints]()},
 	{"Event", "v1", reflect.TypeFor[v1.Event]()},
 	{"Node", "v1", reflect.TypeFor[v1.Node]()},
 	{"PodTemplate", "v1", reflect.TypeFor[v1.PodTemplate]()},

@@ -34,7 +34,7 @@ func gather(ctx context.Context, names []string, recursive bool, in io.Reader) (
 	for _, name := range names {
 		found, err := expand(name, recursive)
 		if err != nil {
-			problems = append(problems, manifest.Problem{Source: name, Message: cause(err)})
+			problems = append(problems, manifest.Problem{Source: name, Message: plainly(err)})
 		}
 		sources = append(sources, found...)
 	}
@@ -49,7 +49,7 @@ func gather(ctx context.Context, names []string, recursive bool, in io.Reader) (
 		case errors.As(err, &more):
 			problems = append(problems, more...)
 		case err != nil:
-			problems = append(problems, manifest.Problem{Source: source, Message: cause(err)})
+			problems = append(problems, manifest.Problem{Source: source, Message: plainly(err)})
 		}
 	}
 	if len(problems) > 0 {
@@ -58,8 +58,8 @@ func gather(ctx context.Context, names []string, recursive bool, in io.Reader) (
 	return all, nil
 }
 
-// cause is err without what a Problem says itself: the operation and the path.
-func cause(err error) string {
+// plainly is err without what a Problem says itself: the operation and the path.
+func plainly(err error) string {
 	var path *fs.PathError
 	if errors.As(err, &path) {
 		err = path.Err

@@ -1,0 +1,404 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+)
+
+// diagnosis is what is the matter with a pod.
+type diagnosis struct {
+	fine     bool // nothing is
+	headline string
+	causes   []cause
+}
+
+// cause is one thing that holds a pod back, and what to try next.
+type cause struct{ what, next string }
+
+// diagnose reads a pod and its events, oldest first.
+func diagnose(pod *v1.Pod, events []v1.Event, now time.Time) diagnosis {
+	d := diagnosis{}
+	ready := condition(pod, v1.PodReady)
+	switch {
+	case pod.DeletionTimestamp != nil:
+		d.headline = "is being deleted."
+		d.causes = deleting(pod, now)
+		return d
+	case pod.Status.Phase == v1.PodSucceeded:
+		d.fine, d.headline = true, "has done its work: all containers ended with exit code 0."
+		return d
+	case pod.Status.Phase == v1.PodFailed:
+		d.headline = "has failed and is not started again (restartPolicy " + string(pod.Spec.RestartPolicy) + ")."
+		d.causes = failedPod(pod)
+	case pod.Status.Phase == v1.PodUnknown:
+		d.headline = "is in an unknown state: podd cannot ask containerd about it."
+		d.causes = []cause{{"What was known last may not be true any more.", "podctl doctor"}}
+		return d
+	case unscheduled(pod) != nil:
+		d.headline = "is not run by this host."
+		d.causes = []cause{*unscheduled(pod)}
+		return d
+	case ready != nil && ready.Status == v1.ConditionTrue:
+		d.fine, d.headline = true, "runs and is ready, for "+duration.HumanDuration(now.Sub(ready.LastTransitionTime.Time))+"."
+	case pod.Status.Phase == v1.PodRunning:
+		d.headline = "runs and is not ready."
+	default:
+		d.headline = "is not running yet."
+	}
+	d.causes = append(d.causes, containers(pod, events, now)...)
+	if !d.fine && len(d.causes) == 0 {
+		d.causes = preparing(pod, events, now)
+	}
+	return d
+}
+
+func condition(pod *v1.Pod, of v1.PodConditionType) *v1.PodCondition {
+	for i := range pod.Status.Conditions {
+		if pod.Status.Conditions[i].Type == of {
+			return &pod.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+func deleting(pod *v1.Pod, now time.Time) []cause {
+	var all []cause
+	left := pod.DeletionTimestamp.Sub(now).Round(time.Second)
+	switch running := running(pod); {
+	case running && left > 0:
+		all = append(all, cause{fmt.Sprintf("Its containers were asked to end and have %s left of their grace period.", left),
+			"A program that ignores SIGTERM takes all of it: podctl delete pod " + pod.Name + " --now shortens it."})
+	case running:
+		all = append(all, cause{fmt.Sprintf("Its grace period ended %s ago, and podd ends its containers by force.", -left), "If this stays: podctl doctor"})
+	}
+	if len(pod.Finalizers) > 0 {
+		all = append(all, cause{"It stays until these finalizers are taken away: " + strings.Join(pod.Finalizers, ", ") + ".",
+			"They belong to a program that is to clean up first. If that is gone:\npodctl patch pod " + pod.Name + ` --type=merge -p '{"metadata":{"finalizers":null}}'`})
+	}
+	return all
+}
+
+func running(pod *v1.Pod) bool {
+	return slices.ContainsFunc(statuses(pod), func(s v1.ContainerStatus) bool { return s.State.Running != nil })
+}
+
+func statuses(pod *v1.Pod) []v1.ContainerStatus {
+	return slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses)
+}
+
+// unscheduled is why no host runs the pod, if none does.
+func unscheduled(pod *v1.Pod) *cause {
+	if len(pod.Spec.SchedulingGates) > 0 {
+		var gates []string
+		for _, g := range pod.Spec.SchedulingGates {
+			gates = append(gates, g.Name)
+		}
+		return &cause{"It waits for its scheduling gates to be taken away: " + strings.Join(gates, ", ") + ".",
+			"podctl patch pod " + pod.Name + ` --type=json -p '[{"op":"remove","path":"/spec/schedulingGates"}]'`}
+	}
+	c := condition(pod, v1.PodScheduled)
+	if c == nil || c.Status != v1.ConditionFalse {
+		return nil
+	}
+	return &cause{sentence(c.Message, c.Reason), "podctl get nodes shows the name of this host and podctl describe node its labels, taints and room."}
+}
+
+// failedPod is why a pod as a whole has failed.
+func failedPod(pod *v1.Pod) []cause {
+	switch pod.Status.Reason {
+	case "":
+		return nil
+	case "DeadlineExceeded":
+		return []cause{{"It ran longer than its activeDeadlineSeconds allow.", "Raise spec.activeDeadlineSeconds, or leave it out."}}
+	case "Evicted":
+		return []cause{{sentence(pod.Status.Message, "It was evicted"), "podctl top pods and podctl doctor show what is short on this host."}}
+	}
+	return []cause{{pod.Status.Reason + ": " + sentence(pod.Status.Message, "no more is known"), ""}}
+}
+
+// containers is what is the matter with each container. Those that only wait for an earlier one are left out.
+func containers(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
+	var all []cause
+	for _, s := range statuses(pod) {
+		if c := container(pod, s, events, now); c != nil {
+			all = append(all, *c)
+		}
+	}
+	if gates := condition(pod, v1.PodReady); len(all) == 0 && gates != nil && gates.Reason == "ReadinessGatesNotReady" {
+		all = append(all, cause{"Its containers are ready; its readiness gates are not: " + gates.Message + ".", "Another program sets these conditions."})
+	}
+	return all
+}
+
+// container is what is the matter with one container, nil if nothing is.
+func container(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Time) *cause {
+	logs := "podctl logs " + pod.Name + inNamespace(pod) + " -c " + s.Name
+	name := "Container " + s.Name
+	switch {
+	case s.State.Waiting != nil:
+		return waiting(pod, s, now, name, logs)
+	case s.State.Terminated != nil && (s.State.Terminated.ExitCode != 0 || pod.Status.Phase == v1.PodFailed && s.State.Terminated.Reason != "Completed"):
+		return &cause{name + " " + ended(pod, s.Name, s.State.Terminated) + ".", nextAfter(s.State.Terminated, logs)}
+	case s.State.Running != nil && !s.Ready && (s.Started == nil || !*s.Started):
+		if message := lastWarning(events, "Unhealthy", s.Name); message != "" {
+			return &cause{name + " runs; its startup probe has not succeeded yet: " + message, "See what it does: " + logs}
+		}
+		if isInit(pod, s.Name) {
+			return &cause{fmt.Sprintf("Init container %s runs, for %s; the next one begins when it has ended.", s.Name, since(s.State.Running.StartedAt.Time, now)), "See what it does: " + logs}
+		}
+		return &cause{name + " runs; its startup probe has not succeeded yet.", "See what it does: " + logs}
+	case s.State.Running != nil && !s.Ready:
+		message := lastWarning(events, "Unhealthy", s.Name)
+		if message == "" {
+			message = "no answer of its readiness probe so far"
+		}
+		return &cause{name + " runs and is not ready: " + message, "See what it does: " + logs}
+	case s.RestartCount > 0 && s.LastTerminationState.Terminated != nil:
+		last := s.LastTerminationState.Terminated
+		return &cause{fmt.Sprintf("%s was restarted %s, the last time %s ago: it %s.", name, times(s.RestartCount), since(last.FinishedAt.Time, now), ended(pod, s.Name, last)),
+			nextAfter(last, logs+" --previous")}
+	}
+	return nil
+}
+
+func isInit(pod *v1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == name })
+}
+
+func inNamespace(pod *v1.Pod) string {
+	if pod.Namespace == "default" || pod.Namespace == "" {
+		return ""
+	}
+	return " -n " + pod.Namespace
+}
+
+func times(n int32) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+func since(t, now time.Time) string { return duration.HumanDuration(now.Sub(t)) }
+
+// waiting is why a container waits, nil if only for what comes before it.
+func waiting(pod *v1.Pod, s v1.ContainerStatus, now time.Time, name, logs string) *cause {
+	w := s.State.Waiting
+	switch w.Reason {
+	case "ContainerCreating", "PodInitializing", "":
+		return nil
+	case "CrashLoopBackOff":
+		what := name + " ends again and again"
+		next := "See what it said before: " + logs + " --previous"
+		if last := s.LastTerminationState.Terminated; last != nil {
+			what = fmt.Sprintf("%s was restarted %s and has ended again: it %s", name, times(s.RestartCount), ended(pod, s.Name, last))
+			next = nextAfter(last, logs+" --previous")
+			if left := backoffLeft(w.Message, last.FinishedAt.Time, now); left > 0 {
+				what += fmt.Sprintf(". It is started again in %s", left)
+			}
+		}
+		return &cause{what + ".", next}
+	case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
+		return image(pod, s, w)
+	case "CreateContainerConfigError":
+		return &cause{name + " cannot be made from its manifest: " + w.Message, "Make what is missing (podctl get configmaps,secrets" + inNamespace(pod) + "), or correct the manifest. podd tries again by itself."}
+	case "CreateContainerError", "RunContainerError":
+		return &cause{name + " could not be started: " + w.Message, startHint(w.Message)}
+	}
+	return &cause{name + " waits: " + w.Reason + ": " + w.Message, ""}
+}
+
+// startHint is what to do about an error of the runtime.
+func startHint(message string) string {
+	switch {
+	case strings.Contains(message, "executable file not found"), strings.Contains(message, "no such file or directory"):
+		return "The command is not in the image. Look at spec.containers[].command, and at the image's own: podctl run look --rm -it --image=... -- sh"
+	case strings.Contains(message, "permission denied"):
+		return "The file is there and may not be executed: see its mode, and runAsUser of the securityContext."
+	case strings.Contains(message, "no space left"):
+		return "The disk is full: podctl image ls, podctl image rm, podctl doctor"
+	}
+	return "podctl describe pod shows all of its settings; podctl doctor looks at the host."
+}
+
+// image is why the image of a container is not there.
+func image(pod *v1.Pod, s v1.ContainerStatus, w *v1.ContainerStateWaiting) *cause {
+	what := fmt.Sprintf("Image %s of container %s could not be had: %s", s.Image, s.Name, w.Message)
+	again := " podd tries again by itself, at least every five minutes."
+	message := strings.ToLower(w.Message)
+	has := func(any ...string) bool {
+		return slices.ContainsFunc(any, func(part string) bool { return strings.Contains(message, part) })
+	}
+	switch {
+	case w.Reason == "InvalidImageName":
+		return &cause{what, "Correct the name: [REGISTRY/]NAME[:TAG][@DIGEST]."}
+	case w.Reason == "ErrImageNeverPull":
+		return &cause{fmt.Sprintf("Image %s of container %s is not on this host, and imagePullPolicy is Never.", s.Image, s.Name),
+			"podctl image load FILE or podctl image pull " + s.Image + ", or another imagePullPolicy."}
+	case has("unauthorized", "denied", "authentication", "403", "401"):
+		return &cause{what, "The registry wants to know who asks, or there is no such image: check the name, then put credentials\n" +
+			"into a secret (podctl create secret docker-registry) and name it in spec.imagePullSecrets." + again}
+	case has("not found", "manifest unknown", "name unknown", "404"):
+		return &cause{what, "The name or the tag is wrong, or it is not for this processor. Try: podctl image pull " + s.Image}
+	case has("no such host", "server misbehaving"):
+		return &cause{what, "The name of the registry cannot be resolved: check the name, and DNS on this host." + again}
+	case has("connection refused", "i/o timeout", "network is unreachable", "no route", "deadline exceeded", "connection reset"):
+		return &cause{what, "The registry does not answer: check the network and proxy of this host." + again}
+	case has("x509", "certificate", "http response to https"):
+		return &cause{what, "podd does not trust the registry: put its certificate into certs.d in podd's configuration directory." + again}
+	case has("no space left"):
+		return &cause{what, "The disk is full: podctl image ls, podctl image rm, podctl doctor." + again}
+	}
+	return &cause{what, "Try it by hand: podctl image pull " + s.Image + "." + again}
+}
+
+var backoff = regexp.MustCompile(`back-off (\S+) `)
+
+// backoffLeft is how long a container that ended at ended still waits.
+func backoffLeft(message string, ended, now time.Time) time.Duration {
+	m := backoff.FindStringSubmatch(message)
+	if m == nil {
+		return 0
+	}
+	d, err := time.ParseDuration(m[1])
+	if err != nil {
+		return 0
+	}
+	return ended.Add(d).Sub(now).Round(time.Second)
+}
+
+// ended says how a container ended.
+func ended(pod *v1.Pod, name string, t *v1.ContainerStateTerminated) string {
+	var b strings.Builder
+	switch {
+	case t.Reason == "OOMKilled":
+		b.WriteString("ran out of memory and was killed")
+		if limit := memoryLimit(pod, name); limit != "" {
+			b.WriteString(" (its limit is " + limit + ")")
+		}
+	case t.Reason == "StartError":
+		b.WriteString("could not be started")
+	case t.Reason == "ContainerStatusUnknown":
+		b.WriteString("was lost: containerd or the host went away while it ran, so its exit code is not known")
+	default:
+		fmt.Fprintf(&b, "ended with exit code %d", t.ExitCode)
+		if meaning := exitMeaning(t.ExitCode, t.Signal); meaning != "" {
+			b.WriteString(" (" + meaning + ")")
+		}
+	}
+	if ran := t.FinishedAt.Sub(t.StartedAt.Time); !t.StartedAt.IsZero() && ran >= 0 && t.Reason != "StartError" {
+		b.WriteString(" after " + duration.HumanDuration(ran))
+	}
+	if message := strings.TrimSpace(t.Message); message != "" {
+		if len(message) > 400 {
+			message = message[:400] + "..."
+		}
+		b.WriteString(", saying: " + message)
+	}
+	return b.String()
+}
+
+func memoryLimit(pod *v1.Pod, name string) string {
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		if limit, ok := c.Resources.Limits[v1.ResourceMemory]; ok && c.Name == name {
+			return limit.String()
+		}
+	}
+	return ""
+}
+
+// exitMeaning is what an exit code usually stands for.
+func exitMeaning(code, signal int32) string {
+	switch {
+	case signal > 0:
+		return "killed by " + signalName(signal)
+	case code == 126:
+		return "a shell says: the command may not be executed"
+	case code == 127:
+		return "a shell says: the command was not found"
+	case code > 128 && code < 128+65:
+		return signalName(code - 128)
+	}
+	return ""
+}
+
+func signalName(n int32) string {
+	if name := unix.SignalName(syscall.Signal(n)); name != "" {
+		return name
+	}
+	return fmt.Sprintf("signal %d", n)
+}
+
+// nextAfter is what to do about a container that ended so.
+func nextAfter(t *v1.ContainerStateTerminated, logs string) string {
+	switch {
+	case t.Reason == "OOMKilled":
+		return "Raise spec.containers[].resources.limits.memory, or find what takes so much: podctl top pod --containers, " + logs
+	case t.Reason == "StartError":
+		return startHint(t.Message)
+	case t.ExitCode == 137:
+		return "SIGKILL comes from a failed liveness probe, from a grace period that was over, or from somebody on the host: the events tell.\n" + logs
+	case t.ExitCode == 139:
+		return "The program crashed. What it said: " + logs
+	case t.ExitCode == 0:
+		return "It ended by itself. A program that is to go on must stay in the foreground: " + logs
+	}
+	return "See what it said: " + logs
+}
+
+// preparing is why nothing has been started yet, when no container says so.
+func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
+	for _, e := range slices.Backward(events) {
+		if e.Type != v1.EventTypeWarning {
+			continue
+		}
+		next := "podctl doctor"
+		if strings.Contains(e.Reason, "Mount") {
+			next = "Look at spec.volumes: what they name must be there. podd tries again by itself."
+		}
+		return []cause{{e.Reason + ": " + e.Message, next}}
+	}
+	age := since(pod.CreationTimestamp.Time, now)
+	what := "podd prepares it, since " + age + "."
+	for _, e := range slices.Backward(events) {
+		if e.Reason == "Pulling" {
+			what += " The last it said: " + e.Message
+			break
+		}
+	}
+	next := ""
+	if now.Sub(pod.CreationTimestamp.Time) > time.Minute {
+		next = "This takes long: podctl describe pod " + pod.Name + inNamespace(pod) + ", podctl doctor"
+	}
+	return []cause{{what, next}}
+}
+
+// lastWarning is the message of the last warning with a reason that is about a container.
+func lastWarning(events []v1.Event, reason, container string) string {
+	for _, e := range slices.Backward(events) {
+		about := e.InvolvedObject.FieldPath
+		if e.Reason == reason && (about == "" || strings.Contains(about, "{"+container+"}")) {
+			return strings.TrimSpace(e.Message)
+		}
+	}
+	return ""
+}
+
+// sentence is text as one, or instead if there is none.
+func sentence(text, instead string) string {
+	if text = strings.TrimSpace(text); text == "" {
+		text = instead
+	}
+	if !strings.HasSuffix(text, ".") {
+		text += "."
+	}
+	return text
+}
