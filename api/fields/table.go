@@ -1,8 +1,10 @@
 package fields
 
 import (
+	"maps"
 	"reflect"
 	"slices"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 )
@@ -45,7 +47,7 @@ const cluster = "needs a cluster"
 
 // table has a row for every field. A row speaks for all that is below it, except that structs and lists without a row
 // are looked into.
-var table = map[string]Rule{
+var table = withEphemeral(map[string]Rule{
 	"metadata.name": honoured, "metadata.generateName": honoured, "metadata.namespace": honoured, "metadata.uid": honoured,
 	"metadata.selfLink": honoured, "metadata.resourceVersion": honoured, "metadata.generation": honoured,
 	"metadata.creationTimestamp": honoured, "metadata.deletionTimestamp": honoured,
@@ -63,7 +65,7 @@ var table = map[string]Rule{
 	"spec.hostUsers":                    only(true),
 	"spec.setHostnameAsFQDN":            only(false),
 
-	"spec.initContainers": notYet, "spec.ephemeralContainers": notYet, "spec.activeDeadlineSeconds": notYet,
+	"spec.initContainers": notYet, "spec.activeDeadlineSeconds": notYet,
 	"spec.imagePullSecrets": notYet, "spec.subdomain": notYet, "spec.readinessGates": notYet, "spec.os": notYet,
 	"spec.resources": notYet, "spec.hostnameOverride": notYet,
 	"spec.resourceClaims": refused(cluster), "spec.schedulingGroup": refused(cluster),
@@ -119,7 +121,7 @@ var table = map[string]Rule{
 	"spec.containers[].startupProbe": notYet, "spec.containers[].lifecycle": notYet,
 	"spec.containers[].terminationMessagePath":   only(v1.TerminationMessagePathDefault),
 	"spec.containers[].terminationMessagePolicy": only(v1.TerminationMessageReadFile),
-	"spec.containers[].stdin":                    notYet, "spec.containers[].stdinOnce": notYet, "spec.containers[].tty": notYet,
+	"spec.containers[].stdin":                    honoured, "spec.containers[].stdinOnce": honoured, "spec.containers[].tty": honoured,
 
 	"spec.containers[].securityContext.capabilities.add":  honoured,
 	"spec.containers[].securityContext.capabilities.drop": honoured,
@@ -151,4 +153,18 @@ var table = map[string]Rule{
 	"spec.volumes[].vsphereVolume": refused(cluster), "spec.volumes[].quobyte": refused(cluster),
 	"spec.volumes[].photonPersistentDisk": refused(cluster), "spec.volumes[].portworxVolume": refused(cluster),
 	"spec.volumes[].scaleIO": refused(cluster), "spec.volumes[].storageos": refused(cluster),
+})
+
+// withEphemeral adds the rows of ephemeral containers, which are those of containers and one more. What makes no sense for
+// them upstream's validation refuses.
+func withEphemeral(rows map[string]Rule) map[string]Rule {
+	const containers, ephemeral = "spec.containers[].", "spec.ephemeralContainers[]."
+	more := map[string]Rule{ephemeral + "targetContainerName": honoured}
+	for name, rule := range rows {
+		if field, ok := strings.CutPrefix(name, containers); ok {
+			more[ephemeral+field] = rule
+		}
+	}
+	maps.Copy(rows, more)
+	return rows
 }

@@ -61,8 +61,6 @@ func testRefused(t *testing.T, s *suite) {
 		{pod{Container: "lifecycle: {preStop: {exec: {command: [x]}}}"}, c + "lifecycle", notYet},
 		{pod{Container: "terminationMessagePath: /dev/other"}, c + "terminationMessagePath", notYet},
 		{pod{Container: "terminationMessagePolicy: FallbackToLogsOnError"}, c + "terminationMessagePolicy", notYet},
-		{pod{Container: "stdin: true"}, c + "stdin", notYet},
-		{pod{Container: "tty: true"}, c + "tty", notYet},
 		{pod{Container: "securityContext: {procMount: Unmasked}", Spec: "hostUsers: false"}, c + "securityContext.procMount", notYet},
 		{pod{Container: "securityContext: {appArmorProfile: {type: Unconfined}}"}, c + "securityContext.appArmorProfile", notYet},
 		{pod{Container: "securityContext: {seLinuxOptions: {level: s0}}"}, c + "securityContext.seLinuxOptions", notYet},
