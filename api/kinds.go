@@ -40,6 +40,7 @@ type registries struct {
 	serviceAccounts   *registry
 	runtimeClasses    *runtimeclassstorage.REST
 	priorityClasses   *priorityclassstorage.REST
+	leases            *leasestorage.REST
 }
 
 // versions of the groups that are served.
@@ -100,7 +101,7 @@ func (s *Server) hostKinds(opts backend.Options, table served) error {
 	s.registry.namespaces, s.registry.namespaceStatus, s.registry.namespaceFinalize = namespaces, namespaceStatus, namespaceFinalize
 	table.add(coreV1, map[string]rest.Storage{
 		"events":              events,
-		"nodes":               nodes.Node,
+		"nodes":               &ownNode{nodes.Node, s.NodeName},
 		"nodes/status":        nodes.Status,
 		"namespaces":          &namespaceREST{namespaces, s},
 		"namespaces/status":   namespaceStatus,
@@ -136,7 +137,7 @@ func (s *Server) plainKinds(opts backend.Options, table served) error {
 	if err != nil {
 		return err
 	}
-	s.registry.serviceAccounts = accounts
+	s.registry.serviceAccounts, s.registry.leases = accounts, leases
 	table.add(coreV1, map[string]rest.Storage{
 		"configmaps": configMaps, "secrets": secrets, "podtemplates": templates, "serviceaccounts": accounts,
 	})

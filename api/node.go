@@ -3,140 +3,455 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/apis/coordination"
 	"k8s.io/kubernetes/pkg/apis/core"
+	nodestorage "k8s.io/kubernetes/pkg/registry/core/node/storage"
 
 	"podd/store"
+
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
 )
+
+// Host is what the node object and the kubelet's paths say of this podd beside what the host itself tells.
+type Host struct {
+	Addresses     func() []string // as NodeIPs, at this time; nil: they never change
+	StateDir      string          // on the file system that pods may use
+	Configuration any             // of podd, for /configz; encoded as JSON
+}
 
 const (
 	nodeCheck  = 10 * time.Second // upstream's nodeStatusUpdateFrequency
 	nodeReport = 5 * time.Minute  // and nodeStatusReportFrequency: an unchanged status is written this often
+	imageCheck = time.Minute      // how often the images are looked at
 	maxPods    = 110
+	maxImages  = 50 // upstream's nodeStatusMaxImages
+	leaseTime  = 40 // seconds; upstream's nodeLeaseDurationSeconds
 )
 
 func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }
 
-// ensureNode makes the node object, and its status what this host is now.
-func (s *Server) ensureNode(ctx context.Context) error {
-	labels := map[string]string{v1.LabelHostname: s.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH}
-	node := &core.Node{ObjectMeta: metav1.ObjectMeta{Name: s.NodeName, Labels: labels}}
-	_, err := s.registry.nodes.Create(clusterScope(ctx), node, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("make node %s: %w", s.NodeName, err)
+// ownLabels are those that say what the host is. Others are the user's.
+func (s *Server) ownLabels() map[string]string {
+	return map[string]string{
+		v1.LabelHostname: s.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH,
+		"beta.kubernetes.io/os": runtime.GOOS, "beta.kubernetes.io/arch": runtime.GOARCH,
 	}
-	return s.updateNode(ctx)
 }
 
-// keepNode keeps the node's status current until ctx is done.
+// ensureNode makes the node object, or gives it back the labels that say what the host is. All else that users have
+// written there stays. Then its status is what this host is now.
+func (s *Server) ensureNode(ctx context.Context) error {
+	node := &core.Node{ObjectMeta: metav1.ObjectMeta{Name: s.NodeName, Labels: s.ownLabels()}}
+	_, err := s.registry.nodes.Create(clusterScope(ctx), node, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		err = s.labelNode(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("make node %s: %w", s.NodeName, err)
+	}
+	return s.updateNode(ctx, nil, true)
+}
+
+func (s *Server) labelNode(ctx context.Context) error {
+	obj, err := s.registry.nodes.Get(clusterScope(ctx), s.NodeName, &metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	node, ok := obj.(*core.Node)
+	if !ok {
+		return fmt.Errorf("node is a %T", obj)
+	}
+	node = node.DeepCopy()
+	before := len(node.Labels)
+	missing := s.ownLabels()
+	maps.DeleteFunc(missing, func(k, v string) bool { return node.Labels[k] == v })
+	if len(missing) == 0 {
+		return nil
+	}
+	if before == 0 {
+		node.Labels = map[string]string{}
+	}
+	maps.Copy(node.Labels, missing)
+	_, _, err = s.registry.nodes.Update(clusterScope(ctx), s.NodeName, rest.DefaultUpdatedObjectInfo(node), rest.ValidateAllObjectFunc,
+		rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
+	return err
+}
+
+// node is the node object as it is stored.
+func (s *Server) node(ctx context.Context) (*v1.Node, error) {
+	obj, err := s.registry.nodes.Get(clusterScope(ctx), s.NodeName, &metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	node := &v1.Node{}
+	if err := legacyscheme.Scheme.Convert(obj, node, nil); err != nil {
+		return nil, fmt.Errorf("read node %s: %w", s.NodeName, err)
+	}
+	return node, nil
+}
+
+// keepNode keeps the node's status and its lease current until ctx is done.
 func (s *Server) keepNode(ctx context.Context) {
 	tick := time.NewTicker(nodeCheck)
 	defer tick.Stop()
-	reported, healthy := time.Now(), s.Runtime.Healthy() == nil
-	for {
+	var images []v1.ContainerImage
+	var looked time.Time
+	complain := func(what string, err error) {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
+			s.Log.Warn(what, "error", err)
+		}
+	}
+	reported := time.Now()
+	complain("the node has no lease", s.renewLease(ctx, reported))
+	for now := reported; ; {
+		if now.Sub(looked) >= imageCheck && s.Runtime.Healthy() == nil {
+			if found, err := s.nodeImages(ctx); err == nil {
+				images, looked = found, now
+			} else {
+				complain("the node's images are old", err)
+			}
+		}
+		due := now.Sub(reported) >= nodeReport
+		complain("node status is old", s.updateNode(ctx, images, due))
+		if due {
+			reported = now
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
-			if h := s.Runtime.Healthy() == nil; h == healthy && now.Sub(reported) < nodeReport {
-				continue
-			}
-			if err := s.updateNode(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
-				s.Log.Warn("node status is old", "error", err)
-				continue
-			}
-			reported, healthy = now, s.Runtime.Healthy() == nil
+		case now = <-tick.C:
 		}
+		complain("the node's lease is old", s.renewLease(ctx, now))
 	}
 }
 
-// updateNode writes the status; it need not be durable, since it is found out again.
-func (s *Server) updateNode(ctx context.Context) error {
-	ctx = store.Lazily(clusterScope(ctx))
-	obj, err := s.registry.nodes.Get(ctx, s.NodeName, &metav1.GetOptions{})
+// updateNode writes the status if it is due or something in it has changed. It need not be durable, since it is found out
+// again.
+func (s *Server) updateNode(ctx context.Context, images []v1.ContainerImage, due bool) error {
+	old, err := s.node(ctx)
 	if err != nil {
 		return fmt.Errorf("get node %s: %w", s.NodeName, err)
 	}
-	old := &v1.Node{}
-	if err := legacyscheme.Scheme.Convert(obj, old, nil); err != nil {
-		return fmt.Errorf("read node %s: %w", s.NodeName, err)
+	next := s.nodeStatus(old.Status, metav1.Now(), due)
+	if images != nil {
+		next.Images = images
 	}
-	old.Status = s.nodeStatus(old.Status, metav1.Now())
+	if !due && sameNode(old.Status, next) {
+		return nil
+	}
+	old.Status = next
 	node := &core.Node{}
 	if err := legacyscheme.Scheme.Convert(old, node, nil); err != nil {
 		return fmt.Errorf("make node %s: %w", s.NodeName, err)
 	}
 	node.ResourceVersion = "" // whatever it is now
-	_, _, err = s.registry.nodeStatus.Update(ctx, s.NodeName, rest.DefaultUpdatedObjectInfo(node), rest.ValidateAllObjectFunc,
-		rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
+	_, _, err = s.registry.nodeStatus.Update(store.Lazily(clusterScope(ctx)), s.NodeName, rest.DefaultUpdatedObjectInfo(node),
+		rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
 	if err != nil {
 		return fmt.Errorf("update node %s: %w", s.NodeName, err)
 	}
 	return nil
 }
 
-func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time) v1.NodeStatus {
-	var info unix.Sysinfo_t
-	_ = unix.Sysinfo(&info)
-	capacity := v1.ResourceList{
-		v1.ResourceCPU:    *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
-		v1.ResourceMemory: *resource.NewQuantity(int64(info.Totalram)*int64(info.Unit), resource.BinarySI),
-		v1.ResourcePods:   *resource.NewQuantity(maxPods, resource.DecimalSI),
+// sameNode tells whether two statuses say the same, whenever they said it.
+func sameNode(a, b v1.NodeStatus) bool {
+	b = *b.DeepCopy()
+	for i := range b.Conditions {
+		for _, c := range a.Conditions {
+			if c.Type == b.Conditions[i].Type {
+				b.Conditions[i].LastHeartbeatTime = c.LastHeartbeatTime
+			}
+		}
+	}
+	return equality.Semantic.DeepEqual(a, b)
+}
+
+func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time, due bool) v1.NodeStatus {
+	facts := s.hostFacts()
+	next := *old.DeepCopy()
+	next.Capacity = facts.capacity()
+	next.Allocatable = next.Capacity.DeepCopy()
+	next.Addresses = s.nodeAddresses()
+	next.Conditions = s.nodeConditions(old.Conditions, facts, now)
+	next.NodeInfo = machineInfo()
+	next.NodeInfo.KubeletVersion, next.NodeInfo.ContainerRuntimeVersion = s.gitVersion(), old.NodeInfo.ContainerRuntimeVersion
+	if due || next.NodeInfo.ContainerRuntimeVersion == "" || next.NodeInfo.ContainerRuntimeVersion == containerdUnknown {
+		next.NodeInfo.ContainerRuntimeVersion = s.containerdVersion()
+	}
+	if facts.swap > 0 {
+		size := int64(facts.swap)
+		next.NodeInfo.Swap = &v1.NodeSwapStatus{Capacity: &size}
+	}
+	next.DaemonEndpoints = v1.NodeDaemonEndpoints{}
+	if address, ok := s.address.Load().(net.Addr); ok {
+		if tcp, ok := address.(*net.TCPAddr); ok {
+			next.DaemonEndpoints.KubeletEndpoint.Port = int32(tcp.Port)
+		}
+	}
+	no := false
+	next.RuntimeHandlers = []v1.NodeRuntimeHandler{{Name: "", Features: &v1.NodeRuntimeHandlerFeatures{
+		RecursiveReadOnlyMounts: &no, UserNamespaces: &no}}}
+	return next
+}
+
+func (s *Server) nodeAddresses() []v1.NodeAddress {
+	ips := s.NodeIPs
+	if s.Host.Addresses != nil {
+		ips = s.Host.Addresses()
 	}
 	var addresses []v1.NodeAddress
-	for _, ip := range s.NodeIPs {
+	for _, ip := range ips {
 		if net.ParseIP(ip) != nil {
 			addresses = append(addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip})
 		}
 	}
-	addresses = append(addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: s.NodeName})
-	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "PoddReady",
-		Message: "podd runs pods", LastHeartbeatTime: now, LastTransitionTime: now}
+	return append(addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: s.NodeName})
+}
+
+// hostFacts is what there is of everything on this host, in bytes.
+type hostFacts struct {
+	memory, memoryFree, swap uint64
+	disk, diskFree           uint64
+	inodes, inodesFree       uint64
+	maxPID, tasks            uint64
+	hugepages                map[v1.ResourceName]resource.Quantity
+}
+
+func (s *Server) hostFacts() hostFacts {
+	var f hostFacts
+	info, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(info)) {
+		key, value, _ := strings.Cut(line, ":")
+		var kb uint64
+		if _, err := fmt.Sscan(value, &kb); err != nil {
+			continue
+		}
+		switch key {
+		case "MemTotal":
+			f.memory = kb << 10
+		case "MemAvailable":
+			f.memoryFree = kb << 10
+		case "SwapTotal":
+			f.swap = kb << 10
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(cmp.Or(s.Host.StateDir, "/"), &st); err == nil {
+		f.disk, f.diskFree = st.Blocks*uint64(st.Bsize), st.Bavail*uint64(st.Bsize)
+		f.inodes, f.inodesFree = st.Files, st.Ffree
+	}
+	_, _ = fmt.Sscan(firstLine("/proc/sys/kernel/pid_max"), &f.maxPID)
+	if load := strings.Fields(firstLine("/proc/loadavg")); len(load) > 3 {
+		_, all, _ := strings.Cut(load[3], "/")
+		_, _ = fmt.Sscan(all, &f.tasks)
+	}
+	f.hugepages = map[v1.ResourceName]resource.Quantity{}
+	sizes, _ := os.ReadDir("/sys/kernel/mm/hugepages")
+	for _, entry := range sizes {
+		var kb, count int64
+		if _, err := fmt.Sscanf(entry.Name(), "hugepages-%dkB", &kb); err != nil {
+			continue
+		}
+		_, _ = fmt.Sscan(firstLine("/sys/kernel/mm/hugepages/"+entry.Name()+"/nr_hugepages"), &count)
+		size := resource.NewQuantity(kb<<10, resource.BinarySI)
+		f.hugepages[v1.ResourceName(v1.ResourceHugePagesPrefix+size.String())] = *resource.NewQuantity(count*kb<<10, resource.BinarySI)
+	}
+	return f
+}
+
+func (f hostFacts) capacity() v1.ResourceList {
+	out := v1.ResourceList{
+		v1.ResourceCPU:              *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
+		v1.ResourceMemory:           *resource.NewQuantity(int64(f.memory), resource.BinarySI),
+		v1.ResourceEphemeralStorage: *resource.NewQuantity(int64(f.disk), resource.BinarySI),
+		v1.ResourcePods:             *resource.NewQuantity(maxPods, resource.DecimalSI),
+	}
+	maps.Copy(out, f.hugepages)
+	return out
+}
+
+// When there is too little left, as the kubelet's hard eviction has it: memory.available < 100Mi, nodefs.available < 10 %,
+// nodefs.inodesFree < 5 %; of process ids, where it has no limit by itself, the last twentieth.
+const (
+	memoryLeast = 100 << 20
+	diskLeast   = 10 // one part in
+	inodesLeast = 20
+	pidsLeast   = 20
+)
+
+func (s *Server) nodeConditions(old []v1.NodeCondition, f hostFacts, now metav1.Time) []v1.NodeCondition {
+	pressure := func(kind v1.NodeConditionType, low bool, good, bad, of string) v1.NodeCondition {
+		if low {
+			return v1.NodeCondition{Type: kind, Status: v1.ConditionTrue, Reason: bad, Message: "the host has too little " + of}
+		}
+		return v1.NodeCondition{Type: kind, Status: v1.ConditionFalse, Reason: good, Message: "the host has sufficient " + of + " available"}
+	}
+	low := func(left, all, least uint64) bool { return all > 0 && left < all/least }
+	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "PoddReady", Message: "podd runs pods"}
 	if err := s.Runtime.Healthy(); err != nil {
 		ready.Status, ready.Reason, ready.Message = v1.ConditionFalse, "PoddNotReady", err.Error()
 	}
-	for _, c := range old.Conditions {
-		if c.Type == v1.NodeReady && c.Status == ready.Status {
-			ready.LastTransitionTime = c.LastTransitionTime
+	next := []v1.NodeCondition{
+		pressure(v1.NodeMemoryPressure, f.memory > 0 && f.memoryFree < memoryLeast, "KubeletHasSufficientMemory", "KubeletHasInsufficientMemory", "memory"),
+		pressure(v1.NodeDiskPressure, low(f.diskFree, f.disk, diskLeast) || low(f.inodesFree, f.inodes, inodesLeast),
+			"KubeletHasNoDiskPressure", "KubeletHasDiskPressure", "disk space"),
+		pressure(v1.NodePIDPressure, low(f.maxPID-min(f.tasks, f.maxPID), f.maxPID, pidsLeast), "KubeletHasSufficientPID", "KubeletHasInsufficientPID", "process ids"),
+		ready,
+	}
+	for i := range next {
+		next[i].LastHeartbeatTime, next[i].LastTransitionTime = now, now
+		for _, c := range old {
+			if c.Type == next[i].Type && c.Status == next[i].Status {
+				next[i].LastTransitionTime = c.LastTransitionTime
+			}
 		}
 	}
-	next := *old.DeepCopy()
-	next.Capacity, next.Allocatable = capacity, capacity.DeepCopy()
-	next.Addresses, next.Conditions = addresses, []v1.NodeCondition{ready}
-	next.NodeInfo = s.nodeInfo()
+	for _, c := range old { // others' conditions are theirs
+		if !slices.ContainsFunc(next, func(n v1.NodeCondition) bool { return n.Type == c.Type }) {
+			next = append(next, c)
+		}
+	}
 	return next
 }
 
-func (s *Server) nodeInfo() v1.NodeSystemInfo {
+// nodeImages is the biggest images, each with all its names.
+func (s *Server) nodeImages(ctx context.Context) ([]v1.ContainerImage, error) {
+	found, err := s.Runtime.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byID := map[string]*v1.ContainerImage{}
+	for _, i := range found {
+		image := byID[i.ID]
+		if image == nil {
+			image = &v1.ContainerImage{}
+			byID[i.ID] = image
+		}
+		image.SizeBytes = max(image.SizeBytes, i.Size)
+		image.Names = append(image.Names, i.Name)
+	}
+	images := make([]v1.ContainerImage, 0, len(byID))
+	for _, i := range byID {
+		slices.Sort(i.Names)
+		i.Names = i.Names[:min(len(i.Names), 5)] // upstream's maxNamesPerImageInNodeStatus
+		images = append(images, *i)
+	}
+	slices.SortFunc(images, func(a, b v1.ContainerImage) int {
+		return cmp.Or(cmp.Compare(b.SizeBytes, a.SizeBytes), slices.Compare(a.Names, b.Names))
+	})
+	return images[:min(len(images), maxImages)], nil
+}
+
+// renewLease says that podd lives. It is not worth a write to the disk: after a crash it is said anew.
+func (s *Server) renewLease(ctx context.Context, now time.Time) error {
+	ctx = store.Sometime(request.WithNamespace(ctx, v1.NamespaceNodeLease))
+	seconds, at := int32(leaseTime), metav1.NewMicroTime(now)
+	obj, err := s.registry.leases.Get(ctx, s.NodeName, &metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		lease := &coordination.Lease{ObjectMeta: metav1.ObjectMeta{Name: s.NodeName, Namespace: v1.NamespaceNodeLease}}
+		if node, err := s.node(ctx); err == nil {
+			lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
+		}
+		lease.Spec = coordination.LeaseSpec{HolderIdentity: &s.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &at}
+		_, err = s.registry.leases.Create(ctx, lease, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	lease, ok := obj.(*coordination.Lease)
+	if !ok {
+		return fmt.Errorf("renew lease: it is a %T", obj)
+	}
+	lease = lease.DeepCopy()
+	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = &s.NodeName, &seconds, &at
+	lease.ResourceVersion = ""
+	_, _, err = s.registry.leases.Update(ctx, s.NodeName, rest.DefaultUpdatedObjectInfo(lease), rest.ValidateAllObjectFunc,
+		rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
+	return err
+}
+
+// ownNode keeps this host's node object from being deleted: the host is there, and with it its node.
+type ownNode struct {
+	*nodestorage.REST
+	name string
+}
+
+func (o *ownNode) refuse() error {
+	return apierrors.NewForbidden(v1.Resource("nodes"), o.name, errors.New("this is the host that podd runs on: it cannot be deleted"))
+}
+
+// Delete refuses this host's node.
+func (o *ownNode) Delete(ctx context.Context, name string, valid rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (
+	apiruntime.Object, bool, error) {
+	if name == o.name {
+		return nil, false, o.refuse()
+	}
+	return o.REST.Delete(ctx, name, valid, opts)
+}
+
+// DeleteCollection refuses a selection with this host's node in it.
+func (o *ownNode) DeleteCollection(ctx context.Context, valid rest.ValidateObjectFunc, opts *metav1.DeleteOptions,
+	list *internalversion.ListOptions) (apiruntime.Object, error) {
+	found, err := o.List(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	if nodes, ok := found.(*core.NodeList); ok && slices.ContainsFunc(nodes.Items, func(n core.Node) bool { return n.Name == o.name }) {
+		return nil, o.refuse()
+	}
+	return o.REST.DeleteCollection(ctx, valid, opts, list)
+}
+
+// configuration is what /configz says.
+func (s *Server) configuration() any {
+	return s.Host.Configuration
+}
+
+const containerdUnknown = "containerd://unknown"
+
+// containerdVersion asks containerd.
+func (s *Server) containerdVersion() string {
+	if s.Containerd == nil {
+		return containerdUnknown
+	}
+	if v := s.Containerd(); v != "" {
+		return "containerd://" + v
+	}
+	return containerdUnknown
+}
+
+// machineInfo is what the host says of itself.
+func machineInfo() v1.NodeSystemInfo {
 	var uname unix.Utsname
 	_ = unix.Uname(&uname)
-	containerd := "unknown"
-	if s.Containerd != nil {
-		if v := s.Containerd(); v != "" {
-			containerd = v
-		}
-	}
 	return v1.NodeSystemInfo{
 		MachineID:  firstLine("/etc/machine-id"),
 		SystemUUID: firstLine("/sys/class/dmi/id/product_uuid"),
 		BootID:     firstLine("/proc/sys/kernel/random/boot_id"), KernelVersion: unix.ByteSliceToString(uname.Release[:]),
-		OSImage: osImage(), ContainerRuntimeVersion: "containerd://" + containerd, KubeletVersion: s.gitVersion(),
-		OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
+		OSImage: osImage(), OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 
 	"podd/api/images"
+	"podd/api/usage"
 )
 
 // Runtime is what the API asks of whoever runs the pods.
@@ -37,6 +38,9 @@ type Runtime interface {
 	LoadImages(ctx context.Context, r io.Reader) ([]ImageInfo, error)
 	// RemoveImage removes the reference; nil when it is not there.
 	RemoveImage(ctx context.Context, ref string) error
+
+	// Usage is what the host and its pods use now, or did at most a second ago.
+	Usage(ctx context.Context, want usage.Want) (*usage.Snapshot, error)
 
 	// Healthy is nil while pods can be run, and else says why not.
 	Healthy() error

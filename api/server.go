@@ -38,6 +38,7 @@ type Config struct {
 	ServiceCIDR string        // of cluster IPs; DefaultServiceCIDR when empty
 	Version     string        // of podd
 	Containerd  func() string // version of containerd, for the node's status; "" or nil: not known
+	Host        Host          // what is told of podd's host
 	Log         *slog.Logger
 
 	TLSListen string // address and port of the TLS port; none when empty

@@ -18,6 +18,7 @@ import (
 	"podd/runtime"
 	"podd/runtime/containers"
 	"podd/runtime/images"
+	"podd/runtime/stats"
 )
 
 // attendant is what the API asks of whoever runs the pods, in the API's own types.
@@ -25,6 +26,7 @@ type attendant struct {
 	runtime *runtime.Runtime
 	images  *images.Images
 	client  *containers.Client
+	stats   *stats.Stats
 }
 
 var _ api.Runtime = (*attendant)(nil)

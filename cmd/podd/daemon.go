@@ -25,6 +25,7 @@ import (
 	"podd/runtime/images"
 	"podd/runtime/logs"
 	"podd/runtime/static"
+	"podd/runtime/stats"
 	"podd/sandbox"
 	"podd/status"
 	"podd/store"
@@ -43,6 +44,7 @@ type podd struct {
 	network   *network.Network
 	sandboxes *sandbox.Sandboxes
 	runtime   *runtime.Runtime
+	stats     *stats.Stats
 	api       *api.Server
 	static    *static.Source
 }
@@ -77,6 +79,7 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	part("node bundle", p.bundle.Run)
 	part("api", p.api.Run)
 	part("pods", p.runPods)
+	part("measurements", p.stats.Run)
 	parts.Wait()
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
@@ -95,6 +98,9 @@ func (p *podd) runPods(ctx context.Context) error {
 	sweep, cancel := context.WithTimeout(ctx, bundleWait) // a containerd that hangs must not keep the pods from being looked at
 	if err := p.images.Sweep(p.client.Context(sweep)); err != nil && ctx.Err() == nil {
 		p.log.Warn("sweep unfinished pulls", "err", err)
+	}
+	if err := p.client.SweepShims(sweep); err != nil && ctx.Err() == nil {
+		p.log.Warn("shims that nobody can reach stay", "err", err)
 	}
 	cancel()
 	if ctx.Err() != nil {
@@ -175,7 +181,7 @@ func (p *podd) open(boot string) error {
 	var err error
 	p.client, err = containers.Connect(containers.Options{
 		Address: p.bundle.ContainerdSocket(), Namespace: c.Namespace, Runc: runc, RuncRoot: runcRoot,
-		CgroupParent: c.CgroupParent, RunDir: filepath.Join(c.State, "exec"), SeccompDir: filepath.Join(c.ConfigDir, "seccomp"), Log: p.log,
+		CgroupParent: c.CgroupParent, RunDir: filepath.Join(c.State, "exec"), TaskDir: p.bundle.TaskDir(), SeccompDir: filepath.Join(c.ConfigDir, "seccomp"), Log: p.log,
 	})
 	if err != nil {
 		return err
@@ -212,9 +218,11 @@ func (p *podd) open(boot string) error {
 		Adopt: func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
 		Log:   p.log,
 	})
+	p.stats = p.measurer()
 	p.api, err = api.New(api.Config{
-		Store: p.store, Runtime: &attendant{p.runtime, p.images, p.client}, NodeName: node.Name, NodeIPs: node.IPs,
+		Store: p.store, Runtime: &attendant{p.runtime, p.images, p.client, p.stats}, NodeName: node.Name, NodeIPs: node.IPs,
 		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Version: version, Containerd: p.containerd, Log: p.log,
+		Host: api.Host{Addresses: hostIPs, StateDir: c.Root, Configuration: c},
 	})
 	if err != nil {
 		return err
