@@ -1,5 +1,149 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 
-func (p *podctl) doctor() *cobra.Command { return &cobra.Command{Use: "doctor"} }
+	"github.com/spf13/cobra"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"sigs.k8s.io/yaml"
+)
+
+// result of one check.
+type result struct {
+	Name   string `json:"name"`
+	Level  level  `json:"result"`
+	Detail string `json:"detail"`
+	Advice string `json:"advice,omitempty"` // what to do; empty if it is ok
+}
+
+type level string
+
+const (
+	ok   level = "ok"
+	warn level = "warn" // works, but not well or not for long
+	bad  level = "fail"
+)
+
+// place is where podd has its things: what its configuration file says, or the defaults of podd.
+type place struct {
+	Root       string `json:"root"`
+	State      string `json:"state"`
+	ConfigDir  string `json:"config-dir"`
+	Group      string `json:"group"`
+	Bundle     string `json:"bundle"`
+	Containerd string `json:"containerd"`
+	Bridge     string `json:"bridge"`
+}
+
+// doctor checks what podd needs of the host, and podd itself if it runs. Each check is a function that looks and says;
+// nothing is changed, and nothing needs podd to be up.
+func (p *podctl) doctor() *cobra.Command {
+	var output, file, bundle string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check what podd needs of this host",
+		Long: "Check what podd needs of this host, and podd itself if it runs: kernel, cgroups, network, containerd, disk, limits,\n" +
+			"clock, the API and its certificates. Nothing is changed. Run it as root: others may not look everywhere.\n\n" +
+			"The exit code is 1 if a check has failed. Warnings are no failure.",
+		Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			if output != "" && output != "json" {
+				cmdutil.CheckErr(fmt.Errorf("unknown output format %q: json is known", output))
+			}
+			ctx, stop := interruptible()
+			defer stop()
+			at, err := placeOf(file, cmd.Flags().Changed("config"))
+			cmdutil.CheckErr(err)
+			if bundle != "" {
+				at.Bundle = bundle
+			}
+			results := p.examine(ctx, at)
+			p.client.mu.Lock()
+			p.client.dialErr = nil // that podd is down is a result
+			p.client.mu.Unlock()
+			cmdutil.CheckErr(p.report(results, output))
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json, or nothing for text")
+	cmd.Flags().StringVar(&file, "config", "/etc/podd/config.yaml", "podd's configuration file, which says where its directories are")
+	cmd.Flags().StringVar(&bundle, "bundle", "", "directory of containerd, runc and the CNI plugins (default: as podd finds it)")
+	return cmd
+}
+
+// placeOf reads podd's configuration. A file that was named must be there.
+func placeOf(file string, named bool) (place, error) {
+	at := place{Root: "/var/lib/podd", State: "/run/podd", ConfigDir: "/etc/podd", Group: "podd", Bridge: "podd0"}
+	text, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !named, errors.Is(err, fs.ErrPermission) && !named:
+	case err != nil:
+		return at, err
+	default:
+		if err := yaml.Unmarshal(text, &at); err != nil {
+			return at, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	if at.Bundle == "" {
+		at.Bundle = "/usr/local/libexec/podd"
+		if self, err := os.Executable(); err == nil {
+			beside := filepath.Dir(self)
+			for _, dir := range []string{filepath.Join(filepath.Dir(beside), "libexec", "podd"), beside} {
+				if _, err := os.Stat(filepath.Join(dir, "runc")); err == nil {
+					at.Bundle = dir
+					break
+				}
+			}
+		}
+	}
+	return at, nil
+}
+
+// examine makes all checks. That of the API comes last: it waits for an answer.
+func (p *podctl) examine(ctx context.Context, at place) []result {
+	results := []result{
+		kernel(), namespaces(), overlay(), seccomp(), cgroups("/proc/self/mountinfo"), modules("nf_tables", "nf_tables_newtable", "nftables", "host ports and the way out for pods"),
+		modules("bridge", "br_dev_xmit", "bridge", "bridges of pods"), modules("veth", "veth_xmit", "veth", "the interfaces of pods"),
+		forwarding(at), plugins(at.Bundle), binaries(ctx, at), containerd(at),
+		socket(p.client.socket, at.Group), disk(at.Root), tmpfs(at.State), ram(), inotify(), processes(), clock(),
+	}
+	return append(results, p.api(ctx)...)
+}
+
+// report prints the results, and is an error if one of them is a failure.
+func (p *podctl) report(results []result, output string) error {
+	failed, warned := 0, 0
+	for _, r := range results {
+		switch r.Level {
+		case bad:
+			failed++
+		case warn:
+			warned++
+		}
+	}
+	if output == "json" {
+		text, err := json.MarshalIndent(map[string]any{"checks": results}, "", "  ")
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(p.shown.Out, string(text))
+	} else {
+		for _, r := range results {
+			fmt.Fprintf(p.shown.Out, "%-4s  %-12s  %s\n", r.Level, r.Name, r.Detail)
+			if r.Advice != "" {
+				fmt.Fprintf(p.shown.Out, "      %-12s  -> %s\n", "", strings.ReplaceAll(r.Advice, "\n", "\n"+strings.Repeat(" ", 23)))
+			}
+		}
+		fmt.Fprintf(p.shown.Out, "\n%d checks: %d failed, %d warnings\n", len(results), failed, warned)
+	}
+	if failed > 0 {
+		return cmdutil.ErrExit
+	}
+	return nil
+}
