@@ -25,9 +25,9 @@ func (s *Server) kubeletPaths(mux *http.ServeMux) {
 	mux.HandleFunc("GET /metrics/resource", s.serveResource)
 	mux.HandleFunc("GET /metrics/cadvisor", s.serveCadvisor)
 	mux.HandleFunc("GET /metrics/probes", serveProbes)
-	for _, path := range []string{"/stats/summary", "/stats/summary/"} {
-		mux.HandleFunc("GET "+path+"{$}", s.serveSummary)
-		mux.HandleFunc("POST "+path+"{$}", s.serveSummary)
+	for _, path := range []string{"/stats/summary", "/stats/summary/{$}"} {
+		mux.HandleFunc("GET "+path, s.serveSummary)
+		mux.HandleFunc("POST "+path, s.serveSummary)
 	}
 	for _, path := range []string{"/pods", "/pods/{$}"} {
 		mux.HandleFunc("GET "+path, s.servePods)
