@@ -558,6 +558,10 @@ func (h *host) removeGround(ctx context.Context, pod *v1.Pod) error {
 		return err
 	}
 	killpoint.At("clear.cgroup")
+	if err := h.r.Sandboxes.RemovePins(uid); err != nil {
+		return err
+	}
+	killpoint.At("clear.pins")
 	if err := h.r.Sandboxes.RemoveEtc(uid); err != nil {
 		return err
 	}

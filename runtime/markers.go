@@ -64,9 +64,9 @@ func (m markers) started(id string) (time.Time, bool) {
 	return at, ok
 }
 
-// any tells whether there is a directory of markers at all.
+// any tells whether there is a directory of the pod at all: clear may have ended before it was removed.
 func (m markers) any() bool {
-	_, err := os.Stat(m.dir)
+	_, err := os.Stat(filepath.Dir(m.dir))
 	return err == nil
 }
 

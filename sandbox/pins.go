@@ -71,6 +71,22 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(x, y)
 }
 
+// RemovePins takes the pinned namespaces of all attempts of a pod's sandbox away; nil when nothing is left. They are made
+// before the sandbox has a record in containerd, so that one that never came to have one leaves them behind.
+func (s *Sandboxes) RemovePins(uid string) error {
+	dir := filepath.Join(s.podDir(uid), "ns")
+	attempts, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	for _, a := range attempts {
+		if err := unpin(filepath.Join(dir, a.Name())); err != nil {
+			return fmt.Errorf("remove pins: %w", err)
+		}
+	}
+	return removeEmpty(dir)
+}
+
 // unpin takes a directory of pins away.
 func unpin(dir string) error {
 	entries, err := os.ReadDir(dir)

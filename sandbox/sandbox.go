@@ -138,7 +138,7 @@ func (s *Sandboxes) Remove(ctx context.Context, uid string, attempt int) error {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
 	killpoint.At("sandbox.remove.unpinned")
-	if err := s.opts.Containers.RemoveShimSocket(id); err != nil {
+	if err := s.opts.Containers.EndShim(ctx, id); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
 	if err := removeEmpty(filepath.Dir(s.nsDir(uid, attempt)), s.podDir(uid)); err != nil {
@@ -166,11 +166,7 @@ func (s *Sandboxes) Known() ([]string, error) {
 		return nil, fmt.Errorf("list pods below %s: %w", s.opts.RunDir, err)
 	}
 	for _, e := range entries {
-		for _, sub := range []string{"ns", "etc", "shm"} {
-			if _, err := os.Lstat(filepath.Join(s.opts.RunDir, "pods", e.Name(), sub)); err == nil {
-				add(e.Name())
-			}
-		}
+		add(e.Name())
 	}
 	for _, uid := range s.cg.pods() {
 		add(uid)

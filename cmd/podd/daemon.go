@@ -61,7 +61,7 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	}
 	defer func() { _ = p.store.Close() }()
 	defer func() { _ = p.client.Close() }()
-	release, err := p.sandboxes.Lock()
+	release, err := patiently(p.sandboxes.Lock, sandbox.ErrInUse)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,10 @@ func assemble(c config, log *slog.Logger) (_ *podd, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read boot id: %w", err)
 	}
-	if p.store, err = store.Open(store.Options{Path: filepath.Join(c.Root, "state.db"), Log: log}); err != nil {
+	open := func() (*store.Store, error) {
+		return store.Open(store.Options{Path: filepath.Join(c.Root, "state.db"), Log: log})
+	}
+	if p.store, err = patiently(open, store.ErrInUse); err != nil {
 		return nil, err
 	}
 	if q := p.store.Quarantined(); q != "" {
@@ -164,6 +167,21 @@ func assemble(c config, log *slog.Logger) (_ *podd, err error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// lockPatience is how long a lock may be held by what is not a podd: a child that a podd was starting when it was killed
+// has the podd's descriptors until it runs its own program.
+const lockPatience = 2 * time.Second
+
+// patiently tries again while somebody holds a lock.
+func patiently[T any](take func() (T, error), held error) (T, error) {
+	for deadline := time.Now().Add(lockPatience); ; {
+		got, err := take()
+		if !errors.Is(err, held) || time.Now().After(deadline) {
+			return got, err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 func (p *podd) bundleOptions() bundle.Options {

@@ -134,6 +134,14 @@ func answers(ctx context.Context, socket string) error {
 	}
 }
 
+// TaskDir is where podd's own containerd keeps the bundles of tasks; "" when another one is used.
+func (b *Bundle) TaskDir() string {
+	if b.o.ContainerdAddress != "" {
+		return ""
+	}
+	return filepath.Join(b.o.containerdDir(), "state", "io.containerd.runtime.v2.task")
+}
+
 func (o Options) containerdDir() string { return filepath.Join(o.RunDir, "containerd") }
 func (o Options) containerdSocket() string {
 	return filepath.Join(o.containerdDir(), "containerd.sock")

@@ -28,6 +28,7 @@ type Options struct {
 	RuncRoot     string // where runc keeps its state, or "" for containerd's own choice
 	CgroupParent string // parent of podd's cgroups, "/podd" if empty
 	RunDir       string // directory on tmpfs for FIFOs of execs and short-lived mounts; made when needed
+	TaskDir      string // where containerd keeps the bundles of tasks; "": not known, as of a containerd that is not podd's
 	SeccompDir   string // where Localhost seccomp profiles are read
 	Log          *slog.Logger
 }

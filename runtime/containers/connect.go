@@ -21,6 +21,7 @@ type Client struct {
 	cc   *client.Client
 	host Host
 
+	quiet sync.Map // ids of containers of which nobody else can have begun to make a task
 	pods  sync.Map // container id -> uid of its pod, as Ensure and Look have seen it
 	execs chan struct{}
 

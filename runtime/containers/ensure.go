@@ -90,6 +90,9 @@ func (c *Client) ensureRecord(ctx context.Context, id, snapshot string, spec *sp
 	}
 	killpoint.At("containers.create.record")
 	_, err = c.cc.ContainerService().Create(c.lease(ctx, r.UID), made)
+	if err == nil {
+		c.quiet.Store(id, true)
+	}
 	if errdefs.IsAlreadyExists(err) {
 		err = c.replace(ctx, made, r)
 	}

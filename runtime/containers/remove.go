@@ -32,6 +32,9 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	if err := c.removeTask(c.Context(ctx), id); err != nil {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
+	if err := c.settled(ctx, id); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 	defer cancel()
 	if uid != "" {
@@ -48,6 +51,7 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 		return fmt.Errorf("remove %s: remove snapshot: %w", id, err)
 	}
 	c.pods.Delete(id)
+	c.quiet.Delete(id)
 	killpoint.At("containers.remove.removed")
 	return nil
 }

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"net"
-	"os"
 	"path/filepath"
 	"time"
 )
@@ -44,14 +42,4 @@ func (c *Client) AwaitShim(ctx context.Context, sandboxID string, limit time.Dur
 			return false
 		}
 	}
-}
-
-// RemoveShimSocket removes the socket of the shim that ran a sandbox and its members, once all of them are removed. A
-// shim takes it away itself only when it ends in good order.
-func (c *Client) RemoveShimSocket(sandboxID string) error {
-	err := os.Remove(c.shimSocket(sandboxID))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
 }

@@ -34,6 +34,9 @@ func (c *Client) Create(ctx context.Context, id string, io IO) error {
 	case !errors.Is(err, ErrGone):
 		return err
 	}
+	if err := c.settled(ctx, id); err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
 	mounts, err := c.cc.SnapshotService(c.opts.Snapshotter).Mounts(ctx, id)
 	if err != nil {
 		return fmt.Errorf("create: mounts of snapshot: %w", err)
@@ -69,7 +72,15 @@ func (c *Client) Begin(ctx context.Context, id string) (Started, error) {
 // CreateSandbox creates the task of a pause container, so that its namespaces are there, without starting it.
 // One that runs is fine. The answer is its pid.
 func (c *Client) CreateSandbox(ctx context.Context, id string) (uint32, error) {
-	return c.create(c.Context(ctx), &tasks.CreateTaskRequest{ContainerID: id})
+	ctx = c.Context(ctx)
+	if _, ok := c.quiet.Load(id); !ok {
+		if _, err := c.task(ctx, id); errors.Is(err, ErrGone) {
+			if err := c.settled(ctx, id); err != nil {
+				return 0, fmt.Errorf("create: %w", err)
+			}
+		}
+	}
+	return c.create(ctx, &tasks.CreateTaskRequest{ContainerID: id})
 }
 
 // StartSandbox starts the process of a pause container that CreateSandbox created. A running one is fine.
@@ -86,6 +97,7 @@ func (c *Client) create(ctx context.Context, req *tasks.CreateTaskRequest) (uint
 		return r.Pid, nil
 	}
 	if !errdefs.IsAlreadyExists(err) {
+		c.quiet.Delete(req.ContainerID)
 		return 0, startError("create task", err)
 	}
 	t, err := c.task(ctx, req.ContainerID)

@@ -1,0 +1,373 @@
+package containers
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+)
+
+// When a client goes away while containerd makes a task for it, containerd cancels the making: it kills `shim start`,
+// whose child, the shim, lives on and is nobody's; or it goes on to clean up for a while, by the id of the container,
+// and then a task that was made with that id in the meantime is what it cleans up. So an id that another podd may have
+// been about to make a task of is settled first, and a shim is known to have ended before the last record goes.
+
+// settleLimit bounds the wait for what containerd has begun with an id.
+const settleLimit = 10 * time.Second
+
+// settle returns when nothing goes on with the id of a container that has no task, and nothing is left of one: no shim
+// or runc at work on it, no process in the shim of its group that containerd does not know of, no bundle.
+func (c *Client) settle(ctx context.Context, group, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	if err := await(ctx, func() (bool, error) { return !atWork(id), nil }); err != nil {
+		return fmt.Errorf("settle %s: shim or runc is at work: %w", id, err)
+	}
+	if err := c.forgetTask(ctx, group, id); err != nil {
+		return fmt.Errorf("settle %s: %w", id, err)
+	}
+	if err := c.removeBundle(ctx, id); err != nil {
+		return fmt.Errorf("settle %s: %w", id, err)
+	}
+	return nil
+}
+
+// settled is settle, once in the life of this podd for a container whose record it did not make itself.
+func (c *Client) settled(ctx context.Context, id string) error {
+	if _, ok := c.quiet.Load(id); ok {
+		return nil
+	}
+	group, err := c.groupOf(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := c.settle(ctx, group, id); err != nil {
+		return err
+	}
+	c.quiet.Store(id, true)
+	return nil
+}
+
+// groupOf is the id of the sandbox whose shim runs a container.
+func (c *Client) groupOf(ctx context.Context, id string) (string, error) {
+	ctr, err := c.cc.ContainerService().Get(c.Context(ctx), id)
+	if errdefs.IsNotFound(err) {
+		return id, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if r, err := readRecord(ctr); err == nil && r.Sandbox != "" {
+		return r.Sandbox, nil
+	}
+	return id, nil
+}
+
+// forgetTask takes a container away that the shim of group has and containerd has not.
+func (c *Client) forgetTask(ctx context.Context, group, id string) error {
+	if _, err := c.task(c.Context(ctx), id); !errors.Is(err, ErrGone) {
+		return err // containerd's own, or it cannot say
+	}
+	s, err := c.dialShim(group)
+	if s == nil || err != nil {
+		return err
+	}
+	defer s.close()
+	ctx, cancel := context.WithTimeout(c.Context(ctx), askLimit)
+	defer cancel()
+	known, err := s.tasks.Connect(ctx, &taskv3.ConnectRequest{ID: id})
+	if err != nil || known.TaskPid == 0 {
+		return nil // it has none, or is about to end
+	}
+	c.opts.Log.Warn("containerd has forgotten a task: taking it away", "id", id, "pid", known.TaskPid)
+	_, _ = s.tasks.Kill(ctx, &taskv3.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
+	_, _ = s.tasks.Wait(ctx, &taskv3.WaitRequest{ID: id})
+	if c.opts.TaskDir != "" { // where runc, run by the shim, writes its log
+		if err := os.MkdirAll(filepath.Join(c.opts.TaskDir, c.opts.Namespace, id), 0o711); err != nil {
+			return err
+		}
+	}
+	if _, err := s.tasks.Delete(ctx, &taskv3.DeleteRequest{ID: id}); err != nil && !errdefs.IsNotFound(native(err)) {
+		return fmt.Errorf("delete task in its shim: %w", err)
+	}
+	return nil
+}
+
+// bundleWait is how long containerd gets to remove a bundle itself.
+const bundleWait = 500 * time.Millisecond
+
+// removeBundle removes the directory that containerd had for a task; it is not known where another podd's containerd
+// has it.
+func (c *Client) removeBundle(ctx context.Context, id string) error {
+	if c.opts.TaskDir == "" {
+		return nil
+	}
+	dir := filepath.Join(c.opts.TaskDir, c.opts.Namespace, id)
+	patience, cancel := context.WithTimeout(ctx, bundleWait)
+	defer cancel()
+	gone := func() (bool, error) {
+		_, err := os.Lstat(dir)
+		return errors.Is(err, os.ErrNotExist), nil
+	}
+	if await(patience, gone) == nil {
+		return nil
+	}
+	if _, err := c.task(c.Context(ctx), id); !errors.Is(err, ErrGone) {
+		return err
+	}
+	if err := mount.UnmountRecursive(filepath.Join(dir, "rootfs"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		return fmt.Errorf("unmount bundle: %w", err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove bundle: %w", err)
+	}
+	return nil
+}
+
+// EndShim has no shim for a sandbox all of whose tasks are deleted, and no socket of one. A shim ends by itself with its
+// last task, unless containerd lost sight of it.
+func (c *Client) EndShim(ctx context.Context, sandboxID string) error {
+	s, err := c.dialShim(sandboxID)
+	if err != nil {
+		return fmt.Errorf("end shim of %s: %w", sandboxID, err)
+	}
+	if s != nil {
+		defer s.close()
+		if err := s.end(c.Context(ctx)); err != nil {
+			return fmt.Errorf("end shim of %s: %w", sandboxID, err)
+		}
+	}
+	if err := os.Remove(c.shimSocket(sandboxID)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("end shim of %s: %w", sandboxID, err)
+	}
+	return nil
+}
+
+// SweepShims ends the shims of podd's own containerd that nobody can reach and that run nothing, as a podd or a
+// containerd that was killed may have left them. It is for podd's start, before it makes a task.
+func (c *Client) SweepShims(ctx context.Context) error {
+	if c.opts.TaskDir == "" {
+		return nil
+	}
+	reachable := map[int]bool{}
+	sockets, err := os.ReadDir(filepath.Dir(c.shimSocket("")))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("sweep shims: %w", err)
+	}
+	for _, e := range sockets {
+		s, err := c.dialSocket(filepath.Join(filepath.Dir(c.shimSocket("")), e.Name()))
+		if err != nil || s == nil {
+			continue
+		}
+		if pid := s.pid(c.Context(ctx)); pid > 0 {
+			reachable[pid] = true
+		}
+		s.close()
+	}
+	for _, p := range processes() {
+		if !p.isShim(c.opts.Namespace, c.opts.Address) || reachable[p.pid] || hasChildren(p.pid) {
+			continue
+		}
+		c.opts.Log.Warn("ending a shim that nobody can reach", "pid", p.pid, "id", p.after("-id"))
+		if err := endProcess(ctx, p.pid, 0); err != nil {
+			return fmt.Errorf("sweep shims: %w", err)
+		}
+	}
+	return nil
+}
+
+// shimConn is a connection of podd's own with a shim.
+type shimConn struct {
+	client *ttrpc.Client
+	tasks  taskv3.TTRPCTaskService
+}
+
+func (s *shimConn) close() { _ = s.client.Close() }
+
+func (c *Client) dialShim(sandboxID string) (*shimConn, error) {
+	return c.dialSocket(c.shimSocket(sandboxID))
+}
+
+// dialSocket is nil when nobody listens there.
+func (c *Client) dialSocket(path string) (*shimConn, error) {
+	conn, err := net.Dial("unix", path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	client := ttrpc.NewClient(conn)
+	return &shimConn{client: client, tasks: taskv3.NewTTRPCTaskClient(client)}, nil
+}
+
+// shimAnswer bounds one question to a shim.
+const shimAnswer = 2 * time.Second
+
+// pid is the shim's, or 0 when it does not say or it is not the pid of a shim here.
+func (s *shimConn) pid(ctx context.Context) int {
+	ctx, cancel := context.WithTimeout(ctx, shimAnswer)
+	defer cancel()
+	r, err := s.tasks.Connect(ctx, &taskv3.ConnectRequest{})
+	if err != nil {
+		return 0
+	}
+	return int(r.ShimPid)
+}
+
+// end asks a shim to end, and ends it when it stays.
+func (s *shimConn) end(ctx context.Context) error {
+	pid := s.pid(ctx)
+	if pid == 0 || !isShim(pid) {
+		return nil
+	}
+	asked, cancel := context.WithTimeout(ctx, shimAnswer)
+	defer cancel()
+	_, _ = s.tasks.Shutdown(asked, &taskv3.ShutdownRequest{Now: true})
+	return endProcess(ctx, pid, shimAnswer)
+}
+
+// endProcess waits so long for a process to end, and then kills it. It is held by a descriptor from before it is looked
+// at, so that no other one can be meant.
+func endProcess(ctx context.Context, pid int, patience time.Duration) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open process %d: %w", pid, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if !isShim(pid) {
+		return nil
+	}
+	if ended(fd, patience) {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", pid, err)
+	}
+	if !ended(fd, shimAnswer) {
+		return fmt.Errorf("process %d: does not end", pid)
+	}
+	return ctx.Err()
+}
+
+func ended(pidfd int, within time.Duration) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(within); ; {
+		n, err := unix.Poll(fds, int(max(0, time.Until(deadline).Milliseconds())))
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil && n > 0
+		}
+	}
+}
+
+// process is one of this host, by its command line.
+type process struct {
+	pid  int
+	argv []string
+}
+
+func processes() (all []process) {
+	dirs, _ := os.ReadDir("/proc")
+	for _, d := range dirs {
+		if pid, err := strconv.Atoi(d.Name()); err == nil {
+			if argv := commandLine(pid); len(argv) > 0 {
+				all = append(all, process{pid, argv})
+			}
+		}
+	}
+	return all
+}
+
+// commandLine is empty for a process that has ended.
+func commandLine(pid int) []string {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || len(line) == 0 {
+		return nil
+	}
+	return strings.Split(string(bytes.TrimSuffix(line, []byte{0})), "\x00")
+}
+
+const shimBinary = "containerd-shim-runc-v2"
+
+func isShim(pid int) bool {
+	argv := commandLine(pid)
+	return len(argv) > 0 && filepath.Base(argv[0]) == shimBinary
+}
+
+// after is the argument that follows a flag.
+func (p process) after(flag string) string {
+	for i, a := range p.argv {
+		if a == flag && i+1 < len(p.argv) {
+			return p.argv[i+1]
+		}
+	}
+	return ""
+}
+
+// isShim says whether p serves tasks of a namespace of a containerd; the same binary's short-lived commands do not.
+func (p process) isShim(namespace, address string) bool {
+	return filepath.Base(p.argv[0]) == shimBinary && p.after("-namespace") == namespace && p.after("-address") == address &&
+		!p.command()
+}
+
+func (p process) command() bool {
+	last := p.argv[len(p.argv)-1]
+	return last == "start" || last == "delete"
+}
+
+// atWork says whether a shim's command or runc is busy with a container.
+func atWork(id string) bool {
+	for _, p := range processes() {
+		name := filepath.Base(p.argv[0])
+		if name != "runc" && (name != shimBinary || !p.command()) {
+			continue
+		}
+		for _, a := range p.argv[1:] {
+			if a == id {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func hasChildren(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, t := range threads {
+		if list, err := os.ReadFile(t); err == nil && len(bytes.TrimSpace(list)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// await asks until the answer is true.
+func await(ctx context.Context, done func() (bool, error)) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
