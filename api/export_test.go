@@ -1,0 +1,18 @@
+package api
+
+import "time"
+
+// SetPatience makes a server that does not run yet impatient with slow clients.
+func (s *Server) SetPatience(stranger, header, body, stall time.Duration) {
+	s.patience = patience{stranger: stranger, header: header, body: body, stall: stall}
+}
+
+// Watched is how many watches the server looks after.
+func (s *Server) Watched() int {
+	n := 0
+	s.watched.Range(func(any, any) bool { n++; return true })
+	return n
+}
+
+// The bounds of the TLS port's connections.
+const MaxStrangers = maxStrangers
