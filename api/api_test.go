@@ -614,7 +614,7 @@ func TestNodeAndNamespaces(t *testing.T) {
 	e := serve(t)
 	ctx := t.Context()
 	node, err := e.client.CoreV1().Nodes().Get(ctx, "host", metav1.GetOptions{})
-	if err != nil || node.Status.Conditions[0].Status != v1.ConditionTrue || node.Status.Addresses[0].Address != "192.0.2.1" ||
+	if err != nil || !hasCondition(node, v1.NodeReady, v1.ConditionTrue) || node.Status.Addresses[0].Address != "192.0.2.1" ||
 		node.Status.Capacity.Memory().IsZero() {
 		t.Errorf("node: %+v, %v", node.Status, err)
 	}
