@@ -44,6 +44,9 @@ func containerOf(pod *v1.Pod, name string) (string, error) {
 		return "", apierrors.NewBadRequest(fmt.Sprintf(
 			"a container name must be specified for pod %s, choose one of: [%s]", pod.Name, strings.Join(names, " ")))
 	}
+	for _, c := range pod.Spec.EphemeralContainers {
+		names = append(names, c.Name)
+	}
 	for _, n := range names {
 		if n == name {
 			return name, nil

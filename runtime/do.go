@@ -214,6 +214,11 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		Sandbox: h.r.Sandboxes.Ref(pod, h.sandboxAttempt(s), netns),
 		Mounts:  append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
 	}
+	shared := cfg.Sandbox.PIDNS != ""
+	if err := h.aim(ctx, pod, &cfg); err != nil {
+		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because("CreateContainerConfigError", err)
+	}
 	if err := h.r.Containers.Ensure(ctx, cfg); err != nil {
 		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because(createReason(err), err)
@@ -223,7 +228,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		h.event(pod, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine", c.Image)
 	}
 	h.event(pod, v1.EventTypeNormal, "Created", "Container created: %s", s.Name)
-	if cfg.Sandbox.PIDNS != "" { // made by the pause container, which may not be there yet
+	if shared { // made by the pause container, which may not be there yet
 		return nil
 	}
 	return h.prepare(ctx, pod, s)
@@ -328,7 +333,13 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	mark := filepath.Join("started", id)
 	var started containers.Started
 	err = h.r.slot(ctx, func() (err error) {
+		if err := h.aimed(ctx, pod, s); err != nil {
+			return err
+		}
 		if err := h.r.Containers.Create(ctx, id, io); err != nil {
+			return err
+		}
+		if err := h.onTarget(ctx, pod, s.Name, id); err != nil {
 			return err
 		}
 		// From here on a container without a task is one that may have run: it is never run a second time.

@@ -138,9 +138,10 @@ func newlyHeld(prev, next v1.PodStatus) []v1.ContainerStatus {
 		return ""
 	}
 	var held []v1.ContainerStatus
-	for _, c := range next.ContainerStatuses {
+	before := slices.Concat(prev.ContainerStatuses, prev.EphemeralContainerStatuses)
+	for _, c := range slices.Concat(next.ContainerStatuses, next.EphemeralContainerStatuses) {
 		same := func(p v1.ContainerStatus) bool { return p.Name == c.Name && reason(p) == reason(c) }
-		if reason(c) != "" && !slices.ContainsFunc(prev.ContainerStatuses, same) {
+		if reason(c) != "" && !slices.ContainsFunc(before, same) {
 			held = append(held, c)
 		}
 	}

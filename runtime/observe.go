@@ -180,14 +180,21 @@ func (h *host) observeNetwork(pod *v1.Pod, rec record, f *status.Facts) error {
 // observeImages says which of the pod's images are on the host. When containerd goes away meanwhile nothing is said of
 // any: an image that cannot be asked for must not be pulled as if it were missing.
 func (h *host) observeImages(ctx context.Context, pod *v1.Pod, f *status.Facts) {
+	var refs []string
 	for _, c := range pod.Spec.Containers {
-		info, ok, err := h.r.Images.Look(ctx, c.Image)
+		refs = append(refs, c.Image)
+	}
+	for _, c := range pod.Spec.EphemeralContainers {
+		refs = append(refs, c.Image)
+	}
+	for _, ref := range refs {
+		info, ok, err := h.r.Images.Look(ctx, ref)
 		if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errors.Is(err, context.DeadlineExceeded) {
 			f.Reachable = false
 			return
 		}
 		if err == nil && ok {
-			f.Images[c.Image] = status.Image{ID: imageID(info)}
+			f.Images[ref] = status.Image{ID: imageID(info)}
 		}
 	}
 }

@@ -71,7 +71,9 @@ func containerStatus(pod *v1.Pod, f Facts, c *v1.Container, k kind) v1.Container
 	}
 	running := known && last.State == Running
 	started := running // a startup probe will have a say here
-	s.Started = &started
+	if k != ephemeral {
+		s.Started = &started
+	}
 	switch k {
 	case regular, sidecar:
 		s.Ready = started // a readiness probe will have a say here

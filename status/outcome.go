@@ -1,6 +1,7 @@
 package status
 
 import (
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -18,7 +19,7 @@ func Outcome(pod *v1.Pod, f Facts) *Verdict {
 	if v := completed(pod, f); v != nil {
 		return v
 	}
-	if !f.Reachable || f.Gone || !settled(f) {
+	if !f.Reachable || f.Gone || !settled(pod, f) {
 		return nil
 	}
 	if pod.DeletionTimestamp != nil && !f.Static {
@@ -46,7 +47,7 @@ func rejected(f Facts) *Verdict {
 // completed is the verdict over a pod whose containers have all ended for good by their policies. It follows from
 // recorded exits alone, so it holds whether containerd can be asked or not, and before the verdict is recorded.
 func completed(pod *v1.Pod, f Facts) *Verdict {
-	if !settled(f) {
+	if !settled(pod, f) {
 		return nil
 	}
 	statuses := append(initStatuses(pod, f), regularStatuses(pod, f)...)
@@ -68,14 +69,25 @@ func ended(pod *v1.Pod, f Facts) *Verdict {
 	return &Verdict{Phase: phase}
 }
 
-// settled tells whether nothing of the pod runs or is about to, and every exit is recorded.
-func settled(f Facts) bool {
+// settled tells whether nothing of the pod runs or is about to, and every exit is recorded. Ephemeral containers do not
+// count: a pod ends under them.
+func settled(pod *v1.Pod, f Facts) bool {
 	for _, c := range f.Containers {
-		if c.State != Exited || !c.Recorded {
+		if (c.State != Exited || !c.Recorded) && !IsEphemeral(pod, c.Name) {
 			return false
 		}
 	}
-	return !f.BusyWith(OpCreate, OpStart)
+	for _, w := range f.Work {
+		if (w.Task.Op == OpCreate || w.Task.Op == OpStart) && !IsEphemeral(pod, w.Task.Name) {
+			return false
+		}
+	}
+	return true
+}
+
+// IsEphemeral tells whether name is that of an ephemeral container of the pod.
+func IsEphemeral(pod *v1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c v1.EphemeralContainer) bool { return c.Name == name })
 }
 
 // Stranded tells whether pod has lost its sandbox and may not have another: under restartPolicy Never, once a

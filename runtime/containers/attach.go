@@ -73,3 +73,12 @@ func (s *sink) Write(p []byte) (int, error) {
 	s.failed = err != nil
 	return n, err
 }
+
+// Pid is the process of a container's task; ErrGone if there is none.
+func (c *Client) Pid(ctx context.Context, id string) (uint32, error) {
+	t, err := c.task(c.Context(ctx), id)
+	if err != nil {
+		return 0, err
+	}
+	return t.Pid, nil
+}

@@ -97,6 +97,23 @@ func (p *planner) container(c *v1.Container, g goal) {
 	}
 }
 
+// ephemeral runs e once, whatever becomes of it, in a sandbox that runs (pkg/kubelet/kuberuntime/kuberuntime_manager.go
+// computePodActions).
+func (p *planner) ephemeral(e *v1.EphemeralContainer, g goal) {
+	last, known := p.f.Newest(e.Name)
+	if known && last.State == status.Created {
+		p.start(last, g)
+	}
+	if known || !g.running && !p.busy(Create, e.Name) {
+		return
+	}
+	c := v1.Container(e.EphemeralContainerCommon)
+	step := Step{Op: Create, Name: c.Name, Sandbox: g.id, Key: status.RestartKey(p.pod, &c), Why: "ephemeral"}
+	if p.image(&c, last, known) && p.grounded() && g.clear && p.free(c.Name) {
+		p.try(step)
+	}
+}
+
 // free tells whether nothing of an instance of name is left, so that the next one can be made. An exit must be
 // recorded before, too, which its removal waits for.
 func (p *planner) free(name string) bool {
@@ -154,6 +171,22 @@ func (p *planner) pull(image string) {
 		p.wait(failure.Last.Add(status.PullErrorShown)) // the status changes then
 	}
 	p.try(Step{Op: PullImage, Name: image, Why: "image of a container to be made"})
+}
+
+// closeTime is when the ephemeral containers of a pod are killed that is over by itself: a grace period after the last of
+// its containers has ended. Nothing else runs in it then.
+func (p *planner) closeTime() time.Time {
+	var last time.Time
+	for _, c := range p.f.Containers {
+		if c.State == status.Exited && !status.IsEphemeral(p.pod, c.Name) && c.FinishedAt.After(last) {
+			last = c.FinishedAt
+		}
+	}
+	grace := p.pod.Spec.TerminationGracePeriodSeconds
+	if last.IsZero() || grace == nil {
+		return time.Time{}
+	}
+	return last.Add(time.Duration(*grace) * time.Second)
 }
 
 // killTime is when the containers of a deleted pod are killed: the deletion time, which the API set to the request's

@@ -58,7 +58,7 @@ func life(t *testing.T, seed uint64, tells bool) {
 	w.locked(func() {
 		w.fails = func(Step) fate { return works }
 		w.reachable = true
-		for _, c := range w.pod.Spec.Containers {
+		for _, c := range everyContainer(w.pod) {
 			w.images[c.Image] = true
 		}
 	})
@@ -87,7 +87,9 @@ func trouble(w *world, rng *rand.Rand) {
 		if finished {
 			return
 		}
-		switch rng.IntN(11) {
+		switch rng.IntN(12) {
+		case 11:
+			w.locked(func() { w.log("-- debug"); w.images["img-"+debugger] = rng.IntN(2) == 0; w.debug() })
 		case 0, 1:
 			w.kill()
 			w.log("-- podd was killed")
@@ -180,6 +182,10 @@ func atRest(w *world) bool {
 				return false
 			}
 		}
+	}
+	if len(w.pod.Spec.EphemeralContainers) > 0 {
+		last, ok := f.Newest(debugger)
+		return ok && last.State != status.Created && last.Attempt == 0
 	}
 	return true
 }

@@ -56,7 +56,7 @@ func (p *planner) leave() {
 // deleted.
 func (p *planner) close() {
 	p.conclude()
-	p.empty(time.Time{})
+	p.empty(p.closeTime())
 	p.removeSandboxes()
 	p.detach()
 }
@@ -72,6 +72,9 @@ func (p *planner) live() {
 	p.sandbox(g)
 	for i := range p.pod.Spec.Containers {
 		p.container(&p.pod.Spec.Containers[i], g)
+	}
+	for i := range p.pod.Spec.EphemeralContainers {
+		p.ephemeral(&p.pod.Spec.EphemeralContainers[i], g)
 	}
 }
 

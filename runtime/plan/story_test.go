@@ -23,10 +23,11 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 // all that podd did since: instant, step begun, given up or failed, and the published status whenever it changed.
 //
 //	> pod Always app,side            restart policy and containers; each has the image img-<name>, which is on the host
-//	> set KEY=VALUE ...              hostNetwork, static, rejected=MESSAGE, bad=CONTAINER, pull=POLICY, noimage=CONTAINER,
+//	> set KEY=VALUE ...              hostNetwork, static, grace=DURATION, rejected=MESSAGE, bad=CONTAINER, pull=POLICY, noimage=CONTAINER,
 //	>                                took=STEP:DURATION (default 100ms), ends=CONTAINER:DURATION:CODE, stubborn=CONTAINER
 //	> boot, kill, reboot, away, back podd starts, is killed; the host boots again; containerd goes and comes back
 //	> fail STEP, heal                every try of STEP fails; nothing fails any more
+//	> debug                          the pod gets an ephemeral container, debugger, whose image is on the host
 //	> exit CONTAINER CODE, pause dies, shim dies, load CONTAINER, delete GRACE, force
 //	> run DURATION                   time passes
 func TestStories(t *testing.T) {
@@ -137,6 +138,8 @@ func (s *story) command(words []string) {
 				}
 			}
 		})
+	case "debug":
+		w.locked(func() { w.images["img-"+debugger] = true; w.debug() })
 	case "load":
 		w.locked(func() { w.images["img-"+words[1]] = true })
 	case "delete":
@@ -191,6 +194,9 @@ func (s *story) set(key, value string) {
 	switch key {
 	case "hostNetwork":
 		spec.HostNetwork = true
+	case "grace":
+		seconds := int64(duration(s.t, value).Seconds())
+		spec.TerminationGracePeriodSeconds = &seconds
 	case "static", "rejected", "bad":
 		s.w.pod.Annotations[key] = value + strings.Repeat("yes", max(0, 1-len(value)))
 	case "pull":

@@ -39,7 +39,7 @@ func (p *planner) inSpec(name string) bool {
 			return true
 		}
 	}
-	return false
+	return status.IsEphemeral(p.pod, name)
 }
 
 // end brings one instance one step nearer to being gone: stop, record, remove.

@@ -505,7 +505,7 @@ func (w *world) effect(s Step) {
 		w.ground, w.groundLeft = false, false
 	case Conclude:
 		w.need(s, w.verdict == nil || *w.verdict == *s.Verdict, "another verdict")
-		w.need(s, !slices.ContainsFunc(w.containers, func(c status.Container) bool { return c.State == status.Running }), "it runs")
+		w.need(s, !slices.ContainsFunc(w.containers, func(c status.Container) bool { return c.State == status.Running && c.Name != debugger }), "it runs")
 		w.verdict = s.Verdict
 	case Finish:
 		w.need(s, len(w.containers)+len(w.sandboxes) == 0 && !w.network.Attached && !w.ground && !w.groundLeft, "something is left")
@@ -530,8 +530,13 @@ func (w *world) ensureSandbox(s Step) {
 
 func (w *world) create(s Step) {
 	w.need(s, w.ground, "no ground")
-	at := slices.IndexFunc(w.pod.Spec.Containers, func(c v1.Container) bool { return c.Name == s.Name })
-	c := &w.pod.Spec.Containers[at]
+	var c *v1.Container
+	all := everyContainer(w.pod)
+	for i := range all {
+		if all[i].Name == s.Name {
+			c = &all[i]
+		}
+	}
 	if !w.images[c.Image] {
 		return // it was removed under the step
 	}
@@ -747,7 +752,7 @@ func summary(s v1.PodStatus) string {
 			line += " ready"
 		}
 	}
-	for _, c := range s.ContainerStatuses {
+	for _, c := range slices.Concat(s.ContainerStatuses, s.EphemeralContainerStatuses) {
 		line += fmt.Sprintf("; %s #%d ", c.Name, c.RestartCount)
 		switch {
 		case c.State.Running != nil:
@@ -777,7 +782,9 @@ func modelPhase(pod *v1.Pod, f status.Facts) v1.PodPhase {
 		return v1.PodFailed
 	}
 	fresh, live, again, good, bad := false, false, false, true, false
-	sure := !slices.ContainsFunc(f.Work, func(w status.Work) bool { return w.Task.Op == Create || w.Task.Op == Start })
+	sure := !slices.ContainsFunc(f.Work, func(w status.Work) bool {
+		return (w.Task.Op == Create || w.Task.Op == Start) && w.Task.Name != debugger
+	})
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
 		var ever []status.Container
@@ -813,6 +820,29 @@ func modelPhase(pod *v1.Pod, f status.Facts) v1.PodPhase {
 		return v1.PodFailed
 	}
 	return v1.PodSucceeded
+}
+
+// everyContainer is the regular and the ephemeral containers of a pod.
+func everyContainer(pod *v1.Pod) []v1.Container {
+	all := slices.Clone(pod.Spec.Containers)
+	for _, e := range pod.Spec.EphemeralContainers {
+		all = append(all, v1.Container(e.EphemeralContainerCommon))
+	}
+	return all
+}
+
+// debugger is the name of the ephemeral container that a pod of these tests may get.
+const debugger = "debugger"
+
+// debug gives the pod its ephemeral container.
+func (w *world) debug() {
+	if w.pod == nil || len(w.pod.Spec.EphemeralContainers) > 0 {
+		return
+	}
+	w.pod = w.pod.DeepCopy()
+	w.pod.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{
+		Name: debugger, Image: "img-" + debugger, ImagePullPolicy: v1.PullIfNotPresent,
+	}}}
 }
 
 func newPod(policy v1.RestartPolicy, rng *rand.Rand, names ...string) *v1.Pod {
