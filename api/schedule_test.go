@@ -1,0 +1,175 @@
+package api_test
+
+import (
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func (e *env) patchNode(t testing.TB, patch string) {
+	t.Helper()
+	if _, err := e.client.CoreV1().Nodes().Patch(t.Context(), "host", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (e *env) patchPod(t testing.TB, name, patch string) {
+	t.Helper()
+	if _, err := e.client.CoreV1().Pods("default").Patch(t.Context(), name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// scheduled waits for the condition PodScheduled: a node, or a reason and a message.
+func (e *env) scheduled(t testing.TB, name, node, reason, message string) {
+	t.Helper()
+	e.until(t, name+": "+node+reason, func() bool {
+		p, ok := e.store.Pod("default", name)
+		if !ok || p.Spec.NodeName != node && reason == "" {
+			return false
+		}
+		for _, c := range p.Status.Conditions {
+			if c.Type == v1.PodScheduled {
+				return c.Reason == reason && c.Message == message && (c.Status == v1.ConditionTrue) == (reason == "")
+			}
+		}
+		return false
+	})
+}
+
+// eventually waits for an event about a pod.
+func (e *env) eventually(t testing.TB, name, reason, message string) {
+	t.Helper()
+	e.until(t, "event "+reason, func() bool {
+		list, err := e.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + name + ",reason=" + reason})
+		return err == nil && len(list.Items) == 1 && list.Items[0].Message == message && list.Items[0].Count == 1
+	})
+}
+
+func TestScheduling(t *testing.T) {
+	const unmatched = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
+	const cordoned = "0/1 nodes are available: 1 node(s) were unschedulable."
+	const tainted = "0/1 nodes are available: 1 node(s) had untolerated taint(s) {example.com/t=v:NoSchedule}."
+	zone := func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"zone": "a"} }
+	for name, story := range map[string]struct {
+		before string // patch of the node
+		spec   func(*v1.Pod)
+		node   string // where it is when it was made
+		reason string
+		says   string
+		event  bool
+		after  func(t *testing.T, e *env) // makes it fit
+	}{
+		"plain":              {node: "host"},
+		"selector that fits": {before: `{"metadata":{"labels":{"zone":"a"}}}`, spec: zone, node: "host"},
+		"selector":           {spec: zone, reason: "Unschedulable", says: unmatched, event: true, after: func(t *testing.T, e *env) { e.patchNode(t, `{"metadata":{"labels":{"zone":"a"}}}`) }},
+		"cordon":             {before: `{"spec":{"unschedulable":true}}`, reason: "Unschedulable", says: cordoned, event: true, after: func(t *testing.T, e *env) { e.patchNode(t, `{"spec":{"unschedulable":null}}`) }},
+		"taint":              {before: `{"spec":{"taints":[{"key":"example.com/t","value":"v","effect":"NoSchedule"}]}}`, reason: "Unschedulable", says: tainted, event: true, after: func(t *testing.T, e *env) { e.patchNode(t, `{"spec":{"taints":[]}}`) }},
+		"toleration is added": {before: `{"spec":{"taints":[{"key":"example.com/t","value":"v","effect":"NoSchedule"}]}}`, reason: "Unschedulable", says: tainted, event: true, after: func(t *testing.T, e *env) {
+			e.patchPod(t, "p", `{"spec":{"tolerations":[{"key":"example.com/t","operator":"Exists"}]}}`)
+		}},
+		"tolerated": {before: `{"spec":{"taints":[{"key":"example.com/t","effect":"NoSchedule"}]}}`, node: "host",
+			spec: func(p *v1.Pod) { p.Spec.Tolerations = []v1.Toleration{{Operator: v1.TolerationOpExists}} }},
+		"preferred taint": {before: `{"spec":{"taints":[{"key":"example.com/t","effect":"PreferNoSchedule"}]}}`, node: "host"},
+		"affinity": {spec: func(p *v1.Pod) {
+			term := v1.NodeSelectorTerm{MatchExpressions: []v1.NodeSelectorRequirement{{Key: "zone", Operator: v1.NodeSelectorOpIn, Values: []string{"a", "b"}}}}
+			p.Spec.Affinity = &v1.Affinity{NodeAffinity: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{term}}}}
+		}, reason: "Unschedulable", says: unmatched, event: true, after: func(t *testing.T, e *env) { e.patchNode(t, `{"metadata":{"labels":{"zone":"b"}}}`) }},
+		"affinity by name": {spec: func(p *v1.Pod) {
+			term := v1.NodeSelectorTerm{MatchFields: []v1.NodeSelectorRequirement{{Key: "metadata.name", Operator: v1.NodeSelectorOpIn, Values: []string{"host"}}}}
+			p.Spec.Affinity = &v1.Affinity{NodeAffinity: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{term}}}}
+		}, node: "host"},
+		"gates": {spec: func(p *v1.Pod) {
+			p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "example.com/one"}, {Name: "example.com/two"}}
+		}, reason: "SchedulingGated", says: "Scheduling is blocked due to non-empty scheduling gates", after: func(t *testing.T, e *env) {
+			e.patchPod(t, "p", `{"spec":{"schedulingGates":[{"$patch":"delete","name":"example.com/one"}]}}`)
+			if p, _ := e.store.Pod("default", "p"); len(p.Spec.SchedulingGates) != 1 || p.Spec.NodeName != "" {
+				t.Errorf("with one gate left: %v", p.Spec)
+			}
+			e.patchPod(t, "p", `{"spec":{"schedulingGates":[{"$patch":"delete","name":"example.com/two"}]}}`)
+		}},
+		"another scheduler": {spec: func(p *v1.Pod) { p.Spec.SchedulerName = "mine" }, reason: "OtherScheduler",
+			says: `the pod waits for scheduler "mine" to bind it: podd binds the pods of "default-scheduler"`, after: func(t *testing.T, e *env) {
+				err := e.client.CoreV1().Pods("default").Bind(t.Context(), &v1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Target: v1.ObjectReference{Kind: "Node", Name: "host"}}, metav1.CreateOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}},
+		"another node": {spec: func(p *v1.Pod) { p.Spec.NodeName = "elsewhere" }, node: "elsewhere", reason: "OtherNode", event: true,
+			says: `the pod is bound to node "elsewhere", and podd runs the pods of node "host"`},
+		"this node by name": {before: `{"spec":{"unschedulable":true}}`, spec: func(p *v1.Pod) { p.Spec.NodeName = "host" }, node: "host"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := serve(t)
+			if story.before != "" {
+				e.patchNode(t, story.before)
+			}
+			p := pod("p")
+			if story.spec != nil {
+				story.spec(p)
+			}
+			if p = e.create(t, p); p.Spec.NodeName != story.node || p.Status.Phase != v1.PodPending {
+				t.Errorf("made on %q, %s", p.Spec.NodeName, p.Status.Phase)
+			}
+			if story.reason == "" {
+				return
+			}
+			e.scheduled(t, "p", story.node, story.reason, story.says)
+			if story.event {
+				e.eventually(t, "p", "FailedScheduling", story.says)
+			}
+			e.stop() // what is known of the pod, and what it waits for, is found again
+			e = serveIn(t, e.dir)
+			if story.after != nil {
+				story.after(t, e)
+				e.scheduled(t, "p", "host", "", "")
+			}
+		})
+	}
+}
+
+// TestTaintEviction: a NoExecute taint drives away what does not tolerate it, or only for a time.
+func TestTaintEviction(t *testing.T) {
+	e := serve(t)
+	tolerating := func(name string, seconds *int64) *v1.Pod {
+		p := pod(name)
+		p.Spec.Tolerations = []v1.Toleration{{Key: "example.com/t", Operator: v1.TolerationOpExists, Effect: v1.TaintEffectNoExecute, TolerationSeconds: seconds}}
+		return e.create(t, p)
+	}
+	one, long := int64(1), int64(3600)
+	e.create(t, pod("leaves"))
+	tolerating("stays", nil)
+	tolerating("stays-long", &long)
+	begun := tolerating("stays-short", &one)
+	e.patchNode(t, `{"spec":{"taints":[{"key":"example.com/t","effect":"NoExecute"}]}}`)
+	deleted := func(name string) bool {
+		p, ok := e.store.Pod("default", name)
+		return ok && p.DeletionTimestamp != nil
+	}
+	e.until(t, "the pod leaves", func() bool { return deleted("leaves") })
+	e.eventually(t, "leaves", "TaintManagerEviction", "Marking for deletion Pod default/leaves")
+	p, _ := e.store.Pod("default", "leaves")
+	if c := p.Status.Conditions; len(c) == 0 || c[len(c)-1].Type != v1.DisruptionTarget || c[len(c)-1].Reason != "DeletionByTaintManager" {
+		t.Errorf("conditions: %v", c)
+	}
+	e.until(t, "the pod that may stay a second leaves", func() bool { return deleted("stays-short") })
+	if deleted("stays") || deleted("stays-long") || begun.DeletionTimestamp != nil {
+		t.Error("a pod that tolerates the taint is deleted")
+	}
+}
+
+// TestSeveralTaints: the message names the one that is not tolerated.
+func TestSeveralTaints(t *testing.T) {
+	e := serve(t)
+	e.patchNode(t, `{"spec":{"taints":[{"key":"example.com/a","effect":"NoSchedule"},{"key":"example.com/b","effect":"NoExecute"}]}}`)
+	p := pod("p")
+	p.Spec.Tolerations = []v1.Toleration{{Key: "example.com/a", Operator: v1.TolerationOpExists}}
+	e.create(t, p)
+	e.until(t, "the second taint is told", func() bool {
+		p, ok := e.store.Pod("default", "p")
+		return ok && len(p.Status.Conditions) == 1 && strings.Contains(p.Status.Conditions[0].Message, "{example.com/b:NoExecute}")
+	})
+}
