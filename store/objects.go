@@ -29,6 +29,37 @@ func (s *Store) List(prefix, from string, limit int) (found []Entry, more int, r
 	return found, more, s.rev
 }
 
+// ListAt is List without a limit as it was at the revision rev, or ErrGone if the history does not go back to it.
+func (s *Store) ListAt(prefix, from string, rev int64) (found []Entry, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if rev < s.history.floor {
+		return nil, ErrGone
+	}
+	then := map[string]Entry{} // what has changed since; without a revision it was not there
+	for _, c := range s.history.after(rev) {
+		if _, known := then[c.Key]; !known && strings.HasPrefix(c.Key, prefix) && c.Key >= from {
+			then[c.Key] = Entry{Key: c.Key, Revision: c.PrevRev, Data: c.Prev}
+		}
+	}
+	now, _ := s.list(prefix, from, 0)
+	for _, e := range now {
+		if _, changed := then[e.Key]; !changed {
+			found = append(found, e)
+		}
+	}
+	if len(then) == 0 {
+		return found, nil
+	}
+	for _, e := range then {
+		if e.Revision != 0 {
+			found = append(found, e)
+		}
+	}
+	slices.SortFunc(found, func(a, b Entry) int { return strings.Compare(a.Key, b.Key) })
+	return found, nil
+}
+
 func (s *Store) list(prefix, from string, limit int) (found []Entry, more int) {
 	s.objects.AscendGreaterOrEqual(Entry{Key: max(prefix, from)}, func(e Entry) bool {
 		if !strings.HasPrefix(e.Key, prefix) {

@@ -49,6 +49,15 @@ func (h *history) add(c Change) {
 	h.changes = h.changes[drop:]
 }
 
+// forget drops the changes up to rev.
+func (h *history) forget(rev int64) {
+	kept := h.after(rev)
+	for _, c := range h.changes[:len(h.changes)-len(kept)] {
+		h.bytes -= len(c.Data)
+	}
+	h.changes, h.floor = append([]Change{}, kept...), max(h.floor, rev)
+}
+
 // after is the changes after rev.
 func (h *history) after(rev int64) []Change {
 	lo, hi := 0, len(h.changes)
@@ -60,6 +69,20 @@ func (h *history) after(rev int64) []Change {
 		}
 	}
 	return h.changes[lo:]
+}
+
+// Forget drops the history up to the revision rev, which frees its memory. Watches that have not read it end with ErrGone.
+func (s *Store) Forget(rev int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.history.forget(min(rev, s.rev))
+}
+
+// Oldest is the oldest revision that ListAt and Watch still know.
+func (s *Store) Oldest() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.history.floor
 }
 
 // Watch reads the changes below a prefix. It holds no queue: it reads the store's history at its own pace, and when it

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"time"
 
@@ -25,8 +26,11 @@ import (
 type Backend struct {
 	store   *store.Store
 	codec   runtime.Codec
+	root    string // put before every key; empty but in tests
 	prefix  string // "/pods/"
 	newFunc func() runtime.Object
+
+	shared shared // what watches have decoded
 }
 
 var (
@@ -43,7 +47,7 @@ func (b *Backend) decode(data []byte, rev int64, obj runtime.Object) error {
 		return fmt.Errorf("decode: %w", err)
 	}
 	if _, _, err := b.codec.Decode(data, nil, obj); err != nil {
-		return fmt.Errorf("decode: %w", err)
+		return storage.NewInternalError(fmt.Errorf("decode: %w", err))
 	}
 	return versioner.UpdateObject(obj, uint64(rev))
 }
@@ -63,12 +67,21 @@ func expires(ttl uint64) int64 {
 	return time.Now().Add(time.Duration(ttl) * time.Second).Unix()
 }
 
+// check refuses keys that are not one of this kind.
+func (b *Backend) check(key string) error {
+	_, err := storage.PrepareKey(b.prefix, key, false)
+	return err
+}
+
 // Get reads the object at key.
 func (b *Backend) Get(ctx context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
+	if err := b.check(key); err != nil {
+		return err
+	}
 	if err := b.notNewer(opts.ResourceVersion); err != nil {
 		return err
 	}
-	e, ok := b.store.Get(key)
+	e, ok := b.store.Get(b.root + key)
 	if !ok {
 		if opts.IgnoreNotFound {
 			return runtime.SetZeroValue(out)
@@ -92,6 +105,9 @@ func (b *Backend) notNewer(resourceVersion string) error {
 
 // Create adds an object; it is durable when Create returns.
 func (b *Backend) Create(ctx context.Context, key string, obj, out runtime.Object, ttl uint64) error {
+	if err := b.check(key); err != nil {
+		return err
+	}
 	if rv, err := versioner.ObjectResourceVersion(obj); err == nil && rv != 0 {
 		return storage.ErrResourceVersionSetOnCreate
 	}
@@ -99,7 +115,7 @@ func (b *Backend) Create(ctx context.Context, key string, obj, out runtime.Objec
 	if err != nil {
 		return err
 	}
-	e, err := b.store.Put(ctx, key, data, 0, expires(ttl))
+	e, err := b.store.Put(ctx, b.root+key, data, 0, expires(ttl))
 	if errors.Is(err, store.ErrConflict) {
 		return storage.NewKeyExistsError(key, 0)
 	}
@@ -115,8 +131,11 @@ func (b *Backend) Create(ctx context.Context, key string, obj, out runtime.Objec
 // Delete removes the object at key if the preconditions and validate allow it, and reads its last state into out.
 func (b *Backend) Delete(ctx context.Context, key string, out runtime.Object, preconditions *storage.Preconditions,
 	validate storage.ValidateObjectFunc, _ runtime.Object, _ storage.DeleteOptions) error {
+	if err := b.check(key); err != nil {
+		return err
+	}
 	for {
-		e, ok := b.store.Get(key)
+		e, ok := b.store.Get(b.root + key)
 		if !ok {
 			return storage.NewKeyNotFoundError(key, 0)
 		}
@@ -130,7 +149,7 @@ func (b *Backend) Delete(ctx context.Context, key string, out runtime.Object, pr
 		if err := validate(ctx, current); err != nil {
 			return err
 		}
-		gone, err := b.store.Delete(ctx, key, e.Revision)
+		gone, err := b.store.Delete(ctx, b.root+key, e.Revision)
 		if errors.Is(err, store.ErrConflict) {
 			continue
 		}
@@ -144,12 +163,15 @@ func (b *Backend) Delete(ctx context.Context, key string, out runtime.Object, pr
 // GuaranteedUpdate writes what try makes of the present object, and tries again while somebody else is faster.
 func (b *Backend) GuaranteedUpdate(ctx context.Context, key string, destination runtime.Object, ignoreNotFound bool,
 	preconditions *storage.Preconditions, try storage.UpdateFunc, _ runtime.Object) error {
+	if err := b.check(key); err != nil {
+		return err
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return storage.NewTimeoutError(key, err.Error())
 		}
 		current := b.newFunc()
-		e, found := b.store.Get(key)
+		e, found := b.store.Get(b.root + key)
 		if !found && !ignoreNotFound {
 			return storage.NewKeyNotFoundError(key, 0)
 		}
@@ -176,7 +198,7 @@ func (b *Backend) GuaranteedUpdate(ctx context.Context, key string, destination 
 		if ttl != nil {
 			expiry = expires(*ttl)
 		}
-		written, err := b.store.Put(ctx, key, data, e.Revision, expiry)
+		written, err := b.store.Put(ctx, b.root+key, data, e.Revision, expiry)
 		if errors.Is(err, store.ErrConflict) {
 			continue
 		}
@@ -187,8 +209,9 @@ func (b *Backend) GuaranteedUpdate(ctx context.Context, key string, destination 
 	}
 }
 
-// GetList reads the objects below key. Only the present state is kept: an exact older resourceVersion is 410 Gone, and
-// a continued list goes on in the present state, at the resourceVersion it has.
+// GetList reads the objects below key. At an exact older resourceVersion, and so for a list that is continued, it is what the
+// store's history gives; when that no longer goes back so far, it is 410 Gone, with a token to go on in the present
+// state.
 func (b *Backend) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
 	listPtr, err := meta.GetItemsPtr(listObj)
 	if err != nil {
@@ -199,39 +222,51 @@ func (b *Backend) GetList(ctx context.Context, key string, opts storage.ListOpti
 		return fmt.Errorf("list %s: not a list: %T", key, listObj)
 	}
 	v.Set(reflect.MakeSlice(v.Type(), 0, 0))
-	prefix, err := storage.PrepareKey("/", key, opts.Recursive)
+	prefix, err := storage.PrepareKey(b.prefix, key, opts.Recursive)
 	if err != nil {
 		return err
 	}
-	exact, from, err := storage.ValidateListOptions(prefix, versioner, opts)
+	rev, from, err := storage.ValidateListOptions(prefix, versioner, opts)
 	if err != nil {
 		return err
 	}
-	if exact == 0 {
+	if from == "" {
 		if err := b.notNewer(opts.ResourceVersion); err != nil {
 			return err
 		}
 	}
-	if !opts.Recursive {
-		return b.getOne(key, opts, v, listObj)
-	}
-	entries, _, rev := b.store.List(prefix, from, 0)
-	if err := sameRevision(exact, from, rev); err != nil {
+	var entries []store.Entry
+	if rev == 0 {
+		entries, _, rev = b.store.List(b.root+prefix, b.root+from, 0)
+	} else if entries, err = b.listAt(prefix, from, rev); err != nil {
 		return err
+	}
+	if !opts.Recursive {
+		entries = slices.DeleteFunc(entries, func(e store.Entry) bool { return e.Key != b.root+key })
 	}
 	return b.page(ctx, prefix, rev, entries, opts, v, listObj)
 }
 
-// sameRevision checks the revision that a list insists on. A continued list may go on at a later one: what was on the
-// pages before does not come again, and what has changed since shows on a watch from the first page's revision.
-func sameRevision(exact int64, from string, rev int64) error {
-	switch {
-	case exact > rev:
-		return storage.NewTooLargeResourceVersionError(uint64(exact), uint64(rev), 1)
-	case exact != 0 && from == "" && exact != rev:
-		return apierrors.NewResourceExpired(fmt.Sprintf("the resource version %d is no longer kept", exact))
+func (b *Backend) listAt(prefix, from string, rev int64) ([]store.Entry, error) {
+	if now := b.store.Revision(); rev > now {
+		return nil, storage.NewTooLargeResourceVersionError(uint64(rev), uint64(now), 0)
 	}
-	return nil
+	entries, err := b.store.ListAt(b.root+prefix, b.root+from, rev)
+	if !errors.Is(err, store.ErrGone) {
+		return entries, err
+	}
+	if from == "" {
+		return nil, apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
+	}
+	// Clients of upstream's API server know this error and its token.
+	token, err := storage.EncodeContinue(from, prefix, -1)
+	if err != nil {
+		return nil, err
+	}
+	gone := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. " +
+		"Begin again, or go on with the token of this answer: what was changed since the first part may then be missing or come twice.")
+	gone.ErrStatus.ListMeta.Continue = token
+	return nil, gone
 }
 
 // page fills the list until the limit is reached.
@@ -239,6 +274,9 @@ func (b *Backend) page(ctx context.Context, prefix string, rev int64, entries []
 	v reflect.Value, listObj runtime.Object) error {
 	last, more := "", false
 	seen := 0
+	if opts.Predicate.Empty() && opts.Predicate.Limit <= 0 {
+		v.Grow(len(entries))
+	}
 	for _, e := range entries {
 		if opts.Predicate.Limit > 0 && int64(v.Len()) >= opts.Predicate.Limit {
 			more = true
@@ -248,7 +286,7 @@ func (b *Backend) page(ctx context.Context, prefix string, rev int64, entries []
 			return storage.NewTimeoutError(e.Key, "the request took too long")
 		}
 		seen++
-		last = e.Key
+		last = e.Key[len(b.root):]
 		if err := b.appendMatching(e, opts, v); err != nil {
 			return err
 		}
@@ -266,7 +304,7 @@ func (b *Backend) page(ctx context.Context, prefix string, rev int64, entries []
 func (b *Backend) appendMatching(e store.Entry, opts storage.ListOptions, v reflect.Value) error {
 	obj := b.newFunc()
 	if err := b.decode(e.Data, e.Revision, obj); err != nil {
-		return fmt.Errorf("%s: %w", e.Key, err)
+		return storage.NewInternalError(fmt.Errorf("%s: %w", e.Key, err))
 	}
 	if ok, err := opts.Predicate.Matches(obj); err == nil && ok {
 		v.Set(reflect.Append(v, reflect.ValueOf(obj).Elem()))
@@ -274,20 +312,9 @@ func (b *Backend) appendMatching(e store.Entry, opts storage.ListOptions, v refl
 	return nil
 }
 
-func (b *Backend) getOne(key string, opts storage.ListOptions, v reflect.Value, listObj runtime.Object) error {
-	rev := b.store.Revision()
-	if e, ok := b.store.Get(key); ok {
-		if err := b.appendMatching(e, opts, v); err != nil {
-			return err
-		}
-		rev = max(rev, e.Revision)
-	}
-	return versioner.UpdateList(listObj, uint64(rev), "", nil)
-}
-
 // Watch sends the changes below key. An empty resourceVersion or "0" begins with the present objects.
 func (b *Backend) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
-	prefix, err := storage.PrepareKey("/", key, opts.Recursive)
+	prefix, err := storage.PrepareKey(b.prefix, key, opts.Recursive)
 	if err != nil {
 		return nil, err
 	}
@@ -306,7 +333,7 @@ func (b *Backend) Watch(ctx context.Context, key string, opts storage.ListOption
 
 // Stats counts the objects.
 func (b *Backend) Stats(ctx context.Context) (storage.Stats, error) {
-	entries, _, _ := b.store.List(b.prefix, "", 0)
+	entries, _, _ := b.store.List(b.root+b.prefix, "", 0)
 	return storage.Stats{ObjectCount: int64(len(entries))}, nil
 }
 
@@ -324,5 +351,5 @@ func (b *Backend) GetCurrentResourceVersion(ctx context.Context) (uint64, error)
 // EnableResourceSizeEstimation is for watch caches, of which there is none.
 func (b *Backend) EnableResourceSizeEstimation(storage.KeysFunc) error { return nil }
 
-// CompactRevision is 0: nothing is compacted that could still be read.
-func (b *Backend) CompactRevision() int64 { return 0 }
+// CompactRevision is the oldest revision that can still be listed and watched from.
+func (b *Backend) CompactRevision() int64 { return b.store.Oldest() }

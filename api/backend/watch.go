@@ -42,20 +42,21 @@ func (b *Backend) watch(ctx context.Context, prefix string, rv int64, opts stora
 	var err error
 	switch {
 	case initial:
-		entries, changes, err = b.store.ListAndWatch(prefix)
+		entries, changes, err = b.store.ListAndWatch(b.root + prefix)
 	case rv == 0:
-		changes, err = b.store.Watch(prefix, -1)
+		changes, err = b.store.Watch(b.root+prefix, -1)
 	default:
-		changes, err = b.store.Watch(prefix, rv)
+		changes, err = b.store.Watch(b.root+prefix, rv)
 	}
-	if errors.Is(err, store.ErrGone) {
-		return nil, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d", rv))
+	if errors.Is(err, store.ErrGone) { // upstream's server accepts the watch, too, and says it then
+		expired := apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d", rv)).ErrStatus
+		return endedWatch(watch.Event{Type: watch.Error, Object: &expired}), nil
 	}
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watcher{b: b, key: prefix, opts: opts, cancel: cancel, out: make(chan watch.Event, watchBuffer)}
+	w := &watcher{b: b, key: b.root + prefix, opts: opts, cancel: cancel, out: make(chan watch.Event, watchBuffer)}
 	go func() { // ends with the request's context, which the server waits for
 		defer close(w.out)
 		defer changes.Stop()
@@ -66,9 +67,17 @@ func (b *Backend) watch(ctx context.Context, prefix string, rv int64, opts stora
 	return w, nil
 }
 
+// endedWatch has one last event.
+func endedWatch(last watch.Event) watch.Interface {
+	out := make(chan watch.Event, 1)
+	out <- last
+	close(out)
+	return &watcher{out: out, cancel: func() {}}
+}
+
 func (w *watcher) run(ctx context.Context, entries []store.Entry, initial bool, changes *store.Watch) {
 	for _, e := range entries {
-		if !w.change(ctx, store.Change{Key: e.Key, Revision: e.Revision, Data: e.Data}) {
+		if !w.present(ctx, e) {
 			return
 		}
 	}
@@ -107,31 +116,44 @@ func (w *watcher) run(ctx context.Context, entries []store.Entry, initial bool, 
 	}
 }
 
+// present sends an object that was there when the watch began.
+func (w *watcher) present(ctx context.Context, e store.Entry) bool {
+	if !w.opts.Recursive && e.Key != w.key {
+		return true
+	}
+	obj := w.b.newFunc()
+	if err := w.b.decode(e.Data, e.Revision, obj); err != nil {
+		w.fail(ctx, err)
+		return false
+	}
+	return !w.matches(obj) || w.send(ctx, watch.Event{Type: watch.Added, Object: obj})
+}
+
 // change sends what the change means to this watch: an object that begins to match is added, one that no longer does
 // is deleted.
 func (w *watcher) change(ctx context.Context, c store.Change) bool {
 	if !w.opts.Recursive && c.Key != w.key {
 		return true
 	}
-	now, isNow, err := w.match(c.Data, c.Revision)
+	now, err := w.state(c.Revision, false, c.Data)
 	if err != nil {
 		w.fail(ctx, err)
 		return false
 	}
-	everything := w.opts.Predicate.Empty()
-	var before runtime.Object
+	var before *sharedObject
 	was := c.Prev != nil
-	if was && (!everything || c.Data == nil) {
+	if was && (c.Data == nil || !w.opts.Predicate.Empty()) {
 		// The revision of a deleted object is that of its removal.
-		if before, was, err = w.match(c.Prev, c.Revision); err != nil {
+		if before, err = w.state(c.Revision, true, c.Prev); err != nil {
 			w.fail(ctx, err)
 			return false
 		}
+		was = before != nil
 	}
 	switch {
-	case isNow && was:
+	case now != nil && was:
 		return w.send(ctx, watch.Event{Type: watch.Modified, Object: now})
-	case isNow:
+	case now != nil:
 		return w.send(ctx, watch.Event{Type: watch.Added, Object: now})
 	case was:
 		return w.send(ctx, watch.Event{Type: watch.Deleted, Object: before})
@@ -139,19 +161,27 @@ func (w *watcher) change(ctx context.Context, c store.Change) bool {
 	return true
 }
 
-func (w *watcher) match(data []byte, rev int64) (runtime.Object, bool, error) {
+// state is the object after or before a change, or nil if it is not there or does not match.
+func (w *watcher) state(rev int64, before bool, data []byte) (*sharedObject, error) {
 	if data == nil {
-		return nil, false, nil
+		return nil, nil
 	}
-	obj := w.b.newFunc()
-	if err := w.b.decode(data, rev, obj); err != nil {
-		return nil, false, err
+	obj, err := w.b.shared.get(rev, before, func() (runtime.Object, error) {
+		obj := w.b.newFunc()
+		return obj, w.b.decode(data, rev, obj)
+	})
+	if err != nil || !w.matches(obj.object) {
+		return nil, err
 	}
+	return obj, nil
+}
+
+func (w *watcher) matches(obj runtime.Object) bool {
 	if w.opts.Predicate.Empty() {
-		return obj, true, nil
+		return true
 	}
 	ok, err := w.opts.Predicate.Matches(obj)
-	return obj, ok && err == nil, nil
+	return ok && err == nil
 }
 
 func (w *watcher) bookmark(ctx context.Context, rev int64, initialEnd bool) bool {
