@@ -104,6 +104,7 @@ func (p *Podd) finish() {
 	if err := p.DeletePods(); err != nil {
 		t.Error(err)
 	} else if p.baseline != nil {
+		p.awaitEnds()
 		p.CheckLeaks()
 	}
 	p.Terminate()
@@ -115,6 +116,23 @@ func (p *Podd) finish() {
 	}
 	p.checkHost()
 	p.sweep()
+}
+
+// awaitEnds waits until podd has cleared up behind the pods whose objects are gone. The oracle does not see those that
+// were there at the last Rebase.
+func (p *Podd) awaitEnds() {
+	dir := filepath.Join(p.State, "pods")
+	var left []os.DirEntry
+	err := settle(func(context.Context) (bool, error) {
+		var err error
+		if left, err = os.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return len(left) == 0, err
+	})
+	if err != nil || len(left) > 0 {
+		p.t.Errorf("pods are deleted, but podd has not cleared up: %v %v", left, err)
+	}
 }
 
 // checkHost compares the host, podd and its bundle being gone, with what it was before them. Bridge and rules stay for
