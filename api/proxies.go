@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -171,7 +170,7 @@ type page struct {
 func (p *page) Read(b []byte) (int, error) {
 	n, err := p.ReadCloser.Read(b)
 	if p.left -= n; p.left < 0 {
-		return 0, errors.New("the page is larger than 8 MiB, which is the most that is served through a proxy")
+		return 0, apierrors.NewServiceUnavailable("the page is larger than 8 MiB, which is the most that is served through a proxy")
 	}
 	return n, err
 }

@@ -56,6 +56,13 @@ func (t *takeover) Flush() {
 	}
 }
 
+// CloseNotify is never asked: upstream's wrappers take only what has it for a connection that can be taken over.
+func (t *takeover) CloseNotify() <-chan bool {
+	gone := make(chan bool, 1)
+	context.AfterFunc(t.ctx, func() { gone <- true })
+	return gone
+}
+
 // Hijack implements http.Hijacker. The connection is closed when the context of the request ends, and ends it when it is
 // closed.
 func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
