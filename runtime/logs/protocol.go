@@ -2,7 +2,7 @@ package logs
 
 // Protocol is the version that podd and podd-logd must share. The operations hello and shutdown, and the fields they use,
 // stay as they are in every version, so that a newer podd can send an older podd-logd away.
-const Protocol = 2
+const Protocol = 1
 
 const maxMessage = 16 << 10
 
