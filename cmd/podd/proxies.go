@@ -13,7 +13,9 @@ func (a *attendant) Dial(ctx context.Context, pod *v1.Pod, port int) (net.Conn, 
 	return a.runtime.Network.Dial(ctx, networkOf(pod), port)
 }
 
-func (a *attendant) Addresses(pod *v1.Pod) ([]string, error) { return a.runtime.Network.Addresses(networkOf(pod)) }
+func (a *attendant) Addresses(pod *v1.Pod) ([]string, error) {
+	return a.runtime.Network.Addresses(networkOf(pod))
+}
 
 // networkOf names a pod as the network knows it.
 func networkOf(pod *v1.Pod) network.Pod {

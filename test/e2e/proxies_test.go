@@ -491,4 +491,3 @@ func testNodeProxy(t *testing.T, s *suite, g *proxyGate) {
 		}
 	}
 }
-
