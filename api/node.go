@@ -116,6 +116,7 @@ func (s *Server) node(ctx context.Context) (*v1.Node, error) {
 func (s *Server) keepNode(ctx context.Context) {
 	tick := time.NewTicker(nodeCheck)
 	defer tick.Stop()
+	defer s.followStarts()()
 	var images []v1.ContainerImage
 	var looked time.Time
 	complain := func(what string, err error) {

@@ -54,6 +54,8 @@ type Options struct {
 	Event func(pod *v1.Pod, eventtype, reason, format string, args ...any)
 	Adopt func(ctx context.Context, pod *v1.Pod) error
 	Log   *slog.Logger
+
+	Timing Timing
 }
 
 // Runtime runs the pods of one host.
@@ -163,7 +165,7 @@ func (r *Runtime) mine(uid types.UID) bool {
 
 // start gives uid a worker. r.mu is held.
 func (r *Runtime) start(ctx context.Context, uid types.UID) {
-	w := worker.New(newHost(r, uid))
+	w := worker.New(&timed{Host: newHost(r, uid), timing: r.Timing})
 	r.workers[uid] = w
 	r.running.Go(func() {
 		r.endStdins(ctx, uid)

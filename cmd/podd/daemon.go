@@ -235,6 +235,10 @@ func (p *podd) open(boot string) error {
 		},
 		Adopt: func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
 		Log:   p.log,
+		Timing: runtime.Timing{
+			Turn: func(took time.Duration) { p.api.Turn(took) },
+			Step: func(kind string, took time.Duration, err error) { p.api.Step(kind, took, err) },
+		},
 	})
 	p.stats = p.measurer()
 	p.api, err = api.New(api.Config{
