@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/time/rate"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -64,9 +65,16 @@ func cut(s string, most int) string {
 	return s[:most-3] + "..."
 }
 
+// How many events are written, as the kubelet's eventRecordQPS and eventBurst. More wait their turn.
+const (
+	eventRate  = 50 // in a second
+	eventBurst = 100
+)
+
 // recordEvents writes events until ctx is done. Upstream's correlator joins similar ones and drops spam, with its
 // default numbers (client-go/tools/record/events_cache.go).
 func (s *Server) recordEvents(ctx context.Context) {
+	limit := rate.NewLimiter(eventRate, eventBurst)
 	correlator := record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{})
 	for {
 		select {
@@ -76,6 +84,9 @@ func (s *Server) recordEvents(ctx context.Context) {
 			result, err := correlator.EventCorrelate(event)
 			if err != nil || result.Skip {
 				continue
+			}
+			if err := limit.Wait(ctx); err != nil {
+				return
 			}
 			written, err := s.putEvent(store.Lazily(ctx), result.Event)
 			if err != nil {
@@ -89,6 +100,11 @@ func (s *Server) recordEvents(ctx context.Context) {
 
 // putEvent writes an event, or the new count and message of one that was written before.
 func (s *Server) putEvent(ctx context.Context, event *v1.Event) (*v1.Event, error) {
+	if entry, ok := s.Store.Get(namespacePrefix + event.Namespace); !ok {
+		return nil, fmt.Errorf("there is no namespace %s", event.Namespace)
+	} else if m, err := readMetadata(entry.Data); err == nil && m.deleting {
+		return nil, fmt.Errorf("namespace %s is being deleted", event.Namespace)
+	}
 	ctx = request.WithRequestInfo(ctx, &request.RequestInfo{APIVersion: "v1"}) // validated by the rules of core/v1
 	ctx, cancel := context.WithTimeout(request.WithNamespace(ctx, event.Namespace), 10*time.Second)
 	defer cancel()

@@ -214,14 +214,14 @@ func (s *Server) giveToGroup(path string) error {
 func (s *Server) expire(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
-	for {
+	for now := time.Now(); ; { // also what has expired while podd was down
+		if err := s.Store.Expire(ctx, now); err != nil && !errors.Is(err, store.ErrClosed) {
+			s.Log.Warn("old events stay", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
-			if err := s.Store.Expire(ctx, now); err != nil && !errors.Is(err, store.ErrClosed) {
-				s.Log.Warn("old events stay", "error", err)
-			}
+		case now = <-tick.C:
 		}
 	}
 }

@@ -76,6 +76,9 @@ func (s *Server) adopt(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
 		pod.Status.QOSClass = qos.GetPodQOS(pod)
 	}
 	pod.Generation = max(pod.Generation, 1)
+	if err := s.ensureNamespace(ctx, pod.Namespace); err != nil { // it was lost too
+		return nil, err
+	}
 	return s.Store.AdoptPod(ctx, pod)
 }
 

@@ -1,0 +1,102 @@
+package api_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// TestEventsInBothGroups: an event is one object, with its count or its series, whichever API it is read by.
+func TestEventsInBothGroups(t *testing.T) {
+	e := serve(t)
+	p := e.create(t, pod("a"))
+	for range 3 {
+		e.server.Event(p, v1.EventTypeNormal, "Pulled", "the same")
+	}
+	e.until(t, "an event with its count", func() bool {
+		list, err := e.client.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "reason=Pulled"})
+		return err == nil && len(list.Items) == 1 && list.Items[0].DeprecatedCount == 3 && list.Items[0].Note == "the same" && list.Items[0].Regarding.UID == p.UID
+	})
+	now := metav1.NowMicro()
+	made, err := e.client.EventsV1().Events("default").Create(t.Context(), &eventsv1.Event{ObjectMeta: metav1.ObjectMeta{Name: "new"}, EventTime: now,
+		Series: &eventsv1.EventSeries{Count: 2, LastObservedTime: now}, ReportingController: "example.com/c", ReportingInstance: "c-1", Action: "Do",
+		Reason: "Done", Type: v1.EventTypeNormal, Regarding: v1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "a"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch := fmt.Sprintf(`{"series":{"count":5,"lastObservedTime":%q}}`, now.UTC().Format(metav1.RFC3339Micro))
+	if _, err := e.client.EventsV1().Events("default").Patch(t.Context(), made.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	old, err := e.client.CoreV1().Events("default").Get(t.Context(), "new", metav1.GetOptions{})
+	if err != nil || old.Series == nil || old.Series.Count != 5 || old.InvolvedObject.Name != "a" {
+		t.Errorf("by the old API: %+v, %v", old, err)
+	}
+}
+
+// TestSpam: of many events about one object few are written, and of similar ones one.
+func TestSpam(t *testing.T) {
+	e := serve(t)
+	p, other := e.create(t, pod("a")), e.create(t, pod("b"))
+	for i := range 60 {
+		e.server.Event(p, v1.EventTypeWarning, "Broken", "reason %d", i)
+	}
+	e.server.Event(other, v1.EventTypeNormal, "Last", "after all others")
+	e.eventually(t, "b", "Last", "after all others")
+	list, err := e.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=a"})
+	if err != nil || len(list.Items) != 10 {
+		t.Fatalf("%d events, %v", len(list.Items), err)
+	}
+	most := int32(0)
+	for _, event := range list.Items {
+		most = max(most, event.Count)
+	}
+	if most < 10 || most > 25 {
+		t.Errorf("the combined event counts %d", most)
+	}
+}
+
+// TestEventTTL: an event lives for an hour from when it was last written, also over a restart.
+func TestEventTTL(t *testing.T) {
+	e := serve(t)
+	e.server.Event(e.create(t, pod("a")), v1.EventTypeNormal, "Started", "x")
+	e.eventually(t, "a", "Started", "x")
+	entries, _, _ := e.store.List("/events/default/", "", 0)
+	if left := time.Until(time.Unix(entries[0].Expires, 0)); left < 59*time.Minute || left > time.Hour {
+		t.Errorf("it has %s left", left)
+	}
+	if _, err := e.store.Put(t.Context(), "/events/default/old", entries[0].Data, 0, time.Now().Unix()-1); err != nil {
+		t.Fatal(err)
+	}
+	e.stop()
+	e = serveIn(t, e.dir)
+	e.until(t, "the old one goes", func() bool { _, ok := e.store.Get("/events/default/old"); return !ok })
+	again, ok := e.store.Get(entries[0].Key)
+	if !ok || again.Expires != entries[0].Expires {
+		t.Errorf("after the restart it expires at %d, before at %d", again.Expires, entries[0].Expires)
+	}
+}
+
+// TestNoEventsInAGoingNamespace: they would hold it, or outlive it.
+func TestNoEventsInAGoingNamespace(t *testing.T) {
+	e := serve(t)
+	e.namespace(t, "mine")
+	p, err := e.client.CoreV1().Pods("mine").Create(t.Context(), pod("a"), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.deleteNamespace(t, "mine")
+	e.server.Event(p, v1.EventTypeNormal, "Killing", "Stopping container")
+	if err := e.store.FinishPod(t.Context(), p.UID); err != nil {
+		t.Fatal(err)
+	}
+	e.server.Event(p, v1.EventTypeNormal, "Killing", "Stopping container again")
+	e.server.Event(e.create(t, pod("b")), v1.EventTypeNormal, "Last", "after all others")
+	e.eventually(t, "b", "Last", "after all others")
+	e.gone(t, "mine")
+}
