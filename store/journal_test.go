@@ -135,7 +135,7 @@ func TestFileStaysSmall(t *testing.T) {
 			t.Fatal(err)
 		}
 		rev = e.Revision
-		if i%50 == 0 {
+		if i%250 == 0 {
 			s.flush()
 		}
 		if i%5000 == 0 {
@@ -146,7 +146,7 @@ func TestFileStaysSmall(t *testing.T) {
 			largest = max(largest, info.Size())
 		}
 	}
-	for i := range 5000 { // and durably, if less often
+	for i := range 1500 { // and durably, if less often
 		e, err := s.Put(t.Context(), "/x/a", []byte(strings.Repeat("y", 2000+i%2)), rev, 0)
 		if err != nil {
 			t.Fatal(err)
