@@ -239,13 +239,13 @@ func resources(c *v1.Container, h Host) *specs.LinuxResources {
 	return r
 }
 
-// OOMScore is oom_score_adj by QoS class (pkg/kubelet/qos/policy.go), not below what this process may give.
+// OOMScore is oom_score_adj by QoS class and priority (pkg/kubelet/qos/policy.go), not below what this process may give.
 func OOMScore(pod *v1.Pod, c *v1.Container, h Host) int {
 	score := 1000
-	switch qos.GetPodQOS(pod) {
-	case v1.PodQOSGuaranteed:
+	switch class := qos.GetPodQOS(pod); {
+	case class == v1.PodQOSGuaranteed, pod.Spec.PriorityClassName == "system-node-critical":
 		score = -997
-	case v1.PodQOSBurstable:
+	case class == v1.PodQOSBurstable:
 		if h.MemoryCapacity > 0 {
 			score = int(1000 - 1000*c.Resources.Requests.Memory().Value()/h.MemoryCapacity)
 		}

@@ -315,3 +315,29 @@ func TestReadProfile(t *testing.T) {
 		}
 	}
 }
+
+// TestOOMScore has upstream's numbers (pkg/kubelet/qos/policy.go), of a host with 1 GiB.
+func TestOOMScore(t *testing.T) {
+	memory := func(size string) v1.ResourceList { return v1.ResourceList{v1.ResourceMemory: resource.MustParse(size)} }
+	all := v1.ResourceList{v1.ResourceCPU: resource.MustParse("1"), v1.ResourceMemory: resource.MustParse("64Mi")}
+	for name, test := range map[string]struct {
+		requests, limits v1.ResourceList
+		class            string
+		least, want      int
+	}{
+		"best effort":                 {least: -1000, want: 1000},
+		"burstable":                   {requests: memory("256Mi"), least: -1000, want: 750},
+		"burstable that asks for all": {requests: memory("1Gi"), least: -1000, want: 3},
+		"guaranteed":                  {requests: all, limits: all, least: -1000, want: -997},
+		"critical for the node":       {class: "system-node-critical", least: -1000, want: -997},
+		"critical elsewhere":          {class: "system-cluster-critical", least: -1000, want: 1000},
+		"not allowed to go lower":     {class: "system-node-critical", least: 0, want: 0},
+	} {
+		c, h := testConfig(), testHost()
+		c.Container.Resources = v1.ResourceRequirements{Requests: test.requests, Limits: test.limits}
+		c.Pod.Spec.PriorityClassName, h.MinOOMScore = test.class, test.least
+		if got := OOMScore(c.Pod, c.Container, h); got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+	}
+}
