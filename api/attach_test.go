@@ -1,13 +1,22 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 )
 
@@ -43,4 +52,125 @@ func (p *pods) Attach(ctx context.Context, pod *v1.Pod, container string, in io.
 		return nil
 	}
 	return err
+}
+
+// attachTo is one session of a client.
+func attachTo(t *testing.T, host, container, method string, in io.Reader, out, errOut io.Writer, tty bool) error {
+	config := &rest.Config{Host: host}
+	opts := &v1.PodAttachOptions{Container: container, Stdin: in != nil, Stdout: out != nil, Stderr: errOut != nil, TTY: tty}
+	url := kubernetes.NewForConfigOrDie(config).CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name("a").SubResource("attach").
+		VersionedParams(opts, scheme.ParameterCodec).URL()
+	streams := remotecommand.StreamOptions{Stdin: in, Stdout: out, Stderr: errOut, Tty: tty}
+	if tty {
+		streams.TerminalSizeQueue = &oneSize{}
+	}
+	executor, err := remotecommand.NewSPDYExecutor(config, method, url)
+	if method == http.MethodGet {
+		executor, err = remotecommand.NewWebSocketExecutor(config, method, url.String())
+	}
+	if err != nil {
+		return err
+	}
+	return executor.StreamWithContext(t.Context(), streams)
+}
+
+func TestAttach(t *testing.T) {
+	e := serve(t)
+	p := pod("a")
+	p.Spec.Containers = append(p.Spec.Containers, *p.Spec.Containers[0].DeepCopy())
+	p.Spec.Containers[1].Name = "floods"
+	e.create(t, p)
+	first := p.Spec.Containers[0].Name
+	tcp := httptest.NewServer(e.server.Handler())
+	defer tcp.Close()
+	for name, method := range map[string]string{"websocket": http.MethodGet, "SPDY": http.MethodPost} {
+		var out, errOut bytes.Buffer
+		err := attachTo(t, tcp.URL, first, method, strings.NewReader("hello"), &out, &errOut, false)
+		if out.String() != "hello" || errOut.String() != "attached to "+first+" of a\n" || err != nil {
+			t.Errorf("%s: %q %q %v", name, out.String(), errOut.String(), err)
+		}
+		out.Reset()
+		if err := attachTo(t, tcp.URL, first, method, strings.NewReader("tty"), &out, nil, true); out.String() != "tty" || err != nil {
+			t.Errorf("%s tty: %q %v", name, out.String(), err)
+		}
+		if err := attachTo(t, tcp.URL, "", method, nil, &out, nil, false); err == nil || !strings.Contains(err.Error(), "a container name must be specified") {
+			t.Errorf("%s, no name: %v", name, err)
+		}
+		if err := attachTo(t, tcp.URL, "nobody", method, nil, &out, nil, false); err == nil || !strings.Contains(err.Error(), "container nobody is not valid") {
+			t.Errorf("%s, wrong name: %v", name, err)
+		}
+		// The client takes nothing: it is told when it has taken what was waiting for it.
+		var late lateWriter
+		if err := attachTo(t, tcp.URL, "floods", method, nil, &late, nil, false); err == nil || !strings.Contains(err.Error(), "not read fast enough") {
+			t.Errorf("%s, behind: %v", name, err)
+		}
+		if late.n < 8<<20 {
+			t.Errorf("%s, behind: only %d bytes came", name, late.n)
+		}
+	}
+	e.runtime.mu.Lock()
+	defer e.runtime.mu.Unlock()
+	if len(e.runtime.sizes) != 2 || e.runtime.sizes[0].Width != 80 {
+		t.Errorf("sizes %v", e.runtime.sizes)
+	}
+}
+
+// lateWriter is slower than the runtime of these tests, which writes without end.
+type lateWriter struct{ n int }
+
+func (w *lateWriter) Write(p []byte) (int, error) {
+	w.n += len(p)
+	return len(p), nil
+}
+
+// A client that leaves without a word is noticed while nothing is written: its session ends, whatever it spoke.
+func TestAttachClientGone(t *testing.T) {
+	e := serve(t)
+	p := e.create(t, pod("a"))
+	ended := make(chan error, 1)
+	tcp := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e.server.Handler().ServeHTTP(w, r)
+		ended <- nil
+	}))
+	defer tcp.Close()
+	address := strings.TrimPrefix(tcp.URL, "http://")
+	path := "/api/v1/namespaces/default/pods/a/attach?stdout=true&container=" + p.Spec.Containers[0].Name
+	for name, headers := range map[string]string{
+		"v5":   "GET %s HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n",
+		"v4":   "GET %s HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n",
+		"bare": "GET %s HTTP/1.1\r\nHost: podd\r\nOrigin: http://podd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+	} {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, headers, path)
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		if err != nil || !strings.Contains(line, "101") {
+			t.Errorf("%s: %q %v", name, line, err)
+		}
+		_ = conn.Close()
+		<-ended
+	}
+	// SPDY: the client's connection breaks once its streams stand.
+	gone, leave := context.WithCancel(t.Context())
+	out := &signalWriter{first: leave}
+	config := &rest.Config{Host: tcp.URL}
+	opts := &v1.PodAttachOptions{Container: p.Spec.Containers[0].Name, Stderr: true, Stdout: true}
+	url := kubernetes.NewForConfigOrDie(config).CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name("a").SubResource("attach").
+		VersionedParams(opts, scheme.ParameterCodec).URL()
+	executor, err := remotecommand.NewSPDYExecutor(config, http.MethodPost, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = executor.StreamWithContext(gone, remotecommand.StreamOptions{Stdout: io.Discard, Stderr: out})
+	<-ended
+}
+
+// signalWriter calls first when something comes.
+type signalWriter struct{ first func() }
+
+func (w *signalWriter) Write(p []byte) (int, error) {
+	w.first()
+	return len(p), nil
 }
