@@ -48,6 +48,8 @@ func diagnose(pod *v1.Pod, events []v1.Event, now time.Time) diagnosis {
 		return d
 	case ready != nil && ready.Status == v1.ConditionTrue:
 		d.fine, d.headline = true, "runs and is ready, for "+duration.HumanDuration(now.Sub(ready.LastTransitionTime.Time))+"."
+	case slices.ContainsFunc(statuses(pod), crashing):
+		d.headline = "is started again and again."
 	case pod.Status.Phase == v1.PodRunning:
 		d.headline = "runs and is not ready."
 	default:
@@ -88,6 +90,10 @@ func deleting(pod *v1.Pod, now time.Time) []cause {
 
 func running(pod *v1.Pod) bool {
 	return slices.ContainsFunc(statuses(pod), func(s v1.ContainerStatus) bool { return s.State.Running != nil })
+}
+
+func crashing(s v1.ContainerStatus) bool {
+	return s.State.Waiting != nil && s.State.Waiting.Reason == "CrashLoopBackOff"
 }
 
 func statuses(pod *v1.Pod) []v1.ContainerStatus {

@@ -9,9 +9,7 @@ import (
 	"k8s.io/kubectl/pkg/cmd/apiresources"
 	"k8s.io/kubectl/pkg/cmd/attach"
 	"k8s.io/kubectl/pkg/cmd/auth"
-	"k8s.io/kubectl/pkg/cmd/clusterinfo"
 	"k8s.io/kubectl/pkg/cmd/completion"
-	"k8s.io/kubectl/pkg/cmd/cp"
 	"k8s.io/kubectl/pkg/cmd/create"
 	"k8s.io/kubectl/pkg/cmd/debug"
 	"k8s.io/kubectl/pkg/cmd/delete"
@@ -99,12 +97,15 @@ func (p *podctl) lookVerbs(f cmdutil.Factory) []verb {
 		{"describe", nil, look, "Show one object with all about it", func() *cobra.Command { return describe.NewCmdDescribe("podctl", f, p.shown) }},
 		{"events", nil, look, "List events", func() *cobra.Command { return events.NewCmdEvents(f, p.shown) }},
 		{"wait", nil, look, "Wait until something is true of a pod", func() *cobra.Command { return wait.NewCmdWait(f, p.shown) }},
-		{"top", nil, look, "Show the CPU and memory that pods and the host use", func() *cobra.Command { return top.NewCmdTop(f, p.shown) }},
+		{"top", nil, look, "Show the CPU and memory that pods and the host use", func() *cobra.Command {
+			cmd := top.NewCmdTop(f, p.shown)
+			cmd.Long = "Show the CPU and memory that pods, their containers and the host use. podd measures them itself."
+			return cmd
+		}},
 		{"explain", nil, look, "Show the documentation of fields", func() *cobra.Command { return explain.NewCmdExplain("podctl", f, p.shown) }},
 		{"diff", nil, look, "Show what apply would change", func() *cobra.Command { return diff.NewCmdDiff(f, p.shown) }},
 		{"api-resources", nil, look, "List the kinds of objects", func() *cobra.Command { return apiresources.NewCmdAPIResources(f, p.shown) }},
 		{"api-versions", nil, look, "List the groups and versions of the API", func() *cobra.Command { return apiresources.NewCmdAPIVersions(f, p.shown) }},
-		{"cluster-info", nil, look, "Show where the API is", func() *cobra.Command { return clusterinfo.NewCmdClusterInfo(f, p.shown) }},
 		{"auth", nil, look, "Say who you are and what you may", func() *cobra.Command {
 			cmd := auth.NewCmdAuth(f, p.shown)
 			only(cmd, "whoami", "can-i")
@@ -124,11 +125,7 @@ func (p *podctl) insideVerbs(f cmdutil.Factory, args []string) []verb {
 			return cmd
 		})},
 		{"port-forward", nil, inside, "Forward ports of this machine to a pod", func() *cobra.Command { return portforward.NewCmdPortForward(f, p.shown) }},
-		{"cp", nil, inside, "Copy files into and out of containers", func() *cobra.Command {
-			cmd := cp.NewCmdCp(f, p.shown)
-			cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
-			return cmd
-		}},
+		{"cp", nil, inside, "Copy files into and out of containers", func() *cobra.Command { return p.cp(f) }},
 		{"debug", nil, inside, "Put a container for debugging into a pod", p.interactive(args, func(s genericiooptions.IOStreams) *cobra.Command {
 			cmd := debug.NewCmdDebug(f, s)
 			cmd.ValidArgsFunction = utilcomp.ResourceTypeAndNameCompletionFunc(f)
@@ -141,7 +138,7 @@ func (p *podctl) changeVerbs(f cmdutil.Factory) []verb {
 	return []verb{
 		{"create", nil, change, "Make objects from files or from flags", func() *cobra.Command {
 			cmd := create.NewCmdCreate(f, p.shown)
-			only(cmd, "configmap", "namespace", "priorityclass", "secret", "service", "serviceaccount", "token")
+			only(cmd, "configmap", "namespace", "priorityclass", "secret", "service", "serviceaccount")
 			return cmd
 		}},
 		{"edit", nil, change, "Change an object in an editor", func() *cobra.Command { return edit.NewCmdEdit(f, p.streams) }},

@@ -26,7 +26,7 @@ import (
 func main() {
 	klog.SetLogger(logr.Discard()) // what the libraries log is said again by the error they return
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
-	os.Exit(run(os.Args[1:], streams))
+	os.Exit(run(os.Args[1:], streams, os.Exit))
 }
 
 // exit is what ends a command early; run turns it into the exit code.
@@ -35,8 +35,9 @@ type exit struct {
 	code    int
 }
 
-// run does what podctl does and answers with the exit code.
-func run(args []string, streams genericiooptions.IOStreams) (code int) {
+// run does what podctl does and answers with the exit code. kubectl's commands end the process where something goes
+// wrong, by die, on whatever goroutine they are; without it they end by a panic, which run catches on its own.
+func run(args []string, streams genericiooptions.IOStreams, die func(code int)) (code int) {
 	p := &podctl{streams: streams, shown: streams}
 	if terminal(streams.Out) {
 		p.shown.Out = &cleaner{w: streams.Out}
@@ -45,8 +46,13 @@ func run(args []string, streams genericiooptions.IOStreams) (code int) {
 		p.shown.ErrOut = &cleaner{w: streams.ErrOut}
 	}
 	p.client.warn = p.shown.ErrOut
-	// kubectl's commands end by calling this; they do so on the goroutine that runs them.
-	cmdutil.BehaviorOnFatal(func(message string, code int) { panic(exit{message, code}) })
+	cmdutil.BehaviorOnFatal(func(message string, code int) {
+		if die != nil {
+			p.explain(message)
+			die(code)
+		}
+		panic(exit{message, code})
+	})
 	defer func() {
 		switch e := recover().(type) {
 		case nil:

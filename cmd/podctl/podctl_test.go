@@ -131,7 +131,7 @@ func serve(t testing.TB) {
 	t.Setenv("PODD_SOCKET", socket)
 	for { // until it answers
 		var out bytes.Buffer
-		if code := run([]string{"get", "namespace", "default"}, genericiooptions.IOStreams{In: &out, Out: &out, ErrOut: &out}); code == 0 {
+		if code := run([]string{"get", "namespace", "default"}, genericiooptions.IOStreams{In: &out, Out: &out, ErrOut: &out}, nil); code == 0 {
 			return
 		}
 		select {
@@ -146,7 +146,7 @@ func serve(t testing.TB) {
 // ask runs podctl and returns what it printed.
 func ask(in string, args ...string) (out, errOut string, code int) {
 	var stdout, stderr bytes.Buffer
-	code = run(args, genericiooptions.IOStreams{In: strings.NewReader(in), Out: &stdout, ErrOut: &stderr})
+	code = run(args, genericiooptions.IOStreams{In: strings.NewReader(in), Out: &stdout, ErrOut: &stderr}, nil)
 	return stdout.String(), stderr.String(), code
 }
 
@@ -183,7 +183,7 @@ func TestVerbs(t *testing.T) {
 	invalid := file("invalid.yaml", strings.ReplaceAll(strings.ReplaceAll(pod, "name: app", "name: App"), "web", "bad"))
 	typo := file("typo.yaml", strings.ReplaceAll(pod, "image: busybox", "imagee: busybox"))
 	unnamed := file("unnamed.yaml", strings.ReplaceAll(pod, "  name: web\n", "  labels: {}\n"))
-	unserved := file("unserved.yaml", strings.ReplaceAll(pod, "spec:\n", "spec:\n  runtimeClassName: x\n  automountServiceAccountToken: true\n"))
+	unserved := file("unserved.yaml", strings.ReplaceAll(pod, "spec:\n", "spec:\n  schedulingGroup: {}\n  resourceClaims: [{name: x}]\n"))
 	archive := file("archive.tar", "archive")
 	url := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, pod) }))
 	defer url.Close()
@@ -204,7 +204,7 @@ func TestVerbs(t *testing.T) {
 		{args: "apply -f " + changed, out: "^pod/web configured\n$"},
 		{args: "apply -f " + immutable, errOut: `^.*immutable.yaml:5: spec: .*may not change`, code: 1},
 		{args: "apply -f " + invalid, errOut: `^.*invalid.yaml:7: spec.containers\[0\].name: Invalid value: "App".*`, code: 1},
-		{args: "apply -f " + unserved, errOut: `^.*unserved.yaml:6: spec.runtimeClassName: Forbidden: .*\n.*unserved.yaml:7: spec.automountServiceAccountToken: Forbidden: .*\n$`, code: 1},
+		{args: "apply -f " + unserved, errOut: `^.*unserved.yaml:6: spec.schedulingGroup: Forbidden: .*\n.*unserved.yaml:7: spec.resourceClaims: Forbidden: .*\n$`, code: 1},
 		{args: "apply -f " + unnamed, errOut: `^.*unnamed.yaml:3: metadata.name: missing`, code: 1},
 		{args: "apply -f " + filepath.Join(dir, "pods"), out: "^pod/web configured\n$"},
 		{args: "apply -R -f " + filepath.Join(dir, "pods"), out: "^pod/three created\npod/two created\npod/web unchanged\n$|^pod/two created\npod/three created\npod/web unchanged\n$"},

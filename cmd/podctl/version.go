@@ -10,6 +10,7 @@ import (
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/discovery"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"sigs.k8s.io/yaml"
 )
 
 // version is set by the build (-X main.version=v1.2.3).
@@ -38,6 +39,9 @@ func (p *podctl) version() *cobra.Command {
 		Short: "Print the version of podctl and of podd",
 		Args:  cobra.NoArgs,
 		Run: func(*cobra.Command, []string) {
+			if output != "" && output != "json" && output != "yaml" {
+				cmdutil.CheckErr(fmt.Errorf("unknown output format %q: json and yaml are known", output))
+			}
 			var said struct {
 				Client string           `json:"clientVersion"`
 				Go     string           `json:"goVersion"`
@@ -48,11 +52,16 @@ func (p *podctl) version() *cobra.Command {
 			if !onlyClient {
 				said.Server, err = p.serverVersion()
 			}
-			if output == "json" {
+			switch output {
+			case "json":
 				b, bad := json.MarshalIndent(said, "", "  ")
 				cmdutil.CheckErr(bad)
 				fmt.Fprintln(p.shown.Out, string(b))
-			} else {
+			case "yaml":
+				b, bad := yaml.Marshal(said)
+				cmdutil.CheckErr(bad)
+				fmt.Fprint(p.shown.Out, string(b))
+			default:
 				fmt.Fprintln(p.shown.Out, "Client Version:", said.Client)
 				if said.Server != nil {
 					fmt.Fprintln(p.shown.Out, "Server Version:", said.Server.GitVersion)
@@ -62,7 +71,7 @@ func (p *podctl) version() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&onlyClient, "client", false, "do not ask podd")
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json, or nothing for text")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json, yaml, or nothing for text")
 	return cmd
 }
 
