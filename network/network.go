@@ -94,6 +94,11 @@ func Open(o Options) (*Network, error) {
 			return nil, fmt.Errorf("network: %w", err)
 		}
 	}
+	for _, dir := range []string{o.ConfDir, o.recordDir()} {
+		if err := removeUnfinished(dir); err != nil {
+			return nil, fmt.Errorf("network: %w", err)
+		}
+	}
 	n := &Network{o: o, cni: libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.StateDir, &plugins{})}
 	n.table.want = map[portKey]element{}
 	records, err := n.records()

@@ -157,6 +157,20 @@ func replaceFile(path string, b []byte) error {
 	return os.Rename(tmp, path)
 }
 
+// removeUnfinished removes what a replaceFile that was cut off has left in a directory.
+func removeUnfinished(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, ".*.new"))
+	if err != nil {
+		return err
+	}
+	for _, f := range left {
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 // listDir are the names in a directory; none when it is not there.
 func listDir(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)

@@ -99,8 +99,8 @@ func (p *podd) runPods(ctx context.Context) error {
 	if err := p.images.Sweep(p.client.Context(sweep)); err != nil && ctx.Err() == nil {
 		p.log.Warn("sweep unfinished pulls", "err", err)
 	}
-	if err := p.client.SweepShims(sweep); err != nil && ctx.Err() == nil {
-		p.log.Warn("shims that nobody can reach stay", "err", err)
+	if err := p.client.Sweep(sweep); err != nil && ctx.Err() == nil {
+		p.log.Warn("sweep what an earlier podd left in containerd", "err", err)
 	}
 	cancel()
 	if ctx.Err() != nil {
@@ -234,7 +234,8 @@ func (p *podd) open(boot string) error {
 			p.api.Event(pod, kind, reason, format, args...)
 		},
 		Adopt: func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
-		Log:   p.log,
+		Reject: func(pod *v1.Pod) *status.Verdict { return rejected(p.api.Rejects(pod)) },
+		Log:    p.log,
 		Timing: runtime.Timing{
 			Turn: func(took time.Duration) { p.api.Turn(took) },
 			Step: func(kind string, took time.Duration, err error) { p.api.Step(kind, took, err) },

@@ -24,7 +24,7 @@ func (c *Client) ReadAccounts(ctx context.Context, chainID string) (passwd, grou
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
 	ctx = c.Context(ctx)
-	sn, service, key := c.cc.SnapshotService(c.opts.Snapshotter), c.cc.LeasesService(), "podd-accounts"
+	sn, service, key := c.cc.SnapshotService(c.opts.Snapshotter), c.cc.LeasesService(), accountsKey
 	lease := leases.Lease{ID: key}
 	if err := service.Delete(ctx, lease); err != nil && !errdefs.IsNotFound(err) { // left by a crash
 		return nil, nil, fmt.Errorf("read accounts: remove old lease: %w", err)
@@ -56,6 +56,29 @@ func (c *Client) ReadAccounts(ctx context.Context, chainID string) (passwd, grou
 		return nil, nil, fmt.Errorf("read accounts of %s: %w", chainID, err)
 	}
 	return passwd, group, nil
+}
+
+// accountsKey names the lease and the view that ReadAccounts has for a moment.
+const accountsKey = "podd-accounts"
+
+// sweepAccounts removes what a ReadAccounts that was cut off has left.
+func (c *Client) sweepAccounts(ctx context.Context) error {
+	at := filepath.Join(c.opts.RunDir, "view")
+	if err := mount.UnmountAll(at, unix.MNT_DETACH); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("unmount %s: %w", at, err)
+	}
+	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	err := c.cc.SnapshotService(c.opts.Snapshotter).Remove(c.Context(ctx), accountsKey)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove old view: %w", err)
+	}
+	err = c.cc.LeasesService().Delete(c.Context(ctx), leases.Lease{ID: accountsKey})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove old lease: %w", err)
+	}
+	return nil
 }
 
 // withMount mounts read-only at a fixed place, so that what a crash left there is found again and taken away.

@@ -155,9 +155,15 @@ func (c *Client) EndShim(ctx context.Context, sandboxID string) error {
 	return nil
 }
 
-// SweepShims ends the shims of podd's own containerd that nobody can reach and that run nothing, as a podd or a
-// containerd that was killed may have left them. It is for podd's start, before it makes a task.
-func (c *Client) SweepShims(ctx context.Context) error {
+// Sweep takes away what a podd that was killed has left and that belongs to no pod. It is for podd's start, before
+// anything is made.
+func (c *Client) Sweep(ctx context.Context) error {
+	return errors.Join(c.sweepAccounts(ctx), c.sweepShims(ctx))
+}
+
+// sweepShims ends the shims of podd's own containerd that nobody can reach and that run nothing, as a podd or a
+// containerd that was killed may have left them.
+func (c *Client) sweepShims(ctx context.Context) error {
 	if c.opts.TaskDir == "" {
 		return nil
 	}
