@@ -1,0 +1,370 @@
+//go:build host
+
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"podd/test/harness"
+)
+
+// apiBench is a podd whose API is measured, with pods that it does not run: they are for another node.
+type apiBench struct {
+	*testing.B
+	podd   *harness.Podd
+	client *kubernetes.Clientset // protobuf
+}
+
+func openAPI(tb *testing.B) *apiBench {
+	tb.Helper()
+	p := harness.Start(tb, harness.WithArgs("--log-level=warn"))
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", p.Socket)
+	}
+	transport := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 100}
+	config := p.Config()
+	config.Dial = nil
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	client, err := kubernetes.NewForConfigAndClient(config, &http.Client{Transport: transport})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b := &apiBench{tb, p, client}
+	tb.Cleanup(func() {
+		defer transport.CloseIdleConnections()
+		grace := int64(0)
+		_ = b.client.CoreV1().Pods("default").DeleteCollection(context.Background(), metav1.DeleteOptions{GracePeriodSeconds: &grace}, metav1.ListOptions{})
+	})
+	return b
+}
+
+func elsewhere(name string) *v1.Pod {
+	return &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "bench"}},
+		Spec: v1.PodSpec{NodeName: "elsewhere", Containers: []v1.Container{{
+			Name: "app", Image: "localhost/none", Env: []v1.EnvVar{{Name: "A", Value: "b"}},
+			VolumeMounts: []v1.VolumeMount{{Name: "tmp", MountPath: "/tmp"}},
+		}}, Volumes: []v1.Volume{{Name: "tmp", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}},
+	}
+}
+
+func (b *apiBench) post(name string) time.Duration {
+	begun := time.Now()
+	if _, err := b.client.CoreV1().Pods("default").Create(b.Context(), elsewhere(name), metav1.CreateOptions{}); err != nil {
+		b.Error(err)
+	}
+	return time.Since(begun)
+}
+
+// BenchmarkAPI measures single requests over the socket, one after the other, and writes that come together.
+func BenchmarkAPI(tb *testing.B) {
+	const n, together, each = 200, 50, 20
+	b := openAPI(tb)
+	ctx, pods := tb.Context(), b.client.CoreV1().Pods("default")
+	for i := range 20 {
+		b.post(fmt.Sprintf("warm-%d", i))
+	}
+	gear := openCounters(tb)
+	var posts, gets, seen, lists, flood series
+	before := gear.read(tb)
+	for i := range n - 20 {
+		posts = append(posts, b.post(fmt.Sprintf("post-%d", i)))
+	}
+	alone := gear.read(tb).since(before)
+	for i := range n {
+		begun := time.Now()
+		if _, err := pods.Get(ctx, fmt.Sprintf("post-%d", i%(n-20)), metav1.GetOptions{}); err != nil {
+			tb.Fatal(err)
+		}
+		gets = append(gets, time.Since(begun))
+	}
+	for range 50 {
+		begun := time.Now()
+		list, err := pods.List(ctx, metav1.ListOptions{})
+		if err != nil || len(list.Items) != n {
+			tb.Fatalf("%d pods: %v", len(list.Items), err)
+		}
+		lists = append(lists, time.Since(begun))
+	}
+	w, err := pods.Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for range n {
+		<-w.ResultChan()
+	}
+	for i := range n {
+		begun := time.Now()
+		go b.post(fmt.Sprintf("seen-%d", i))
+		for e := range w.ResultChan() {
+			if p, ok := e.Object.(*v1.Pod); ok && p.Name == fmt.Sprintf("seen-%d", i) {
+				break
+			}
+		}
+		seen = append(seen, time.Since(begun))
+	}
+	w.Stop()
+	before = gear.read(tb)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for c := range together {
+		wg.Go(func() {
+			for i := range each {
+				took := b.post(fmt.Sprintf("flood-%d-%d", c, i))
+				mu.Lock()
+				flood = append(flood, took)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	crowd := gear.read(tb).since(before)
+	tb.ReportMetric(float64(posts.at(.5))/1e6, "POST-p50-ms")
+	tb.ReportMetric(float64(lists.at(.5))/1e6, "LIST-p50-ms")
+	report(tb,
+		"POST pod, durable         "+posts.fine()+" (target p50 at most 2)",
+		"GET pod                   "+gets.fine()+" (target 1)",
+		"POST pod to watch event   "+seen.fine()+" (target 2)",
+		"LIST of 200 pods          "+lists.fine()+" (target 15)",
+		fmt.Sprintf("POST pod, %d at a time    %s", together, flood.fine()),
+		fmt.Sprintf("fsync and fdatasync on the host per POST: %.2f alone, %.2f of %d at a time",
+			float64(alone.syncs)/float64(n-20), float64(crowd.syncs)/float64(together*each), together))
+}
+
+// fine is String with more digits.
+func (s series) fine() string {
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.2f", float64(d)/1e6) }
+	return fmt.Sprintf("p50 %s  p99 %s  max %s ms  n=%d", ms(s.at(.5)), ms(s.at(.99)), ms(s.at(1)), len(s))
+}
+
+// stampMark begins the stamp in the events of BenchmarkWatchers; the time in nanoseconds follows.
+const stampMark = "stamp-"
+
+// BenchmarkWatchers is one pod that changes 50 times a second, before 1,000 watchers.
+func BenchmarkWatchers(tb *testing.B) {
+	const watchers, updates, perSecond = 1000, 500, 50
+	b := openAPI(tb)
+	b.post("watched")
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", b.podd.Socket)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: -1}}
+	ctx, cancel := context.WithCancel(tb.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	all := make([]series, watchers)
+	for i := range watchers {
+		body := openWatch(tb, ctx, client)
+		wg.Go(func() {
+			defer body.Close()
+			all[i] = readStamps(tb, body, updates)
+		})
+	}
+	anon := rss(tb, b.podd)
+	before := processor(tb, b.podd)
+	begun := time.Now()
+	tick := time.NewTicker(time.Second / perSecond)
+	defer tick.Stop()
+	for range updates {
+		<-tick.C
+		patch := fmt.Sprintf(`{"metadata":{"annotations":{"time":"%s%d"}}}`, stampMark, time.Now().UnixNano())
+		if _, err := b.client.CoreV1().Pods("default").Patch(ctx, "watched", "application/merge-patch+json", []byte(patch), metav1.PatchOptions{}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	wrote := time.Since(begun)
+	wg.Wait()
+	used := processor(tb, b.podd) - before
+	var sum series
+	missed := 0
+	for _, s := range all {
+		sum = append(sum, s...)
+		missed += updates - len(s)
+	}
+	tb.ReportMetric(float64(sum.at(.99))/1e6, "event-p99-ms")
+	report(tb,
+		fmt.Sprintf("%d watchers, %d updates in %s: begin of the update to the event, %s (target p99 at most 250)", watchers, updates, wrote.Round(time.Millisecond), sum.fine()),
+		fmt.Sprintf("missed %d (target 0)   RssAnon %.1f MB with the watchers, %.1f MB after   podd used %.2f cores", missed, anon, rss(tb, b.podd),
+			used.Seconds()/wrote.Seconds()))
+	if missed > 0 {
+		tb.Errorf("%d events were missed", missed)
+	}
+}
+
+// openWatch begins a watch of all pods from now on.
+func openWatch(tb testing.TB, ctx context.Context, client *http.Client) io.ReadCloser {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://podd/api/v1/namespaces/default/pods?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan", nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/vnd.kubernetes.protobuf;stream=watch")
+	res, err := client.Do(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if res.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(res.Body)
+		tb.Fatalf("watch: %s: %s", res.Status, text)
+	}
+	return res.Body
+}
+
+// readStamps reads events, in the protobuf framing, until all updates came or the watch ends.
+func readStamps(tb testing.TB, body io.Reader, updates int) series {
+	in := bufio.NewReader(body)
+	var took series
+	last := int64(0)
+	for len(took) < updates {
+		var head [4]byte
+		if _, err := io.ReadFull(in, head[:]); err != nil {
+			return took
+		}
+		event := make([]byte, binary.BigEndian.Uint32(head[:]))
+		if _, err := io.ReadFull(in, event); err != nil {
+			return took
+		}
+		now := time.Now()
+		_, rest, found := bytes.Cut(event, []byte(stampMark))
+		if !found || len(rest) < 19 {
+			continue
+		}
+		at, err := strconv.ParseInt(string(rest[:19]), 10, 64)
+		if err != nil || at <= last {
+			tb.Errorf("stamp %.30q after %d", rest, last)
+			return took
+		}
+		last = at
+		took = append(took, now.Sub(time.Unix(0, at)))
+	}
+	return took
+}
+
+// BenchmarkMemory is podd with nothing and with 200 pods that run.
+func BenchmarkMemory(tb *testing.B) {
+	b := open(tb)
+	settle := func() { time.Sleep(15 * time.Second) }
+	settle()
+	none, whole := rss(tb, b.podd), b.status("VmRSS")/1024
+	const pods = 200
+	for i := range pods {
+		b.create(b.pod("bench-" + strconv.Itoa(i)))
+		b.await("bench-"+strconv.Itoa(i), running)
+	}
+	settle()
+	many := rss(tb, b.podd)
+	list, err := b.client.CoreV1().Pods("default").List(tb.Context(), metav1.ListOptions{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	bytes := 0
+	for i := range list.Items {
+		bytes += list.Items[i].Size()
+	}
+	tb.ReportMetric(none, "RssAnon-MB-0-pods")
+	tb.ReportMetric(many, "RssAnon-MB-200-pods")
+	report(tb,
+		fmt.Sprintf("  0 pods  RssAnon %.1f MB (target at most 25)  RSS %.1f MB (target at most 65)", none, whole),
+		fmt.Sprintf("200 pods  RssAnon %.1f MB (target at most 60)  RSS %.1f MB; a pod is %.1f KB encoded", many, b.status("VmRSS")/1024, float64(bytes)/pods/1024))
+}
+
+// BenchmarkRestart is how soon podd answers after its start, with 1,000 objects.
+func BenchmarkRestart(tb *testing.B) {
+	b := openAPI(tb)
+	var empty, terminated, killed series
+	again := func(end func(), s *series) {
+		for range 5 {
+			end()
+			begun := time.Now()
+			b.podd.Launch()
+			b.answers()
+			*s = append(*s, time.Since(begun))
+		}
+	}
+	again(b.podd.Terminate, &empty)
+	for i := range 1000 {
+		b.post(fmt.Sprintf("object-%d", i))
+	}
+	again(b.podd.Kill, &killed)
+	again(b.podd.Terminate, &terminated)
+	list, err := b.client.CoreV1().Pods("default").List(tb.Context(), metav1.ListOptions{})
+	if err != nil || len(list.Items) != 1000 {
+		tb.Fatalf("%d pods are left: %v", len(list.Items), err)
+	}
+	info, err := os.Stat(filepath.Join(b.podd.Root, "state.db"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.ReportMetric(float64(killed.at(.5))/1e6, "restart-1000-p50-ms")
+	report(tb,
+		"exec of podd to the first answer, no pods                   "+empty.fine(),
+		"the same with 1,000 pods, after SIGTERM                     "+terminated.fine(),
+		"the same with 1,000 pods, after SIGKILL                     "+killed.fine()+" (target at most 200)",
+		fmt.Sprintf("the state file has %.1f MB", float64(info.Size())/1e6))
+}
+
+// answers waits until the API lists pods.
+func (b *apiBench) answers() {
+	b.Helper()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", b.podd.Socket)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	for limit := time.Now().Add(30 * time.Second); ; {
+		res, err := client.Get("http://podd/api/v1/namespaces/default/pods?limit=1")
+		if err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		if time.Now().After(limit) {
+			b.Fatalf("podd does not answer: %v", err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// BenchmarkBinaries prints their sizes as they are built by make.
+func BenchmarkBinaries(tb *testing.B) {
+	dir := harness.Built(tb)
+	var lines []string
+	for _, name := range []string{"podd", "podctl"} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.ReportMetric(float64(info.Size())/1e6, name+"-MB")
+		lines = append(lines, fmt.Sprintf("%-7s %.1f MB", name, float64(info.Size())/1e6))
+	}
+	report(tb, lines...)
+}
+
+// rss is the RssAnon of podd in MB.
+func rss(tb testing.TB, p *harness.Podd) float64 {
+	tb.Helper()
+	return (&bench{TB: tb, podd: p}).status("RssAnon") / 1024
+}
+
+func processor(tb testing.TB, p *harness.Podd) time.Duration {
+	tb.Helper()
+	return (&bench{TB: tb, podd: p}).cpu()
+}
