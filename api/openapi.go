@@ -149,13 +149,20 @@ func readSchemas(name string, into map[string]*spec.Schema) error {
 	}
 	var document struct {
 		Components struct {
-			Schemas map[string]*spec.Schema `json:"schemas"`
+			Schemas map[string]json.RawMessage `json:"schemas"`
 		} `json:"components"`
 	}
 	if err := json.NewDecoder(unzipped).Decode(&document); err != nil {
 		return err
 	}
-	for name, schema := range document.Components.Schemas {
+	for name, text := range document.Components.Schemas {
+		if into[name] != nil { // every document repeats what its kinds have in common with others
+			continue
+		}
+		schema := &spec.Schema{}
+		if err := json.Unmarshal(text, schema); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 		into[name] = schema
 	}
 	return nil
