@@ -388,7 +388,6 @@ func (s *Server) renewLease(ctx context.Context, now time.Time) error {
 	}
 	lease = lease.DeepCopy()
 	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = &s.NodeName, &seconds, &at
-	lease.ResourceVersion = ""
 	_, _, err = s.registry.leases.Update(ctx, s.NodeName, rest.DefaultUpdatedObjectInfo(lease), rest.ValidateAllObjectFunc,
 		rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
 	return err

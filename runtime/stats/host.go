@@ -87,6 +87,7 @@ func (s *Stats) node(full bool, rate func(*usage.Group)) usage.Node {
 	}{{&n.CPUStall, "cpu"}, {&n.MemoryStall, "memory"}, {&n.IOStalls, "io"}} {
 		*p.into = s.files.stall(unix.AT_FDCWD, "/proc/pressure/"+p.file)
 	}
+	n.Devices = s.hostDevices()
 	n.Interfaces, n.DefaultInterface = s.interfaces(os.Getpid()), s.defaultInterface()
 	n.FS = fileSystem(s.Root)
 	n.FS.Device = m.device
@@ -127,6 +128,26 @@ func (s *Stats) memory(n *usage.Node) {
 		}
 	})
 	m.Faults, m.MajorFaults = faults, major
+}
+
+// hostDevices is what was read from and written to the host's disks, whoever did it: cgroup v1 counts it only for some
+// kinds of disks, and v2 not for its root.
+func (s *Stats) hostDevices() []usage.Device {
+	var out []usage.Device
+	for line := range bytes.Lines(s.files.path("/proc/diskstats")) {
+		f := bytes.Fields(line)
+		if len(f) < 10 || number(f[3])+number(f[7]) == 0 {
+			continue
+		}
+		id := fmt.Sprintf("%s:%s", f[0], f[1])
+		if _, err := os.Lstat("/sys/dev/block/" + id + "/partition"); err == nil || bytes.HasPrefix(f[2], []byte("loop")) {
+			continue // its disk has it
+		}
+		const sector = 512
+		out = append(out, usage.Device{Major: number(f[0]), Minor: number(f[1]), Name: s.deviceName(id),
+			Reads: number(f[3]), ReadBytes: number(f[5]) * sector, Writes: number(f[7]), WriteBytes: number(f[9]) * sector})
+	}
+	return out
 }
 
 // interfaces reads the network counters that a process sees.
