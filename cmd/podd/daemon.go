@@ -186,7 +186,15 @@ func patiently[T any](take func() (T, error), held error) (T, error) {
 
 func (p *podd) bundleOptions() bundle.Options {
 	c := p.config
-	return bundle.Options{BinDir: c.Bundle, StateDir: c.Root, RunDir: c.State, ContainerdAddress: c.Containerd, Log: p.log}
+	return bundle.Options{BinDir: c.Bundle, StateDir: c.Root, RunDir: c.State, ContainerdAddress: c.Containerd, Log: p.log,
+		BeforeContainerd: p.saveExits}
+}
+
+// saveExits keeps what containerd forgets when it starts.
+func (p *podd) saveExits(ctx context.Context) {
+	if err := p.client.SaveExits(ctx); err != nil && ctx.Err() == nil {
+		p.log.Warn("exit codes of containers that ended while containerd was away may be lost", "err", err)
+	}
 }
 
 // open puts the runtime and the API together.
@@ -233,7 +241,7 @@ func (p *podd) open(boot string) error {
 		Event: func(pod *v1.Pod, kind, reason, format string, args ...any) {
 			p.api.Event(pod, kind, reason, format, args...)
 		},
-		Adopt: func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
+		Adopt:  func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
 		Reject: func(pod *v1.Pod) *status.Verdict { return rejected(p.api.Rejects(pod)) },
 		Log:    p.log,
 		Timing: runtime.Timing{

@@ -23,6 +23,8 @@ type Options struct {
 	BinDir string
 	// StateDir is podd's durable directory; containerd's content and snapshots are in StateDir/containerd.
 	StateDir string
+	// BeforeContainerd is called each time before podd's own containerd is started; nil: nothing is to be done.
+	BeforeContainerd func(context.Context)
 	// RunDir is podd's run-time directory, on a tmpfs; the sockets are below it.
 	RunDir string
 	// ContainerdAddress is the socket of a containerd that somebody else runs. It is neither started nor stopped.

@@ -45,6 +45,7 @@ func (o Options) containerd() *service {
 		path:   o.BinDir,
 		dirs:   []string{o.StateDir, o.RunDir, dir, filepath.Join(o.StateDir, "containerd")},
 		log:    o.Log,
+		before: o.BeforeContainerd,
 
 		running: make(chan struct{}),
 	}

@@ -30,6 +30,7 @@ type service struct {
 	path   string            // put before PATH
 	dirs   []string          // made before it starts
 	log    *slog.Logger
+	before func(context.Context) // called before each start; may be nil
 
 	up      sync.Once
 	running chan struct{} // closed once it was found or started the first time
@@ -135,6 +136,9 @@ func (s *service) writeFiles() (changed bool, err error) {
 // start runs the binary in a session of its own and returns once it listens. When another process turns out to listen,
 // one that an earlier podd started and had no time to record, that one is the service and the new one is ended.
 func (s *service) start(ctx context.Context) (*process, error) {
+	if s.before != nil {
+		s.before(ctx)
+	}
 	p, err := s.spawn()
 	if err != nil {
 		return nil, err

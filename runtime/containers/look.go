@@ -89,6 +89,9 @@ func (c *Client) look(ctx context.Context, ctr containers.Container, t *task.Pro
 		t, err = c.task(ctx, ctr.ID)
 		switch {
 		case errors.Is(err, ErrGone):
+			if exit, ok := c.saved(ctr.ID); ok {
+				i.HasTask, i.Task, i.ExitCode, i.ExitedAt, i.OOM = true, TaskStopped, exit.Code, exit.At, exit.OOM
+			}
 			return i, nil
 		case err != nil && ctx.Err() == nil && c.Ready(ctx) == nil: // it answers, but not for this task
 			i.HasTask, i.Task = true, TaskUnknown

@@ -50,6 +50,9 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	if err := c.cc.SnapshotService(c.opts.Snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove %s: remove snapshot: %w", id, err)
 	}
+	if err := c.forgetExit(id); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
 	c.pods.Delete(id)
 	c.quiet.Delete(id)
 	killpoint.At("containers.remove.removed")

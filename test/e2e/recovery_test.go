@@ -79,8 +79,8 @@ func TestContainerdDies(t *testing.T) {
 	must(t, syscall.Kill(containerd, syscall.SIGKILL))
 	began = time.Now()
 	pod = s.until(t, "dead", "failed", phase(v1.PodFailed))
-	if end := app(pod).State.Terminated; end == nil || end.ExitCode != 4 && (end.ExitCode != 137 || end.Reason != "ContainerStatusUnknown") {
-		t.Errorf("the container that ended while containerd was dead is %v, want exit code 4 or unknown", app(pod).State)
+	if end := app(pod).State.Terminated; end == nil || end.ExitCode != 4 || end.Reason != "Error" {
+		t.Errorf("the container that ended while containerd was dead is %v, want exit code 4", app(pod).State)
 	}
 	for i := range pods {
 		s.until(t, fmt.Sprintf("sleeper-%d", i), "running again", phase(v1.PodRunning))
