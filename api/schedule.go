@@ -85,7 +85,7 @@ func unfit(pod *v1.Pod, node *v1.Node) string {
 		}
 	}
 	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !ok {
-		return "node(s) didn't match Pod's node affinity/selector"
+		return unmatched
 	}
 	return ""
 }
@@ -93,6 +93,25 @@ func unfit(pod *v1.Pod, node *v1.Node) string {
 func tolerates(pod *v1.Pod, taint v1.Taint) bool {
 	return corev1.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, &taint, false)
 }
+
+// Rejects says why this node does not take a pod that names it, past all scheduling, as the kubelet does
+// (pkg/kubelet/lifecycle/predicate.go); no reason is that it takes it.
+func (s *Server) Rejects(pod *v1.Pod) (reason, message string) {
+	if pod.Spec.NodeSelector == nil && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil) {
+		return "", ""
+	}
+	node := s.thisNode()
+	if node == nil {
+		return "", ""
+	}
+	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err == nil && ok {
+		return "", ""
+	}
+	return "NodeAffinity", "Predicate NodeAffinity failed: " + unmatched
+}
+
+// unmatched is upstream's word for a node that the pod did not ask for.
+const unmatched = "node(s) didn't match Pod's node affinity/selector"
 
 // scheduler binds pods that could not be bound when they were made, says of those that stay Pending why, and evicts
 // what a NoExecute taint of this node drives away.

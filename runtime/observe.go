@@ -36,6 +36,9 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 		Images:  map[string]status.Image{},
 		Pulled:  h.pulled(),
 	}
+	if ok && h.r.Reject != nil {
+		f.Rejected = h.r.Reject(pod)
+	}
 	instances, err := h.r.Containers.Look(ctx, string(h.uid))
 	f.Reachable = err == nil
 	if err != nil {

@@ -54,6 +54,8 @@ type Options struct {
 	Event func(pod *v1.Pod, eventtype, reason, format string, args ...any)
 	Adopt func(ctx context.Context, pod *v1.Pod) error
 	Log   *slog.Logger
+	// Reject, if set, says why this host does not take a pod that was bound to it; nil is that it does. It is asked often.
+	Reject func(pod *v1.Pod) *status.Verdict
 
 	Timing Timing
 }
