@@ -31,6 +31,7 @@ func (s *Server) removeImage(w http.ResponseWriter, r *http.Request) {
 		respondError(w, r, statusOf(err))
 		return
 	}
+	s.imagesOld.Store(true)
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -50,6 +51,7 @@ func (s *Server) pullImage(w http.ResponseWriter, r *http.Request) {
 	}
 	lines := newLines(w)
 	image, err := s.Runtime.PullImage(r.Context(), ref, lines.write)
+	s.imagesOld.Store(true)
 	last := PullProgress{Ref: ref, Status: images.Done, Done: true}
 	if err != nil {
 		last.Status, last.Error = "failed", err.Error()
@@ -63,6 +65,7 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) {
 	lines := newLines(w)
 	// The archive is read while nothing was answered yet; the runtime reports no progress of it.
 	loaded, err := s.Runtime.LoadImages(r.Context(), r.Body)
+	s.imagesOld.Store(true)
 	last := PullProgress{Status: images.Done, Done: true, Images: loaded}
 	if err != nil {
 		last.Status, last.Error = "failed", err.Error()

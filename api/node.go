@@ -44,7 +44,7 @@ type Host struct {
 const (
 	nodeCheck  = 10 * time.Second // upstream's nodeStatusUpdateFrequency
 	nodeReport = 5 * time.Minute  // and nodeStatusReportFrequency: an unchanged status is written this often
-	imageCheck = time.Minute      // how often the images are looked at
+	imageCheck = 5 * time.Minute  // how often the images are looked at when podd has changed none
 	maxPods    = 110
 	maxImages  = 50 // upstream's nodeStatusMaxImages
 	leaseTime  = 40 // seconds; upstream's nodeLeaseDurationSeconds
@@ -127,7 +127,8 @@ func (s *Server) keepNode(ctx context.Context) {
 	reported := time.Now()
 	complain("the node has no lease", s.renewLease(ctx, reported))
 	for now := reported; ; {
-		if now.Sub(looked) >= imageCheck && s.Runtime.Healthy() == nil {
+		if (now.Sub(looked) >= imageCheck || s.imagesOld.Load()) && s.Runtime.Healthy() == nil {
+			s.imagesOld.Store(false)
 			if found, err := s.nodeImages(ctx); err == nil {
 				images, looked = found, now
 			} else {

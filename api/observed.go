@@ -106,10 +106,16 @@ func (s *Server) own() exposition.State {
 // Turn tells of one look at a pod.
 func (s *Server) Turn(took time.Duration) { turns.Observe(took.Seconds()) }
 
+// pull is the step that may bring an image.
+const pull = "pull"
+
 // Step tells of one step on a pod; kind is one of a few.
 func (s *Server) Step(kind string, took time.Duration, err error) {
 	steps.WithLabelValues(kind).Observe(took.Seconds())
 	stepCount.WithLabelValues(kind).Inc()
+	if kind == pull {
+		s.imagesOld.Store(true)
+	}
 	if err != nil {
 		stepErrors.WithLabelValues(kind).Inc()
 	}

@@ -53,6 +53,7 @@ type Server struct {
 	handler   http.Handler
 	admit     admission.MutationInterface
 	registry  registries
+	imagesOld atomic.Bool // the host's images have changed since the node object was told of them
 
 	authorizer *roles
 	patience   patience
