@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -20,7 +21,14 @@ import (
 // This one waits for it.
 func (p *podctl) cp(f cmdutil.Factory) *cobra.Command {
 	cmd := cp.NewCmdCp(f, p.shown)
-	cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", completion.ContainerCompletionFunc(f)))
+	cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		for _, arg := range args {
+			if pod, _, ok := strings.Cut(arg, ":"); ok {
+				return completion.ContainerCompletionFunc(f)(cmd, []string{pod}, typed)
+			}
+		}
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}))
 	cmd.Run = func(cmd *cobra.Command, args []string) {
 		o := cp.NewCopyOptions(p.shown)
 		flags := cmd.Flags()

@@ -96,7 +96,11 @@ func (p *podctl) lookVerbs(f cmdutil.Factory) []verb {
 		}},
 		{"describe", nil, look, "Show one object with all about it", func() *cobra.Command { return describe.NewCmdDescribe("podctl", f, p.shown) }},
 		{"events", nil, look, "List events", func() *cobra.Command { return events.NewCmdEvents(f, p.shown) }},
-		{"wait", nil, look, "Wait until something is true of a pod", func() *cobra.Command { return wait.NewCmdWait(f, p.shown) }},
+		{"wait", nil, look, "Wait until something is true of a pod", func() *cobra.Command {
+			cmd := wait.NewCmdWait(f, p.shown)
+			cmd.ValidArgsFunction = utilcomp.ResourceTypeAndNameCompletionFunc(f)
+			return cmd
+		}},
 		{"top", nil, look, "Show the CPU and memory that pods and the host use", func() *cobra.Command {
 			cmd := top.NewCmdTop(f, p.shown)
 			cmd.Long = "Show the CPU and memory that pods, their containers and the host use. podd measures them itself."
@@ -128,7 +132,7 @@ func (p *podctl) insideVerbs(f cmdutil.Factory, args []string) []verb {
 		{"cp", nil, inside, "Copy files into and out of containers", func() *cobra.Command { return p.cp(f) }},
 		{"debug", nil, inside, "Put a container for debugging into a pod", p.interactive(args, func(s genericiooptions.IOStreams) *cobra.Command {
 			cmd := debug.NewCmdDebug(f, s)
-			cmd.ValidArgsFunction = utilcomp.ResourceTypeAndNameCompletionFunc(f)
+			cmd.ValidArgsFunction = utilcomp.PodResourceNameCompletionFunc(f)
 			return cmd
 		})},
 	}

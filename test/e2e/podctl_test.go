@@ -39,6 +39,9 @@ func testPodctl(t *testing.T, s *suite) {
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 	}
+	for name, test := range podctlVerbs {
+		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
+	}
 }
 
 // Apply makes a pod, leaves one alone that is as it should be, and changes what may be changed.
