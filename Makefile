@@ -42,7 +42,7 @@ ifneq ($(call have,$(LIBEXEC)/runc),yes)
 $(shell rm -f $(STAMPS)/runc)
 endif
 
-.PHONY: build bundle help packages test lint unit host e2e cgroupv2 bench demo demo-clean install uninstall clean
+.PHONY: build bundle help packages test lint unit host e2e fuzz cgroupv2 bench demo demo-clean install uninstall clean
 
 build: $(STAMPS)/commands bundle ## podd and podctl into bin/, their helpers and the node bundle into libexec/podd/
 
@@ -73,11 +73,11 @@ $(STAMPS)/runc: go.mod go.sum Makefile | packages
 packages: ## apt packages that building and testing need, if they are missing
 	@install/packages build
 
-test: ## everything: lint, unit tests with the race detector, tests on the host, end to end
+test: ## everything: lint, unit tests with the race detector, tests on the host, end to end, fuzzing
 	@install/packages build test
-	@$(GO) run ./test/run lint build unit host e2e
+	@$(GO) run ./test/run lint build unit host e2e fuzz
 
-lint unit host e2e: ## one part of `make test`
+lint unit host e2e fuzz: ## one part of `make test`
 	@install/packages build $(if $(filter host e2e,$@),test)
 	@$(GO) run ./test/run $(if $(filter host e2e,$@),build) $@
 
@@ -85,7 +85,7 @@ cgroupv2: ## podd on cgroup v2, in an emulated machine; some minutes
 	@install/packages build cgroupv2
 	@$(GO) run ./test/run build cgroupv2
 
-bench: build ## start, exit and idle measurements against plain containerd
+bench: build ## start, exit, idle, the API and memory, measured; some against plain containerd
 	@install/packages build test
 	@$(GO) test -tags host,grpcnotrace -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/bench/...
 

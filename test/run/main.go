@@ -1,5 +1,5 @@
 // Command run runs the suites of podd's tests, one after the other, and ends with one line that counts what they
-// reported: `go run ./test/run lint build unit host e2e`. A suite that fails does not hold back the next ones, only a
+// reported: `go run ./test/run lint build unit host e2e fuzz`. A suite that fails does not hold back the next ones, only a
 // build that fails does. It exits 1 unless everything passed.
 package main
 
@@ -72,6 +72,8 @@ func run(suite string) tally {
 		return goTest([]string{"CGO_ENABLED=1"}, append([]string{"-race", "-tags", tags, "-timeout", "10m"}, packages(false)...)...)
 	case "host":
 		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "15m"}, asRoot(), packages(true))...)
+	case "fuzz":
+		return fuzz(".", fuzzTime)
 	case "cgroupv2":
 		return goTest(nil, "-tags", tags+",host", "-timeout", "15m", "./test/cgroupv2/")
 	case "e2e":
