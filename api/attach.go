@@ -74,7 +74,7 @@ func (r *attachREST) Connect(ctx context.Context, name string, options runtime.O
 			return
 		}
 		remotecommand.ServeAttach(client, req, a, name, string(pod.UID), container, streams, streamIdle,
-			remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
+			streamCreation, remotecommand.SupportedStreamingProtocols)
 	}), nil
 }
 

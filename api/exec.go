@@ -22,7 +22,12 @@ import (
 	"k8s.io/utils/exec"
 )
 
-const streamIdle = 4 * time.Hour // upstream's streamingConnectionIdleTimeout
+const (
+	streamIdle = 4 * time.Hour // upstream's streamingConnectionIdleTimeout
+	// streamCreation is how long a client of SPDY may take to make its streams. Upstream's is 30 s, for which the library also
+	// holds what belongs to a client that has gone before it had made them.
+	streamCreation = 10 * time.Second
+)
 
 // execREST is pods/exec: the streams go straight to the runtime.
 type execREST struct{ server *Server }
@@ -76,7 +81,7 @@ func (r *execREST) Connect(ctx context.Context, name string, options runtime.Obj
 			return
 		}
 		remotecommand.ServeExec(w, req, session, name, string(pod.UID), container, opts.Command, streams, streamIdle,
-			remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
+			streamCreation, remotecommand.SupportedStreamingProtocols)
 	}), nil
 }
 

@@ -27,7 +27,6 @@ import (
 const (
 	maxForwarded = 1000             // connections at a time over one port-forward
 	dialTimeout  = 10 * time.Second // to a port of a pod
-	pairTimeout  = 30 * time.Second // upstream's DefaultStreamCreationTimeout
 )
 
 // portForwardREST is pods/portforward: connections go straight to ports of the pod's localhost.
@@ -152,7 +151,7 @@ func (f *forward) serve(ctx context.Context, t *takeover, open func(httpstream.N
 	defer func() { t.close(); _ = conn.Close() }()
 	conn.SetIdleTimeout(streamIdle)
 	pairs, slots := map[string]*pair{}, make(chan struct{}, maxForwarded)
-	tick := time.NewTicker(pairTimeout)
+	tick := time.NewTicker(streamCreation)
 	defer tick.Stop()
 	for {
 		select {
