@@ -289,5 +289,8 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	if err != nil {
 		c.gone()
 	}
+	if errors.Is(err, net.ErrClosed) {
+		err = io.EOF // closed from here, which the stream server would take for an error
+	}
 	return n, err
 }

@@ -73,9 +73,11 @@ func (r *execREST) Connect(ctx context.Context, name string, options runtime.Obj
 	streams := &remotecommand.Options{Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr && !opts.TTY, TTY: opts.TTY}
 	session := &session{runtime: r.server.Runtime, pod: pod, container: container, streams: *streams}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		req = req.WithContext(outliving(req.Context())) // the command does not end because its client does
+		ctx, cancel := outliving(req.Context()) // the command does not end because its client does
+		defer cancel()
+		req = req.WithContext(ctx)
 		if wsstream.IsWebSocketRequestWithStreamCloseProtocol(req) {
-			serveWebSocketV5(w, req, streams, func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
+			serveWebSocketV5(&watchedClient{ResponseWriter: w, gone: func() {}}, req, streams, func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
 				return session.ExecInContainer(ctx, "", "", "", opts.Command, in, out, errOut, opts.TTY, sizes, 0)
 			})
 			return
@@ -148,7 +150,7 @@ func forwardSizes(ctx context.Context, from <-chan remotecommand.TerminalSize, t
 
 // serveWebSocketV5 serves the newest protocol of kubectl, in which the client can half-close stdin. The stream server's
 // library speaks the older ones.
-func serveWebSocketV5(w http.ResponseWriter, req *http.Request, opts *remotecommand.Options,
+func serveWebSocketV5(w *watchedClient, req *http.Request, opts *remotecommand.Options,
 	serve func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error) {
 	channel := func(want bool, kind wsstream.ChannelType) wsstream.ChannelType {
 		if want {

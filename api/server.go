@@ -157,7 +157,7 @@ func (s *Server) httpServer() *http.Server {
 func serve(ctx context.Context, server *http.Server, accept func() error) error {
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	server.BaseContext = func(net.Listener) context.Context { return base }
+	server.BaseContext = func(net.Listener) context.Context { return untilStop(base) }
 	done := make(chan error, 1)
 	go func() { done <- accept() }()
 	select {

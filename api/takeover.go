@@ -22,20 +22,26 @@ func withTakeover(handler http.Handler) http.Handler {
 		}
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
-		asked := context.WithValue(ctx, serving{}, r.Context())
-		handler.ServeHTTP(&takeover{ResponseWriter: w, ctx: ctx, cancel: cancel}, r.WithContext(asked))
+		handler.ServeHTTP(&takeover{ResponseWriter: w, ctx: ctx, cancel: cancel}, r.WithContext(ctx))
 	})
 }
 
-// serving is the key of the context that ends with the server, and not with the client's connection.
+// serving is the key of the context that ends with the server.
 type serving struct{}
 
-// outliving is the context of a request for what goes on when the client has gone.
-func outliving(ctx context.Context) context.Context {
-	if outer, ok := ctx.Value(serving{}).(context.Context); ok {
-		return outer
+// untilStop is a base context that outliving finds again.
+func untilStop(ctx context.Context) context.Context { return context.WithValue(ctx, serving{}, ctx) }
+
+// outliving is the context of a request for what goes on when the client has gone, until the server ends. cancel must be
+// called in the end.
+func outliving(ctx context.Context) (out context.Context, cancel func()) {
+	out, end := context.WithCancel(context.WithoutCancel(ctx))
+	server, ok := ctx.Value(serving{}).(context.Context)
+	if !ok {
+		return out, end
 	}
-	return ctx
+	stop := context.AfterFunc(server, end)
+	return out, func() { stop(); end() }
 }
 
 // takeover is a response that notes which connection is taken over.
