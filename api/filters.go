@@ -36,12 +36,12 @@ func longRunning(r *http.Request, info *request.RequestInfo) bool {
 }
 
 // chain puts podd's filters before the handler; the last line is the first to see a request. Who asks and whether he may
-// is found out before a request takes any place.
+// is found out before a request takes any place. Handlers end by the deadline of their context: upstream's filter that answers
+// in their place would let a request that the client takes back go on behind HTTP/2's bound of streams.
 func (s *Server) chain(handler http.Handler) http.Handler {
 	handler = withTakeover(handler)
 	handler = newClients().withBounds(handler)
 	handler = filters.WithWarningRecorder(handler)
-	handler = serverfilters.WithTimeoutForNonLongRunningRequests(handler, longRunning)
 	handler = filters.WithRequestDeadline(handler, nil, nil, longRunning, legacyscheme.Codecs, requestTimeout)
 	handler = s.withStalls(handler)
 	handler = s.withDeadlines(handler)

@@ -42,6 +42,7 @@ type port struct {
 	url     string
 	given   map[string]credentials.Credentials
 	log     *lockedBuffer
+	configs sync.Map // of TLS, by user
 }
 
 type lockedBuffer struct {
@@ -136,6 +137,9 @@ func get(t testing.TB, c *http.Client, url string) (int, string) {
 // tls is the client side of the TLS port; nobody's without a user.
 func (p *port) tls(t testing.TB, user string) *tls.Config {
 	t.Helper()
+	if config, ok := p.configs.Load(user); ok {
+		return config.(*tls.Config).Clone()
+	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(p.given[credentials.Admin].CA) {
 		t.Fatal("the authority is not PEM")
@@ -148,7 +152,8 @@ func (p *port) tls(t testing.TB, user string) *tls.Config {
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}
-	return config
+	p.configs.Store(user, config)
+	return config.Clone()
 }
 
 // client has the user's certificate, or none.
