@@ -16,6 +16,7 @@ import (
 	"podd/runtime/containers"
 	"podd/runtime/images"
 	"podd/status"
+	"podd/store"
 )
 
 // The annotation that tells where a pod comes from, as the kubelet writes it (pkg/kubelet/types).
@@ -97,6 +98,9 @@ func (h *host) pulled() map[string]time.Time {
 	return maps.Clone(h.pulls)
 }
 
+// itself is who makes the runtime's changes of status: its workers need not look again after them.
+const itself = "runtime"
+
 // Publish writes the status into the store. Until containerd has answered for the first time nothing is known that the
 // store does not know better, except that it is not known: Running becomes Unknown, all else stays.
 func (h *host) Publish(pod *v1.Pod, next v1.PodStatus) error {
@@ -104,7 +108,7 @@ func (h *host) Publish(pod *v1.Pod, next v1.PodStatus) error {
 	looked := h.looked
 	h.mu.Unlock()
 	var held []v1.ContainerStatus
-	err := h.r.Store.SetStatus(context.Background(), h.uid, func(prev v1.PodStatus) v1.PodStatus {
+	err := h.r.Store.SetStatus(store.By(context.Background(), itself), h.uid, func(prev v1.PodStatus) v1.PodStatus {
 		held = newlyHeld(prev, next)
 		if !looked {
 			unknown := *prev.DeepCopy()

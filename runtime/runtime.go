@@ -99,7 +99,7 @@ func New(o Options) *Runtime {
 
 // Run runs pods until ctx ends. Then it waits for the steps under way and leaves all pods running.
 func (r *Runtime) Run(ctx context.Context) error {
-	defer r.Store.OnPodChange(r.Wake)()
+	defer r.Store.OnPodChangeByOthers(itself, r.Wake)()
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer r.running.Wait()

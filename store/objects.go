@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -114,6 +115,7 @@ type op struct {
 	entry  Entry // out: Revision
 	expect int64 // the present revision, or anyRevision
 	remove bool
+	by     string // who makes it
 	lazy   bool
 	idle   bool // lazy, and the disk is not written for it
 	// make, if set, makes the write from the present object, under the commit lock: it changes entry or remove, or
@@ -249,7 +251,7 @@ func (s *Store) decide(o *op, seen map[string]*op) (skip bool, err error) {
 
 // publish makes the writes visible and tells everybody who listens.
 func (s *Store) publish(accepted []*op, rev int64) {
-	var pods []types.UID
+	var pods []podChange
 	s.mu.Lock()
 	s.rev = rev
 	for _, o := range accepted {
@@ -265,22 +267,29 @@ func (s *Store) publish(accepted []*op, rev int64) {
 		default:
 			s.objects.ReplaceOrInsert(o.entry)
 		}
-		pods = append(pods, s.publishPod(o)...)
+		for _, uid := range s.publishPod(o) {
+			pods = append(pods, podChange{uid, o.by})
+		}
 		s.history.add(newChange(o))
 	}
 	for w := range s.watchers {
 		w.poke()
 	}
-	hooks := make([]func(types.UID), 0, len(s.hooks))
-	for _, f := range s.hooks {
-		hooks = append(hooks, f)
-	}
+	hooks := slices.Collect(maps.Values(s.hooks))
 	s.mu.Unlock()
-	for _, uid := range pods {
-		for _, f := range hooks {
-			f(uid)
+	for _, change := range pods {
+		for _, h := range hooks {
+			if h.me == "" || h.me != change.by {
+				h.call(change.uid)
+			}
 		}
 	}
+}
+
+// podChange is what hooks are told of.
+type podChange struct {
+	uid types.UID
+	by  string
 }
 
 // publishPod keeps the decoded pods, and returns the uids that changed.

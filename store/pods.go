@@ -47,13 +47,29 @@ func (s *Store) PodByUID(uid types.UID) (*v1.Pod, bool) {
 }
 
 // OnPodChange calls f with the uid of every pod that was added, changed or removed, from then on. f must not block and
-// must not call the store. cancel ends it; a call that has begun may still come.
+// must not change the store. cancel ends it; a call that has begun may still come.
 func (s *Store) OnPodChange(f func(uid types.UID)) (cancel func()) {
+	return s.onPodChange(hook{call: f})
+}
+
+// OnPodChangeByOthers is OnPodChange without the changes that were made with a context of By(ctx, me): who writes what it
+// has seen need not look again.
+func (s *Store) OnPodChangeByOthers(me string, f func(uid types.UID)) (cancel func()) {
+	return s.onPodChange(hook{me, f})
+}
+
+// hook is somebody who listens.
+type hook struct {
+	me   string // whose own changes are not told; empty: all are
+	call func(uid types.UID)
+}
+
+func (s *Store) onPodChange(h hook) (cancel func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hookID++
 	id := s.hookID
-	s.hooks[id] = f
+	s.hooks[id] = h
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -61,11 +77,21 @@ func (s *Store) OnPodChange(f func(uid types.UID)) (cancel func()) {
 	}
 }
 
+type byKey struct{}
+
+// By names who makes a change of status with ctx.
+func By(ctx context.Context, who string) context.Context { return context.WithValue(ctx, byKey{}, who) }
+
+func by(ctx context.Context) string {
+	who, _ := ctx.Value(byKey{}).(string)
+	return who
+}
+
 // SetStatus replaces the status of a pod by what mutate makes of it. Nothing is written when it is equal. A pod that is
 // gone is an error for which IsNotFound is true. The new status is visible at once and durable within 50 ms or with
 // the next commit. mutate is called with the store locked: it must be quick and not call the store.
 func (s *Store) SetStatus(ctx context.Context, uid types.UID, mutate func(prev v1.PodStatus) v1.PodStatus) error {
-	return s.changePod(uid, true, func(pod *v1.Pod, o *op) (bool, error) {
+	return s.changePod(by(ctx), uid, true, func(pod *v1.Pod, o *op) (bool, error) {
 		next := mutate(*pod.Status.DeepCopy())
 		if next.QOSClass == "" {
 			next.QOSClass = pod.Status.QOSClass
@@ -103,7 +129,7 @@ func (s *Store) AdoptPod(ctx context.Context, pod *v1.Pod) (*v1.Pod, error) {
 // FinishPod removes a pod that the host has let go of. A pod with finalizers stays until they are gone; a pod that is
 // gone is no error; one that nobody asked to delete is.
 func (s *Store) FinishPod(ctx context.Context, uid types.UID) error {
-	err := s.changePod(uid, false, func(pod *v1.Pod, o *op) (bool, error) {
+	err := s.changePod("", uid, false, func(pod *v1.Pod, o *op) (bool, error) {
 		if pod.DeletionTimestamp == nil {
 			return false, fmt.Errorf("finish pod %s/%s: nobody asked to delete it", pod.Namespace, pod.Name)
 		}
@@ -125,7 +151,7 @@ func (s *Store) FinishPod(ctx context.Context, uid types.UID) error {
 }
 
 // changePod writes what change makes of a pod: it sets o.pod to a changed copy, or o.remove.
-func (s *Store) changePod(uid types.UID, lazy bool, change func(pod *v1.Pod, o *op) (skip bool, err error)) error {
+func (s *Store) changePod(by string, uid types.UID, lazy bool, change func(pod *v1.Pod, o *op) (skip bool, err error)) error {
 	notFound := apierrors.NewNotFound(v1.Resource("pods"), string(uid))
 	s.mu.RLock()
 	key, ok := s.podKeys[uid]
@@ -133,7 +159,7 @@ func (s *Store) changePod(uid types.UID, lazy bool, change func(pod *v1.Pod, o *
 	if !ok {
 		return notFound
 	}
-	return s.submit(&op{entry: Entry{Key: key}, expect: anyRevision, lazy: lazy,
+	return s.submit(&op{by: by, entry: Entry{Key: key}, expect: anyRevision, lazy: lazy,
 		make: func(cur Entry, found bool, o *op) (bool, error) {
 			pod := s.pods[key]
 			if found && (pod == nil || formatRevision(cur.Revision) != pod.ResourceVersion) { // changed in this batch

@@ -61,7 +61,7 @@ type Store struct {
 	records  map[types.UID][]byte
 	history  history
 	watchers map[*Watch]struct{}
-	hooks    map[int]func(types.UID)
+	hooks    map[int]hook
 	hookID   int
 }
 
@@ -95,7 +95,7 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		path: o.Path, log: o.Log,
 		dirty:    map[diskKey]bool{},
-		watchers: map[*Watch]struct{}{}, hooks: map[int]func(types.UID){},
+		watchers: map[*Watch]struct{}{}, hooks: map[int]hook{},
 	}
 	s.empty()
 	if s.log == nil {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -74,6 +75,24 @@ func TestPutExpectsTheRevisionThatIsThere(t *testing.T) {
 	}
 	if _, ok := s.Get("/x/a"); ok {
 		t.Error("it is still there")
+	}
+}
+
+// TestOwnChangesAreNotTold: who writes a status may ask not to be woken by it; all others are.
+func TestOwnChangesAreNotTold(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	var mine, all int
+	defer s.OnPodChangeByOthers("me", func(types.UID) { mine++ })()
+	defer s.OnPodChange(func(types.UID) { all++ })()
+	putPod(t, s, "a")
+	for i, ctx := range []context.Context{By(t.Context(), "me"), By(t.Context(), "you"), t.Context()} {
+		err := s.SetStatus(ctx, "uid-a", func(st v1.PodStatus) v1.PodStatus { st.Message = fmt.Sprint(i); return st })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if mine != 3 || all != 4 {
+		t.Errorf("told %d times of others' changes, want 3; %d times of all, want 4", mine, all)
 	}
 }
 
