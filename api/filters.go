@@ -77,6 +77,7 @@ func (s *Server) mux() http.Handler {
 	for _, path := range []string{"/api", "/api/", "/apis", "/apis/"} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { s.container.Dispatch(w, r) })
 	}
+	s.logPaths(mux)
 	s.healthPaths(mux)
 	mux.HandleFunc("GET /version", s.serveVersion)
 	mux.HandleFunc("GET /openapi/v2", serveOpenAPIv2)

@@ -2,11 +2,15 @@ package api
 
 import (
 	"context"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"time"
 
+	gwebsocket "github.com/gorilla/websocket"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -16,6 +20,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // podOf is the pod a subresource is asked of.
@@ -149,6 +154,98 @@ func statusOf(err error) error {
 		return err
 	}
 	return apierrors.NewInternalError(err)
+}
+
+// logPaths serves logs by WebSocket. Upstream's endpoint would too, but the library that it uses waits for ever for a client
+// that goes during the handshake.
+func (s *Server) logPaths(mux *http.ServeMux) {
+	mux.HandleFunc("/api/v1/namespaces/{namespace}/pods/{name}/log", func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || !wsstream.IsWebSocketRequest(r) {
+			s.container.Dispatch(w, r)
+			return
+		}
+		if err := s.serveLogSocket(w, r); err != nil {
+			respondError(w, r, err)
+		}
+	})
+}
+
+// The protocols of logs by WebSocket: each message is a piece of the log, as it is or in base64. Who names no protocol gets
+// the first.
+const (
+	logBinary = "binary.k8s.io"
+	logBase64 = "base64.binary.k8s.io"
+)
+
+// serveLogSocket returns an error only while the request can still be answered with one.
+func (s *Server) serveLogSocket(w http.ResponseWriter, r *http.Request) error {
+	opts := &core.PodLogOptions{}
+	err := legacyscheme.ParameterCodec.DecodeParameters(r.URL.Query(), schema.GroupVersion{Version: "v1"}, opts)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	ctx, cancel := context.WithCancel(request.WithNamespace(r.Context(), r.PathValue("namespace")))
+	defer cancel()
+	found, err := (&logREST{server: s}).Get(ctx, r.PathValue("name"), opts)
+	if err != nil {
+		return err
+	}
+	in, _, _, err := found.(*logStream).InputStream(ctx, "", "")
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	upgrader := gwebsocket.Upgrader{Subprotocols: []string{logBinary, logBase64}, WriteBufferSize: logChunk + 16}
+	ws, err := upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return nil // the library has answered
+	}
+	gone := make(chan struct{})
+	go func() { // the client has nothing to say; that it closes is an end, too
+		defer close(gone)
+		defer cancel()
+		for {
+			if _, _, err := ws.NextReader(); err != nil {
+				return
+			}
+		}
+	}()
+	if copyLog(ws, in) == nil {
+		_ = ws.WriteControl(gwebsocket.CloseMessage, gwebsocket.FormatCloseMessage(gwebsocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
+	}
+	_ = ws.Close()
+	<-gone
+	return nil
+}
+
+// logChunk is the longest piece of a log in one message.
+const logChunk = 32 << 10
+
+// copyLog sends a log in messages, an empty one first: a silent log is open then, too.
+func copyLog(ws *gwebsocket.Conn, in io.Reader) error {
+	kind, encode := gwebsocket.BinaryMessage, func(_, piece []byte) []byte { return piece }
+	if ws.Subprotocol() == logBase64 {
+		kind, encode = gwebsocket.TextMessage, base64.StdEncoding.AppendEncode
+	}
+	if err := ws.WriteMessage(kind, nil); err != nil {
+		return err
+	}
+	var encoded []byte
+	for piece := make([]byte, logChunk); ; {
+		n, err := in.Read(piece)
+		if n > 0 {
+			encoded = encode(encoded[:0], piece[:n])
+			if err := ws.WriteMessage(kind, encoded); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 type firstWrite struct {
