@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -445,18 +447,23 @@ func testAttachExec(t *testing.T, s *suite, config *rest.Config, method, name st
 // attachDebug puts an ephemeral container into a pod.
 func attachDebug(t *testing.T, s *suite, name string, e v1.EphemeralContainer) {
 	t.Helper()
+	if err := tryAttachDebug(t, s, name, e); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tryAttachDebug(t *testing.T, s *suite, name string, e v1.EphemeralContainer) error {
 	pods := s.client.CoreV1().Pods(metav1.NamespaceDefault)
 	pod, err := pods.Get(t.Context(), name, metav1.GetOptions{})
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if e.Image == "" {
 		e.Image = busybox
 	}
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, e)
-	if _, err := pods.UpdateEphemeralContainers(t.Context(), name, pod, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = pods.UpdateEphemeralContainers(t.Context(), name, pod, metav1.UpdateOptions{})
+	return err
 }
 
 func attachEphemeral(name string, wanted func(v1.ContainerState) bool) func(*v1.Pod) bool {
@@ -601,12 +608,70 @@ func TestAttachRestart(t *testing.T) {
 		t.Errorf("the debugger sees %q", debug.out)
 	}
 	// podd-logd dies under the clients: podd starts another, and they go on.
-	hello, err := os.ReadFile(s.State + "/logd.json")
-	if err != nil {
+	logd := attachLogd(t, s)
+	if err := syscall.Kill(logd, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("podd-logd was %s", hello)
+	eventually(t, func() error {
+		open.say(t, "three\n")
+		if !strings.Contains(open.out.String(), "got three\n") {
+			return fmt.Errorf("the client sees %q", open.out)
+		}
+		return nil
+	})
+	if attachLogd(t, s) == logd {
+		t.Error("podd-logd is still there")
+	}
 	for _, name := range []string{"open", "terminal", "once", "debugged"} {
 		s.remove(t, name)
 	}
+}
+
+// attachLogd is the pid of podd-logd.
+func attachLogd(t *testing.T, s *suite) int {
+	t.Helper()
+	var who struct{ PID int }
+	record, err := os.ReadFile(s.State + "/logd.json")
+	if err == nil {
+		err = json.Unmarshal(record, &who)
+	}
+	if err != nil || who.PID == 0 {
+		t.Fatalf("podd-logd is %s: %v", record, err)
+	}
+	return who.PID
+}
+
+// TestAttachDebugKilled kills podd at each step of the start of an ephemeral container: the next one brings it to run, once,
+// in the namespace of its target.
+func TestAttachDebugKilled(t *testing.T) {
+	s := start(t)
+	before := s.running(t, sleeper("debugged"))
+	for n, point := range []string{
+		"containers.create.snapshotted", "containers.create.recorded", "create.logs", "containers.start.created", "create.prepared",
+		"start.logs", "start.marked", "containers.start.started", "start.running",
+	} {
+		name := fmt.Sprintf("debug-%d", n)
+		s.Kill()
+		s.Launch("PODD_KILL_AT=" + point)
+		s.WaitReady()
+		err := tryAttachDebug(t, s, "debugged", v1.EphemeralContainer{TargetContainerName: "app", EphemeralContainerCommon: v1.EphemeralContainerCommon{
+			Name: name, Command: []string{"sh", "-c", "echo begun; cat /proc/1/comm; sleep 1000000"}}})
+		select {
+		case <-s.Exited(): // maybe before the answer was out
+		case <-time.After(patience):
+			t.Fatalf("podd did not pass %s: %v", point, err)
+		}
+		s.Restart()
+		pod := s.until(t, "debugged", name+" runs after "+point, attachEphemeral(name, attachRuns))
+		if app(pod).ContainerID != app(before).ContainerID || app(pod).RestartCount != 0 {
+			t.Errorf("%s: the target was started anew", point)
+		}
+		eventually(t, func() error {
+			if got := s.must(t, "logs", "debugged", "-c", name); got != "begun\nsh\n" {
+				return fmt.Errorf("%s: the log is %q", point, got)
+			}
+			return nil
+		})
+	}
+	s.remove(t, "debugged")
 }
