@@ -1,4 +1,6 @@
-// Command server is the pod that the tests of port-forward and of the proxies talk to.
+// Command server is the pod that the tests of port-forward and of the proxies talk to. With the arguments "lines FILE" it
+// writes numbered lines instead, until the file is there; with "cat" it is cat; with "ticks" it also reads its stdin and
+// writes a line 20 times a second.
 package main
 
 import (
@@ -19,6 +21,20 @@ import (
 )
 
 func main() {
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == "lines":
+		lines(os.Args[2])
+	case len(os.Args) == 2 && os.Args[1] == "cat":
+		_, _ = io.Copy(os.Stdout, os.Stdin)
+		return
+	case len(os.Args) == 2 && os.Args[1] == "ticks":
+		go func() { _, _ = io.Copy(io.Discard, os.Stdin) }()
+		go func() {
+			for range time.Tick(50 * time.Millisecond) {
+				fmt.Println("tick")
+			}
+		}()
+	}
 	listen("tcp4", "127.0.0.1:7001", func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
 	listen("tcp6", "[::1]:7002", func(c *net.TCPConn) { _, _ = io.WriteString(c, "six\n") })
 	listen("tcp4", "127.0.0.1:7003", func(c *net.TCPConn) { // answers only after the other side has ended
@@ -66,6 +82,24 @@ func main() {
 	server := &http.Server{Addr: ":8443", Handler: mux, TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate()}}}
 	go func() { log.Fatal(server.ListenAndServeTLS("", "")) }()
 	fmt.Println("ready")
+	select {}
+}
+
+// lines writes a megabyte per second, in lines of 100 bytes, and waits after the last one, which says "end".
+func lines(until string) {
+	n := 0
+	for range time.Tick(10 * time.Millisecond) {
+		var chunk []byte
+		for range 100 {
+			n++
+			chunk = fmt.Appendf(chunk, "%09d %s\n", n, "the quick brown fox jumps over the lazy dog, and then the lazy dog jumps over the quick bro")
+		}
+		_, _ = os.Stdout.Write(chunk)
+		if _, err := os.Stat(until); err == nil {
+			break
+		}
+	}
+	fmt.Printf("%09d end\n", n+1)
 	select {}
 }
 

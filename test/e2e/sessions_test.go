@@ -1,0 +1,329 @@
+//go:build host
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
+	"k8s.io/klog/v2"
+)
+
+var sessions = flag.Int("sessions", 1000, "sessions that TestSessionsDropped drops")
+
+// sessionKinds are the ways in which a client is connected with a pod for longer than a request. Each is used until its
+// connection is gone. Commands in containers cost runc's time, so there are fewer of them.
+var sessionKinds = []struct {
+	name  string
+	share int
+	use   func(ctx context.Context, config *rest.Config) error
+}{
+	{"exec by WebSocket", 1, func(ctx context.Context, c *rest.Config) error {
+		return sessionCommand(ctx, c, sessionURL(c, "exec", &v1.PodExecOptions{Container: "app", Command: []string{"/server", "cat"}, Stdin: true, Stdout: true, Stderr: true}), true)
+	}},
+	{"exec by SPDY", 1, func(ctx context.Context, c *rest.Config) error {
+		return sessionCommand(ctx, c, sessionURL(c, "exec", &v1.PodExecOptions{Container: "app", Command: []string{"/server", "cat"}, Stdin: true, Stdout: true, Stderr: true}), false)
+	}},
+	{"attach by WebSocket", 3, func(ctx context.Context, c *rest.Config) error {
+		return sessionCommand(ctx, c, sessionURL(c, "attach", &v1.PodAttachOptions{Container: "app", Stdin: true, Stdout: true, Stderr: true}), true)
+	}},
+	{"attach by SPDY", 3, func(ctx context.Context, c *rest.Config) error {
+		return sessionCommand(ctx, c, sessionURL(c, "attach", &v1.PodAttachOptions{Container: "app", Stdin: true, Stdout: true, Stderr: true}), false)
+	}},
+	{"port-forward by WebSocket", 4, func(ctx context.Context, c *rest.Config) error {
+		d, err := portforward.NewSPDYOverWebsocketDialer(sessionURL(c, "portforward", nil), c)
+		if err != nil {
+			return err
+		}
+		return sessionForward(d)
+	}},
+	{"port-forward by SPDY", 4, func(ctx context.Context, c *rest.Config) error {
+		transport, upgrader, err := spdy.RoundTripperFor(c)
+		if err != nil {
+			return err
+		}
+		return sessionForward(spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, sessionURL(c, "portforward", nil)))
+	}},
+	{"log by WebSocket", 2, func(ctx context.Context, c *rest.Config) error {
+		in, err := openLogSocket(ctx, &proxyGate{c}, "session", "binary.k8s.io", url.Values{"follow": {"true"}, "container": {"app"}})
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		_, err = io.Copy(io.Discard, in)
+		return err
+	}},
+	{"log", 2, func(ctx context.Context, c *rest.Config) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, sessionURL(c, "log", &v1.PodLogOptions{Follow: true, Container: "app"}).String(), nil)
+		if err != nil {
+			return err
+		}
+		r, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		_, err = io.Copy(io.Discard, r.Body)
+		return err
+	}},
+	{"proxy with an upgrade", 2, func(ctx context.Context, c *rest.Config) error {
+		u := sessionURL(c, "proxy", nil)
+		conn, err := net.Dial("tcp", u.Host)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, _ = fmt.Fprintf(conn, "GET %s/upgrade HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", strings.Replace(u.Path, "session", "session:8080", 1))
+		return sessionTalk(conn)
+	}},
+}
+
+// sessionURL is the address of a subresource of the pod.
+func sessionURL(c *rest.Config, subresource string, options any) *url.URL {
+	u, err := url.Parse(c.Host + "/api/v1/namespaces/default/pods/session/" + subresource)
+	if err != nil {
+		panic(err)
+	}
+	query := url.Values{}
+	switch o := options.(type) {
+	case *v1.PodExecOptions:
+		query, err = scheme.ParameterCodec.EncodeParameters(o, v1.SchemeGroupVersion)
+	case *v1.PodAttachOptions:
+		query, err = scheme.ParameterCodec.EncodeParameters(o, v1.SchemeGroupVersion)
+	case *v1.PodLogOptions:
+		query, err = scheme.ParameterCodec.EncodeParameters(o, v1.SchemeGroupVersion)
+	}
+	if err != nil {
+		panic(err)
+	}
+	u.RawQuery = query.Encode()
+	return u
+}
+
+// sessionCommand talks to a command until the connection is gone.
+func sessionCommand(ctx context.Context, c *rest.Config, u *url.URL, socket bool) error {
+	var e remotecommand.Executor
+	var err error
+	if socket {
+		e, err = remotecommand.NewWebSocketExecutor(c, http.MethodGet, u.String())
+	} else {
+		e, err = remotecommand.NewSPDYExecutor(c, http.MethodPost, u)
+	}
+	if err != nil {
+		return err
+	}
+	in, end := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if _, err := end.Write(sessionWords); err != nil {
+				return
+			}
+		}
+	}()
+	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: in, Stdout: io.Discard, Stderr: io.Discard})
+	_ = in.Close()
+	<-done
+	return err
+}
+
+var sessionWords = bytes.Repeat([]byte("word\n"), 50)
+
+// sessionForward talks over a port-forward until the connection is gone.
+func sessionForward(d httpstream.Dialer) error {
+	conn, _, err := d.Dial("portforward.k8s.io")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var all sync.WaitGroup
+	defer all.Wait()
+	for i := range 2 {
+		header := http.Header{"Streamtype": {"error"}, "Port": {"7001"}, "Requestid": {strconv.Itoa(i)}}
+		errs, err := conn.CreateStream(header)
+		if err != nil {
+			return err
+		}
+		_ = errs.Close()
+		header = header.Clone()
+		header.Set("streamType", "data")
+		data, err := conn.CreateStream(header)
+		if err != nil {
+			return err
+		}
+		all.Go(func() { _ = sessionTalk(data) })
+	}
+	<-conn.CloseChan()
+	return io.ErrUnexpectedEOF
+}
+
+// sessionTalk writes and reads until one of both fails.
+func sessionTalk(c io.ReadWriteCloser) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(io.Discard, c)
+	}()
+	var err error
+	for err == nil {
+		_, err = c.Write(sessionWords)
+	}
+	_ = c.Close()
+	<-done
+	return err
+}
+
+// drop is a port that leads to podd's socket, for one connection. It is dropped after as many bytes, or after as long, as
+// chance chooses: between two bytes of a handshake, of a frame, of a half-close, or while nothing is said.
+type drop struct {
+	listener net.Listener
+	socket   string
+	done     chan struct{} // closed when the connection was dropped
+}
+
+func newDrop(t *testing.T, socket string) *drop {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &drop{listener: l, socket: socket, done: make(chan struct{})}
+	go func() {
+		defer close(d.done)
+		in, err := l.Accept()
+		_ = l.Close()
+		if err == nil {
+			d.pass(in)
+		}
+	}()
+	return d
+}
+
+func (d *drop) pass(in net.Conn) {
+	defer in.Close()
+	out, err := net.Dial("unix", d.socket)
+	if err != nil {
+		return
+	}
+	defer out.Close()
+	var left atomic.Int64
+	left.Store(rand.Int64N(20_000))
+	late := time.AfterFunc(time.Duration(rand.Int64N(int64(400*time.Millisecond))), func() { _, _ = in.Close(), out.Close() })
+	defer late.Stop()
+	var both sync.WaitGroup
+	for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
+		both.Go(func() {
+			buf := make([]byte, 4096)
+			for {
+				n, err := way[0].Read(buf)
+				if rest := left.Add(-int64(n)); rest < 0 {
+					n, err = max(0, n+int(rest)), io.EOF
+				}
+				if _, werr := way[1].Write(buf[:n]); err != nil || werr != nil {
+					_, _ = in.Close(), out.Close()
+					return
+				}
+			}
+		})
+	}
+	both.Wait()
+}
+
+// TestSessionsDropped: clients go at any point of their session, and podd is as it was before: no goroutine, no descriptor, no
+// memory stays.
+func TestSessionsDropped(t *testing.T) {
+	s := start(t)
+	proxiesLoad(t, s)
+	p := proxiesServer("session", "")
+	p.Container = strings.Replace(p.Container, "[/server]", "[/server, ticks]\nstdin: true", 1)
+	s.running(t, p)
+	klog.SetLogger(logr.Discard()) // client-go tells of each
+	defer klog.ClearLogger()
+	var turn []int
+	for kind, k := range sessionKinds {
+		for range k.share {
+			turn = append(turn, kind)
+		}
+	}
+	var clients sync.WaitGroup // client-go may notice 30 seconds later that its connection is gone
+	dropped := func(count int) {
+		var next atomic.Int64
+		var all sync.WaitGroup
+		for range 16 {
+			all.Go(func() {
+				for n := next.Add(1) - 1; n < int64(count); n = next.Add(1) - 1 {
+					d := newDrop(t, s.Socket)
+					clients.Go(func() {
+						kind := sessionKinds[turn[int(n)%len(turn)]]
+						config := &rest.Config{Host: "http://" + d.listener.Addr().String(), QPS: -1}
+						if err := kind.use(t.Context(), config); err != nil && strings.Contains(err.Error(), "refused") {
+							t.Errorf("%s: %v", kind.name, err)
+						}
+					})
+					<-d.done
+				}
+			})
+		}
+		all.Wait()
+	}
+	defer clients.Wait()
+	s.Rebase()
+	dropped(10 * len(turn)) // memory that is kept for reuse is there now
+	s.CheckLeaks()
+	before := poddMemory(t, s)
+	begun := time.Now()
+	dropped(*sessions)
+	took := time.Since(begun)
+	s.CheckLeaks()
+	after := poddMemory(t, s)
+	t.Logf("%d sessions in %s; RssAnon %.1f MB before, %.1f MB after", *sessions, took.Round(time.Second), before, after)
+	if after > before+16 {
+		t.Errorf("podd has %.1f MB of its own, %.1f MB before the sessions", after, before)
+	}
+	if out, errs, code := s.PodctlInput(strings.NewReader("again"), "exec", "-i", "session", "--", "/server", "cat"); code != 0 || out != "again" {
+		t.Errorf("the next exec: %q, %q, exit %d", out, errs, code)
+	}
+}
+
+// poddMemory is podd's RssAnon in MB.
+func poddMemory(t *testing.T, s *suite) float64 {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "RssAnon:"); ok {
+			kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kb / 1024
+		}
+	}
+	t.Fatal("no RssAnon")
+	return 0
+}
