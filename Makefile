@@ -70,6 +70,12 @@ $(STAMPS)/runc: go.mod go.sum Makefile | packages
 		github.com/opencontainers/runc
 	@touch $@
 
+# kubectl as it is, for the tests; its version is what its own build would write into it.
+$(STAMPS)/kubectl: go.mod go.sum Makefile
+	@mkdir -p $(STAMPS)
+	@echo "building kubectl"
+	@$(GO) build -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$($(GO) list -m -f "{{.Version}}" k8s.io/kubernetes)" -o $@ k8s.io/kubernetes/cmd/kubectl
+
 packages: ## apt packages that building and testing need, if they are missing
 	@install/packages build
 

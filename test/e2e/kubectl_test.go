@@ -1,0 +1,186 @@
+//go:build host
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"podd/test/harness"
+)
+
+// TestKubectl drives an unmodified kubectl over the TLS port, by testdata/kubectl.txt.
+func TestKubectl(t *testing.T) {
+	t.Parallel()
+	checks := readChecks(t, "testdata/kubectl.txt")
+	if len(checks) < 80 {
+		t.Fatalf("only %d checks: some were not read", len(checks))
+	}
+	k := newKubectl(t)
+	for _, c := range checks {
+		t.Run(c.name(), func(t *testing.T) { k.check(t, c) })
+	}
+}
+
+// check is one command line and what is to come of it.
+type check struct {
+	line    int
+	command string
+	code    int
+	want    []want
+}
+
+// want is something that one stream has, or has not.
+type want struct {
+	stream  int // 1 or 2
+	not     bool
+	pattern *regexp.Regexp
+}
+
+func (c check) name() string {
+	words := strings.Fields(c.command)
+	return fmt.Sprintf("%03d %s", c.line, strings.Join(words[:min(3, len(words))], " "))
+}
+
+// readChecks reads a file of checks; its first lines tell the format.
+func readChecks(t *testing.T, file string) (all []check) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, line := range strings.Split(string(text), "\n") {
+		mark, rest, _ := strings.Cut(line, " ")
+		if mark != "$" && mark != "" && mark != "#" && len(all) == 0 {
+			t.Fatalf("%s:%d: what is wanted of no command", file, i+1)
+		}
+		w := want{stream: 1}
+		switch mark {
+		case "", "#":
+			continue
+		case "$":
+			all = append(all, check{line: i + 1, command: rest})
+			continue
+		case "!":
+			if all[len(all)-1].code, err = strconv.Atoi(rest); err != nil {
+				t.Fatalf("%s:%d: %v", file, i+1, err)
+			}
+			continue
+		case ">", ">!":
+		case "2>", "2>!":
+			w.stream = 2
+		default:
+			t.Fatalf("%s:%d: begins with %q", file, i+1, mark)
+		}
+		w.not = strings.HasSuffix(mark, "!")
+		if w.pattern, err = regexp.Compile("(?m)" + rest); err != nil {
+			t.Fatalf("%s:%d: %v", file, i+1, err)
+		}
+		last := &all[len(all)-1]
+		last.want = append(last.want, w)
+	}
+	return all
+}
+
+// kubectl is the binary and what it is run with.
+type kubectl struct {
+	binary         string
+	admin, reader  string // kubeconfigs
+	home, tmp      string
+	files, node    string
+	commandTimeout time.Duration
+}
+
+func newKubectl(t *testing.T) *kubectl {
+	s := start(t)
+	files, err := filepath.Abs("testdata/kubectl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &kubectl{binary: harness.Kubectl(t), admin: s.Kubeconfig(false), reader: s.Kubeconfig(true), files: files,
+		home: t.TempDir(), tmp: t.TempDir(), node: s.NodeName, commandTimeout: 90 * time.Second}
+	// What `kubectl edit` opens.
+	editor := "#!/bin/sh\nsed -i 's/colour: .*/colour: purple/' \"$1\"\n"
+	if err := os.WriteFile(filepath.Join(k.home, "editor"), []byte(editor), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func (k *kubectl) check(t *testing.T, c check) {
+	words, err := split(c.command)
+	if err != nil {
+		t.Fatalf("line %d: %v", c.line, err)
+	}
+	config := map[string]string{"kubectl": k.admin, "reader": k.reader}[words[0]]
+	if config == "" {
+		t.Fatalf("line %d: there is no %q", c.line, words[0])
+	}
+	for i, w := range words {
+		words[i] = strings.NewReplacer("FILES", k.files, "TMP", k.tmp, "NODE", k.node).Replace(w)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), k.commandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, k.binary, words[1:]...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+config, "HOME="+k.home, "KUBE_EDITOR="+filepath.Join(k.home, "editor"))
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	code := 0
+	var exit *exec.ExitError
+	if err := cmd.Run(); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
+		t.Fatalf("line %d: %v", c.line, err)
+	}
+	wrong := ""
+	if code != c.code {
+		wrong = fmt.Sprintf("exit %d, want %d\n", code, c.code)
+	}
+	for _, w := range c.want {
+		has := w.pattern.Match(map[int][]byte{1: out.Bytes(), 2: errs.Bytes()}[w.stream])
+		if has == w.not {
+			wrong += fmt.Sprintf("stream %d: match of %q is %t\n", w.stream, w.pattern, has)
+		}
+	}
+	if wrong != "" {
+		t.Errorf("line %d: %s\n%s--- stdout\n%s--- stderr\n%s", c.line, c.command, wrong, out.String(), errs.String())
+	}
+}
+
+// split splits a command line at blanks, but not within single quotes.
+func split(line string) (words []string, err error) {
+	var word strings.Builder
+	in, quoted := false, false
+	for _, r := range line {
+		switch {
+		case r == '\'':
+			in, quoted = true, !quoted
+		case r == ' ' && !quoted:
+			if in {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			in = false
+		default:
+			word.WriteRune(r)
+			in = true
+		}
+	}
+	if quoted {
+		return nil, fmt.Errorf("a quote is not closed: %s", line)
+	}
+	if in {
+		words = append(words, word.String())
+	}
+	return words, nil
+}
