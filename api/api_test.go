@@ -111,7 +111,7 @@ type env struct {
 func serve(t testing.TB) *env { return serveIn(t, t.TempDir()) }
 
 // serveIn is serve on the state that an earlier one may have left in dir.
-func serveIn(t testing.TB, dir string) *env {
+func serveIn(t testing.TB, dir string, change ...func(*api.Config)) *env {
 	t.Helper()
 	s, err := store.Open(store.Options{Path: filepath.Join(dir, "state.db")})
 	if err != nil {
@@ -119,8 +119,12 @@ func serveIn(t testing.TB, dir string) *env {
 	}
 	e := &env{store: s, runtime: &pods{}, dir: dir}
 	socket := filepath.Join(dir, "podd.sock")
-	e.server, err = api.New(api.Config{Store: s, Runtime: e.runtime, NodeName: "host", NodeIPs: []string{"192.0.2.1"},
-		SocketPath: socket, SocketGroup: "no-such-group", Version: "test", Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	config := api.Config{Store: s, Runtime: e.runtime, NodeName: "host", NodeIPs: []string{"192.0.2.1"},
+		SocketPath: socket, SocketGroup: "no-such-group", Version: "test", Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	for _, f := range change {
+		f(&config)
+	}
+	e.server, err = api.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}

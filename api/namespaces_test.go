@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+
+	"podd/api"
 )
 
 // examples are the rest of a valid object of each kind.
@@ -174,6 +176,12 @@ func TestNamespaceHeld(t *testing.T) {
 	e.unhold(t, "mine", "a")
 	e.says(t, "mine", v1.NamespaceFinalizersRemaining, "SomeFinalizersRemain",
 		"Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances, example.com/too in 1 resource instances")
+	_, err := e.client.CoreV1().ConfigMaps("mine").Patch(t.Context(), "b", types.MergePatchType, []byte(`{"metadata":{"finalizers":["example.com/too"]}}`), metav1.PatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.says(t, "mine", v1.NamespaceFinalizersRemaining, "SomeFinalizersRemain",
+		"Some content in the namespace has finalizers remaining: example.com/too in 1 resource instances")
 	e.unhold(t, "mine", "b")
 	e.says(t, "mine", v1.NamespaceContentRemaining, "ContentRemoved", "All content successfully removed")
 	e.says(t, "mine", v1.NamespaceFinalizersRemaining, "ContentHasNoFinalizers", "All content-preserving finalizers finished")
@@ -181,7 +189,7 @@ func TestNamespaceHeld(t *testing.T) {
 		ns, err := e.client.CoreV1().Namespaces().Get(t.Context(), "mine", metav1.GetOptions{})
 		return err == nil && len(ns.Spec.Finalizers) == 0
 	})
-	_, err := e.client.CoreV1().Namespaces().Patch(t.Context(), "mine", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+	_, err = e.client.CoreV1().Namespaces().Patch(t.Context(), "mine", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,6 +241,46 @@ func TestNamespaceDefaults(t *testing.T) {
 	})
 	e.deleteNamespace(t, "mine")
 	e.gone(t, "mine")
+}
+
+// TestAuthorityInEveryNamespace: with a TLS port there is the certificate authority of it, and it comes back.
+func TestAuthorityInEveryNamespace(t *testing.T) {
+	e := serveIn(t, t.TempDir(), func(c *api.Config) { c.TLSListen, c.PKIDir = "127.0.0.1:0", t.TempDir() })
+	e.namespace(t, "mine")
+	maps := e.client.CoreV1().ConfigMaps("mine")
+	ca, err := maps.Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
+	if err != nil || !strings.HasPrefix(ca.Data["ca.crt"], "-----BEGIN CERTIFICATE-----") {
+		t.Fatalf("%v, %v", ca, err)
+	}
+	same := func() bool {
+		again, err := maps.Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
+		return err == nil && again.Data["ca.crt"] == ca.Data["ca.crt"]
+	}
+	changed := ca.DeepCopy()
+	changed.Data["ca.crt"] = "another"
+	if _, err := maps.Update(t.Context(), changed, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e.until(t, "the authority is put right", same)
+	if err := maps.Delete(t.Context(), "kube-root-ca.crt", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e.until(t, "the authority is there again", same)
+	e.deleteNamespace(t, "mine")
+	e.gone(t, "mine")
+}
+
+// TestAdoptedPodBringsItsNamespace: both were lost with the state, and the pod runs.
+func TestAdoptedPodBringsItsNamespace(t *testing.T) {
+	e := serve(t)
+	lost := pod("lost")
+	lost.Namespace, lost.UID, lost.Spec.NodeName = "lost", "uid-of-before", "host"
+	if _, err := e.server.CreatePod(t.Context(), lost); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.client.CoreV1().Namespaces().Get(t.Context(), "lost", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestStray: what was written at the moment at which its namespace went does not stay.
