@@ -58,6 +58,7 @@ type Server struct {
 	authorizer *roles
 	patience   patience
 	pki        *pki.PKI     // nil without a TLS port
+	gate       *gate        // the TLS port; nil until Listen
 	address    atomic.Value // net.Addr of the TLS port, once it is open
 	watched    sync.Map     // *stallWriter
 
@@ -104,10 +105,10 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.ensureNode(ctx); err != nil {
 		return err
 	}
-	secure, err := s.openTLS(ctx)
-	if err != nil {
+	if err := s.Listen(ctx); err != nil {
 		return err
 	}
+	secure := s.gate
 	listener, err := s.listen()
 	if err != nil {
 		if secure != nil {

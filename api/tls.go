@@ -167,17 +167,19 @@ func (s *Server) openPKI() error {
 	return err
 }
 
-// openTLS opens the TLS port; nil when there is none.
-func (s *Server) openTLS(ctx context.Context) (*gate, error) {
-	if s.pki == nil {
-		return nil, nil
+// Listen opens the TLS port, if there is to be one and it is not open yet: a podd that cannot have it finds out before it
+// starts anything. Run serves it.
+func (s *Server) Listen(ctx context.Context) error {
+	if s.pki == nil || s.gate != nil {
+		return nil
 	}
 	g, err := listenTLS(ctx, s.TLSListen, s.patience.stranger)
 	if err != nil {
-		return nil, fmt.Errorf("serve TLS (--tls-listen): %w", err)
+		return fmt.Errorf("serve TLS (--tls-listen): %w", err)
 	}
+	s.gate = g
 	s.address.Store(g.Addr())
-	return g, nil
+	return nil
 }
 
 // secure is the server of the TLS port. On an address that other hosts reach there is no handshake without a client

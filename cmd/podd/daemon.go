@@ -66,6 +66,9 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 		return err
 	}
 	defer release()
+	if err := p.api.Listen(ctx); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var parts sync.WaitGroup
