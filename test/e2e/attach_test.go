@@ -214,6 +214,7 @@ func testAttach(t *testing.T, s *suite) {
 		})
 	}
 	t.Run("debug", func(t *testing.T) { t.Parallel(); testAttachDebug(t, s, config) })
+	t.Run("podctl", func(t *testing.T) { t.Parallel(); testAttachPodctl(t, s) })
 	t.Run("debug-fails", func(t *testing.T) { t.Parallel(); testAttachDebugFails(t, s) })
 	t.Run("debug-outlived", func(t *testing.T) { t.Parallel(); testAttachDebugOutlived(t, s) })
 }
@@ -529,6 +530,32 @@ func testAttachDebug(t *testing.T, s *suite, config *rest.Config) {
 		}
 	}
 	s.remove(t, name) // the leak oracle sees to the rest
+}
+
+// podctl attaches and debugs on a terminal of its own.
+func testAttachPodctl(t *testing.T, s *suite) {
+	name := "attach-podctl"
+	s.running(t, pod{Name: name, Container: "stdin: true\ntty: true\ncommand: [sh]"})
+	x := s.terminal(t, "attach", "-it", name, "-c", "app")
+	x.say("while [ \"$(stty size)\" != '33 101' ]; do sleep 0.05; done; echo si''zed\r")
+	x.expect(t, "sized\r\n")
+	x.say("sleep 4715 & echo in back''ground\r")
+	x.expect(t, "in background\r\n")
+	d := s.terminal(t, "debug", "-it", name, "--image", busybox, "--target", "app", "--profile", "general", "-c", "debugger", "--", "sh")
+	d.say("ps; echo se''en\r")
+	if got := d.expect(t, "(?s).*seen\r\n"); !strings.Contains(got, "sleep 4715") {
+		t.Errorf("the debugger sees %q", got)
+	}
+	d.say("exit\r")
+	s.until(t, name, "no more debugged", attachEphemeral("debugger", attachEnded))
+	x.say("exit\r")
+	for more := range x.seen { // until the terminal closes
+		x.all += more
+	}
+	if _ = x.cmd.Wait(); x.cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("podctl attach: exit %d, %q", x.cmd.ProcessState.ExitCode(), x.all)
+	}
+	s.until(t, name, "succeeded", phase(v1.PodSucceeded))
 }
 
 // What cannot be pulled or started is told; the pod goes on.
