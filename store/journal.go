@@ -212,10 +212,10 @@ func tail(rest []byte, at int, sequence uint64) (torn bool, err error) {
 	if used == 0 {
 		return false, nil
 	}
-	for i := 1; i < used; i++ {
-		if len(rest)-i >= frameHeader && binary.BigEndian.Uint32(rest[i+8:]) == 0 {
-			next := binary.BigEndian.Uint64(rest[i+8:])
-			if _, ok := frameAt(rest[i:], next); ok && next > sequence {
+	const most = 1 << 20 // frames that a file has
+	for i := 1; i < used && i+frameHeader <= len(rest); i++ {
+		if next := binary.BigEndian.Uint64(rest[i+8:]); next > sequence && next-sequence < most {
+			if _, ok := frameAt(rest[i:], next); ok {
 				return false, fmt.Errorf("%w: frame %d", errCorrupt, sequence+1)
 			}
 		}

@@ -147,7 +147,7 @@ func TestFileStaysSmall(t *testing.T) {
 		}
 	}
 	for i := range 1500 { // and durably, if less often
-		e, err := s.Put(t.Context(), "/x/a", []byte(strings.Repeat("y", 2000+i%2)), rev, 0)
+		e, err := s.Put(t.Context(), "/x/a", []byte(strings.Repeat("y", 6000+i%2)), rev, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -118,7 +118,7 @@ func compileFuzz(root string, t target, out string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	args := []string{"test", "-c", "-tags", tags, "-o", out}
+	args := []string{"test", "-c", "-vet=off", "-tags", tags, "-o", out}
 	if bytes.Count(list, []byte("\n")) <= guided {
 		args = append(args, "-fuzz", "^"+t.name+"$") // compiles with the marks that guide the fuzzer
 	}
