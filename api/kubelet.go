@@ -176,7 +176,9 @@ func (s *Server) summary(found *usage.Snapshot, least bool) *kubeletstats.Summar
 func nodeMore(out *kubeletstats.NodeStats, n *usage.Node, at metav1.Time) {
 	out.Network = networkStats(n.Interfaces, n.DefaultInterface, at)
 	out.Fs = fsStats(n.FS, n.FS.Size-min(n.FS.Free, n.FS.Size), n.FS.Inodes-min(n.FS.InodesFree, n.FS.Inodes), at)
-	out.Runtime = &kubeletstats.RuntimeStats{ImageFs: fsStats(n.FS, n.ImagesUsed, 0, at), ContainerFs: fsStats(n.FS, 0, 0, at)}
+	out.Runtime = &kubeletstats.RuntimeStats{ImageFs: fsStats(n.FS, 0, 0, at), ContainerFs: fsStats(n.FS, 0, 0, at)}
+	out.Runtime.ImageFs.UsedBytes, out.Runtime.ImageFs.InodesUsed = nil, nil // nobody has counted them
+	out.Runtime.ContainerFs.UsedBytes, out.Runtime.ContainerFs.InodesUsed = nil, nil
 	most, tasks := int64(n.MaxPID), int64(n.Tasks)
 	out.Rlimit = &kubeletstats.RlimitStats{Time: at, MaxPID: &most, NumOfRunningProcesses: &tasks}
 	out.IO = ioStats(&n.Group, at)

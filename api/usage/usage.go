@@ -138,11 +138,10 @@ type Node struct {
 	MaxPID, Tasks                 uint64
 	Interfaces                    []Interface
 	DefaultInterface              string
-	FS                            FS // of the state directory
-	ImagesUsed                    uint64
+	FS                            FS      // of the state directory
 	Parents                       []Group // podd's parent cgroup, kubepods and the classes below it
 	Podd                          Process
-	Containerd                    *Process // nil: not podd's own, or not running
+	Containerd                    *Process // nil: not there
 }
 
 // Process is one process of the host.

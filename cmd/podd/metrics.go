@@ -29,6 +29,13 @@ func (p *podd) measurer() *stats.Stats {
 			return filepath.Join(logs.PodDir(c.LogDir, pod.Namespace, pod.Name, string(pod.UID)), container)
 		},
 		Root: c.Root, Log: p.log,
+		Containerd: func() int {
+			pid, err := listener(p.bundle.ContainerdSocket())
+			if err != nil {
+				return 0
+			}
+			return pid
+		},
 	})
 }
 

@@ -193,8 +193,8 @@ func fileSystem(path string) usage.FS {
 }
 
 // uppers finds the writable layers of the running containers among the mounts: containerd mounts the root of each below
-// its directory, as <prefix>…/<id>/rootfs.
-func uppers(mountinfo []byte, prefix string, running map[string]bool) map[string]string {
+// its directory, as …/<id>/rootfs.
+func uppers(mountinfo []byte, running map[string]bool) map[string]string {
 	out := map[string]string{}
 	for line := range bytes.Lines(mountinfo) {
 		f := bytes.Fields(line)
@@ -204,7 +204,7 @@ func uppers(mountinfo []byte, prefix string, running map[string]bool) map[string
 		}
 		at := string(f[4])
 		id := filepath.Base(filepath.Dir(at))
-		if !strings.HasPrefix(at, prefix) || !running[id] {
+		if !running[id] {
 			continue
 		}
 		_, options, ok := bytes.Cut(line[sep:], []byte("upperdir="))

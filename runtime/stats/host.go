@@ -92,8 +92,8 @@ func (s *Stats) node(full bool, rate func(*usage.Group)) usage.Node {
 	n.FS = fileSystem(s.Root)
 	n.FS.Device = m.device
 	n.Podd = s.process(os.Getpid(), m.booted)
-	if s.Daemons != nil {
-		for _, pid := range s.Daemons() {
+	if s.Containerd != nil {
+		if pid := s.Containerd(); pid > 0 {
 			p := s.process(pid, m.booted)
 			n.Containerd = &p
 		}

@@ -23,19 +23,17 @@ import (
 
 // Options say where things are.
 type Options struct {
-	Pods    func() []*v1.Pod // as they are in the store; not changed
-	Node    string           // only pods of this node are measured
-	Trees   []Tree
-	Parent  string                                     // podd's parent cgroup
-	Cgroup  func(pod *v1.Pod) string                   // path of a pod's cgroup
-	Sandbox func(uid string, attempt int) string       // container id of a pod's sandbox
-	Volume  func(uid, name string) string              // directory of an emptyDir
-	Logs    func(pod *v1.Pod, container string) string // directory of a container's logs
-	Root    string                                     // state directory: its file system is the node's
-	Rootfs  string                                     // what the path of a mounted container root begins with
-	Images  func(ctx context.Context) uint64           // bytes that images take; asked at most once a minute
-	Daemons func() []int                               // pids of podd's own containerd, if it runs
-	Log     *slog.Logger
+	Pods       func() []*v1.Pod // as they are in the store; not changed
+	Node       string           // only pods of this node are measured
+	Trees      []Tree
+	Parent     string                                     // podd's parent cgroup
+	Cgroup     func(pod *v1.Pod) string                   // path of a pod's cgroup
+	Sandbox    func(uid string, attempt int) string       // container id of a pod's sandbox
+	Volume     func(uid, name string) string              // directory of an emptyDir
+	Logs       func(pod *v1.Pod, container string) string // directory of a container's logs
+	Root       string                                     // state directory: its file system is the node's
+	Containerd func() int                                 // pid of containerd, 0 if it is not there
+	Log        *slog.Logger
 }
 
 // Stats measures. Its methods may be called from any goroutine.
@@ -271,7 +269,7 @@ func (s *Stats) targets() []target {
 	if err != nil {
 		return out
 	}
-	for id, upper := range uppers(mounts, s.Rootfs, running) {
+	for id, upper := range uppers(mounts, running) {
 		out = append(out, target{dir: upper, container: id})
 	}
 	return out

@@ -271,7 +271,7 @@ func TestUppers(t *testing.T) {
 		fmt.Sprintf(line, "/run/podd/task/podd/c2/rootfs", "/var/snapshots/8/fs") +
 		fmt.Sprintf(line, "/elsewhere/c1/merged", "/var/snapshots/9/fs") +
 		"26 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
-	got := uppers([]byte(mounts), "/run/podd", map[string]bool{"c1": true})
+	got := uppers([]byte(mounts), map[string]bool{"c1": true})
 	if len(got) != 1 || got["c1"] != "/var/snapshots/7/fs" {
 		t.Errorf("%v", got)
 	}

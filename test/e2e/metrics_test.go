@@ -423,7 +423,7 @@ func (m *metricsSuite) kubelet(t *testing.T) {
 	summary := m.summary(t, "")
 	n := summary.Node
 	if n.NodeName == "" || n.CPU.UsageCoreNanoSeconds == nil || *n.Memory.AvailableBytes == 0 || *n.Fs.CapacityBytes == 0 || *n.Rlimit.MaxPID == 0 ||
-		len(n.SystemContainers) < 2 || n.Network == nil || time.Since(n.StartTime.Time) < time.Second {
+		len(n.SystemContainers) != 3 || n.Network == nil || time.Since(n.StartTime.Time) < time.Second {
 		t.Errorf("node: %+v", n)
 	}
 }
