@@ -128,7 +128,7 @@ func compileFuzz(root string, t target, out string) (string, error) {
 }
 
 func runFuzz(root, binary string, t target, cache string, each time.Duration) ([]byte, error) {
-	cmd := exec.Command(binary, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+each.String(), "-test.fuzzminimizetime=10s",
+	cmd := exec.Command(binary, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+each.String(), "-test.fuzzminimizetime=1s",
 		"-test.parallel=1", "-test.timeout=10m", "-test.fuzzcachedir="+filepath.Join(cache, t.dir))
 	cmd.Dir = filepath.Join(root, t.dir)
 	return cmd.CombinedOutput()
