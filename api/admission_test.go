@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,9 +31,12 @@ func TestAccounts(t *testing.T) {
 		err.Error() != `pods "mine" is forbidden: error looking up service account default/mine: serviceaccount "mine" not found` {
 		t.Errorf("a missing account: %v", err)
 	}
-	account := &v1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "mine"}}
+	account := &v1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "mine"}, Secrets: []v1.ObjectReference{{Namespace: "other", Name: "s"}}}
 	if account, err = accounts.Create(ctx, account, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
+	}
+	if account.Secrets[0] != (v1.ObjectReference{Name: "s"}) {
+		t.Errorf("a secret of another namespace: %v", account.Secrets)
 	}
 	if p := e.create(t, mine); p.Spec.ServiceAccountName != "mine" {
 		t.Errorf("its account: %q", p.Spec.ServiceAccountName)
@@ -46,6 +50,10 @@ func TestAccounts(t *testing.T) {
 	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.imagePullSecrets") {
 		t.Errorf("an account with pull secrets: %v", err)
 	}
+	if err := accounts.Delete(ctx, "default", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e.create(t, pod("makes-it-again"))
 	// A pod may follow its namespace at once, and a dry run makes no account.
 	if _, err := e.client.CoreV1().Namespaces().Create(ctx, &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "fresh"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -217,6 +225,33 @@ func TestImmutable(t *testing.T) {
 	big := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "big"}, Data: map[string]string{"k": strings.Repeat("x", 1<<20+1)}}
 	if _, err := maps.Create(ctx, big, metav1.CreateOptions{}); !apierrors.IsRequestEntityTooLargeError(err) && !apierrors.IsInvalid(err) {
 		t.Errorf("a map of more than 1 MiB: %v", err)
+	}
+}
+
+// TestSliceGeneration: endpoint slices have no status, so everything but annotations counts.
+func TestSliceGeneration(t *testing.T) {
+	e := serve(t)
+	slices := e.client.DiscoveryV1().EndpointSlices("default")
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: "a", Generation: 7}, AddressType: discoveryv1.AddressTypeIPv4}
+	if made, err := slices.Create(t.Context(), slice, metav1.CreateOptions{}); err != nil || made.Generation != 1 {
+		t.Fatalf("%v, %v", made, err)
+	}
+	for i, step := range []struct {
+		patch string
+		want  int64
+	}{
+		{`{"metadata":{"annotations":{"x":"y"}}}`, 1},
+		{`{"metadata":{"labels":{"x":"y"}}}`, 2},
+		{`{"endpoints":[{"addresses":["192.0.2.1"],"deprecatedTopology":{"a":"b"}}]}`, 3},
+	} {
+		got, err := slices.Patch(t.Context(), "a", types.MergePatchType, []byte(step.patch), metav1.PatchOptions{})
+		if err != nil || got.Generation != step.want || len(got.Endpoints) > 0 && got.Endpoints[0].DeprecatedTopology != nil {
+			t.Errorf("step %d: %v, %v", i, got, err)
+		}
+	}
+	patch := []byte(`{"addressType":"IPv6"}`)
+	if _, err := slices.Patch(t.Context(), "a", types.MergePatchType, patch, metav1.PatchOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("another address type: %v", err)
 	}
 }
 

@@ -144,7 +144,14 @@ func TestEphemeralContainers(t *testing.T) {
 	}
 	bad := updated.DeepCopy()
 	bad.Spec.EphemeralContainers = append(bad.Spec.EphemeralContainers, debug)
-	bad.Spec.EphemeralContainers[1].Name = "probed"
+	bad.Spec.EphemeralContainers[1].Name = "asks"
+	bad.Spec.EphemeralContainers[1].Env = []v1.EnvVar{{Name: "A", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{
+		APIVersion: "v1", FieldPath: "metadata.name"}}}}
+	if _, err := pods.UpdateEphemeralContainers(ctx, "a", bad, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) ||
+		!strings.Contains(err.Error(), "spec.ephemeralContainers[1].env[0].valueFrom") {
+		t.Errorf("with what podd does not honour: %v", err)
+	}
+	bad.Spec.EphemeralContainers[1].Env = nil
 	bad.Spec.EphemeralContainers[1].LivenessProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}}
 	if _, err := pods.UpdateEphemeralContainers(ctx, "a", bad, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) ||
 		!strings.Contains(err.Error(), "spec.ephemeralContainers[1].livenessProbe") {
