@@ -2,10 +2,17 @@ package api_test
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"slices"
+	"strings"
+	"testing"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"podd/api/usage"
 )
@@ -17,4 +24,85 @@ func (p *pods) Usage(_ context.Context, want usage.Want) (*usage.Snapshot, error
 
 func hasCondition(node *v1.Node, kind v1.NodeConditionType, status v1.ConditionStatus) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool { return c.Type == kind && c.Status == status })
+}
+
+// The node's conditions are what the runtime says; the time of a change stays until the next one.
+func TestNodeConditions(t *testing.T) {
+	e := serve(t)
+	node, err := e.client.CoreV1().Nodes().Get(t.Context(), "host", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, status := range map[v1.NodeConditionType]v1.ConditionStatus{
+		v1.NodeReady: v1.ConditionTrue, v1.NodeMemoryPressure: v1.ConditionFalse, v1.NodeDiskPressure: "", v1.NodePIDPressure: v1.ConditionFalse,
+	} {
+		if status != "" && !hasCondition(node, kind, status) {
+			t.Errorf("%s is not %s: %+v", kind, status, node.Status.Conditions)
+		}
+	}
+	for _, c := range node.Status.Conditions {
+		if c.LastTransitionTime.IsZero() || c.LastHeartbeatTime.IsZero() || c.Message == "" || c.Reason == "" {
+			t.Errorf("condition %+v", c)
+		}
+	}
+	// Somebody else's condition, and what users write, stay.
+	node.Status.Conditions = append(node.Status.Conditions, v1.NodeCondition{Type: "example.com/Mine", Status: v1.ConditionTrue})
+	if _, err := e.client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	dir := e.dir
+	e.stop()
+	again := serveIn(t, dir)
+	next, err := again.client.CoreV1().Nodes().Get(t.Context(), "host", metav1.GetOptions{})
+	if err != nil || !hasCondition(next, "example.com/Mine", v1.ConditionTrue) || next.Status.Conditions[0].LastTransitionTime != node.Status.Conditions[0].LastTransitionTime {
+		t.Errorf("after a restart: %+v, %v", next.Status.Conditions, err)
+	}
+}
+
+// Whatever clients ask for, the number of series stays.
+func TestSeriesAreBounded(t *testing.T) {
+	e := serve(t)
+	count := func() int {
+		res, err := e.http.Get("http://podd/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		parser := expfmt.NewTextParser(model.LegacyValidation)
+		families, err := parser.TextToMetricFamilies(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for name, f := range families {
+			if strings.HasPrefix(name, "apiserver_") {
+				n += len(f.Metric)
+			}
+		}
+		return n
+	}
+	ask := func(i int) {
+		for _, path := range []string{"/nothing/%d", "/api/v1/x%d", "/api/v1/namespaces/n%d/pods/p", "/apis/g%d/v1/things", "/api/v1/pods?x=%d"} {
+			for _, method := range []string{http.MethodGet, fmt.Sprintf("M%d", i)} {
+				r, err := http.NewRequest(method, "http://podd"+fmt.Sprintf(path, i), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Header.Set("User-Agent", fmt.Sprintf("agent/%d", i))
+				res, err := e.http.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = res.Body.Close()
+			}
+		}
+	}
+	ask(0)
+	few := count()
+	for i := range 100 {
+		ask(i + 1)
+	}
+	if many := count(); many > few || few == 0 {
+		t.Errorf("%d series of requests became %d", few, many)
+	}
 }
