@@ -84,11 +84,23 @@ func TestParse(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("2026-01-02T12:00:00.5Z stdout F hello"))
+	for _, seed := range []string{
+		"2026-01-02T12:00:00.5Z stdout F hello", "2026-01-02T12:00:00.123456789+01:00 stderr P:x  two blanks", "2026-01-02T12:00:00Z stdout F ",
+		"2026-01-02T12:00:00Z stdout F", "2026-01-02T12:00:00Z stdlog F x", "2026-01-02T12:00:00Z stdout X x", "", " ", "   ",
+	} {
+		f.Add([]byte(seed))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, ok := parse(b)
-		if ok && len(l.text)+len(l.stamp) > len(b) {
-			t.Errorf("more than there is")
+		// The same, said in another way.
+		part := strings.SplitN(string(b), " ", 4)
+		good := len(part) == 4 && len(part[0]) >= len("2006-01-02T15:04:05Z") && (part[1] == "stdout" || part[1] == "stderr") &&
+			(part[2] == "F" || part[2] == "P" || strings.HasPrefix(part[2], "F:") || strings.HasPrefix(part[2], "P:"))
+		if ok != good {
+			t.Fatalf("%q is a record: %v", b, ok)
+		}
+		if ok && (string(l.stamp) != part[0] || l.stderr != (part[1] == "stderr") || l.full != (part[2][0] == 'F') || string(l.text) != part[3]) {
+			t.Errorf("%q: %+v", b, l)
 		}
 	})
 }
