@@ -30,7 +30,7 @@ const limit = 10 * time.Minute
 
 // checks is what the guest has to report, each: a machine that stops early must not pass.
 var checks = []string{
-	"QoS classes", "what a container sees", "what a privileged container sees", "OOM kill", "SIGKILL is not an OOM kill",
+	"QoS classes", "what a container sees", "what a privileged container sees", "what metrics say", "OOM kill", "SIGKILL is not an OOM kill",
 	"delete kills everything", "podd in a pod of podd", "teardown",
 	"pods below podd's own cgroup", "teardown below podd's own cgroup",
 	"pods in a cgroup namespace",

@@ -24,6 +24,7 @@ func onHost() error {
 	report("QoS classes", d, d.classes)
 	report("what a container sees", d, d.normalView)
 	report("what a privileged container sees", d, d.privilegedView)
+	report("what metrics say", d, d.measured)
 	report("OOM kill", d, d.oomKill)
 	report("SIGKILL is not an OOM kill", d, d.plainKill)
 	report("delete kills everything", d, d.killAll)
