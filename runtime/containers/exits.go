@@ -114,8 +114,12 @@ func (c *Client) saved(id string) (savedExit, bool) {
 }
 
 func (c *Client) forgetExit(id string) error {
-	if err := os.Remove(c.exitFile(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	file := c.exitFile(id)
+	if err := os.Remove(file); errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
 		return err
 	}
+	_ = os.Remove(filepath.Dir(file)) // with the last
 	return nil
 }
