@@ -201,6 +201,7 @@ func sessionTalk(c io.ReadWriteCloser) error {
 type drop struct {
 	listener net.Listener
 	socket   string
+	heard    atomic.Int64  // bytes that the client got
 	done     chan struct{} // closed when the connection was dropped
 }
 
@@ -242,6 +243,9 @@ func (d *drop) pass(in net.Conn) {
 				if rest := left.Add(-int64(n)); rest < 0 {
 					n, err = max(0, n+int(rest)), io.EOF
 				}
+				if way[1] == in {
+					d.heard.Add(int64(n))
+				}
 				if _, werr := way[1].Write(buf[:n]); err != nil || werr != nil {
 					_, _ = in.Close(), out.Close()
 					return
@@ -268,7 +272,8 @@ func TestSessionsDropped(t *testing.T) {
 			turn = append(turn, kind)
 		}
 	}
-	var clients sync.WaitGroup // client-go may notice 30 seconds later that its connection is gone
+	talked := make([]atomic.Int64, len(turn)) // bytes that clients got
+	var clients sync.WaitGroup                // client-go may notice 30 seconds later that its connection is gone
 	dropped := func(count int) {
 		var next atomic.Int64
 		var all sync.WaitGroup
@@ -278,12 +283,11 @@ func TestSessionsDropped(t *testing.T) {
 					d := newDrop(t, s.Socket)
 					clients.Go(func() {
 						kind := sessionKinds[turn[int(n)%len(turn)]]
-						config := &rest.Config{Host: "http://" + d.listener.Addr().String(), QPS: -1}
-						if err := kind.use(t.Context(), config); err != nil && strings.Contains(err.Error(), "refused") {
-							t.Errorf("%s: %v", kind.name, err)
-						}
+						_ = kind.use(t.Context(), &rest.Config{Host: "http://" + d.listener.Addr().String(), QPS: -1})
+						_ = d.listener.Close() // or one that never connected would be waited for
 					})
 					<-d.done
+					talked[int(n)%len(turn)].Add(d.heard.Load())
 				}
 			})
 		}
@@ -300,6 +304,11 @@ func TestSessionsDropped(t *testing.T) {
 	s.CheckLeaks()
 	after := poddMemory(t, s)
 	t.Logf("%d sessions in %s; RssAnon %.1f MB before, %.1f MB after", *sessions, took.Round(time.Second), before, after)
+	for i := range talked {
+		if talked[i].Load() < 100*int64(*sessions/len(turn)) {
+			t.Errorf("%s: its clients got %d bytes: they were refused", sessionKinds[turn[i]].name, talked[i].Load())
+		}
+	}
 	if after > before+16 {
 		t.Errorf("podd has %.1f MB of its own, %.1f MB before the sessions", after, before)
 	}
