@@ -11,11 +11,10 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"podd/store"
 )
 
 // until waits for a change of the store after which ok is true.
@@ -199,6 +198,22 @@ func TestCollect(t *testing.T) {
 				return err == nil && len(list.Items) == 1 && list.Items[0].Reason == "OwnerRefInvalidNamespace" &&
 					strings.HasSuffix(list.Items[0].Message, `does not exist in namespace "default"`)
 			})
+		}, ""},
+		"an object without a namespace is owned by none that has one": {func(t *testing.T, e *env) {
+			a := e.configMap(t, "default", "a", nil)
+			class := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "mine", OwnerReferences: owned(true, a)}, Value: 1}
+			if _, err := e.client.SchedulingV1().PriorityClasses().Create(t.Context(), class, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			e.until(t, "an event", func() bool {
+				list, err := e.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=mine"})
+				return err == nil && len(list.Items) == 1 && list.Items[0].Reason == "OwnerRefInvalidNamespace"
+			})
+			e.deleteConfigMap(t, "default", "a", metav1.DeletePropagationBackground)
+			e.fence(t)
+			if _, err := e.client.SchedulingV1().PriorityClasses().Get(t.Context(), "mine", metav1.GetOptions{}); err != nil {
+				t.Errorf("it went: %v", err)
+			}
 		}, ""},
 		"deletecollection with a selector": {func(t *testing.T, e *env) {
 			for i := range 4 {
@@ -403,11 +418,9 @@ func TestDeletionOptions(t *testing.T) {
 	}
 	t.Run("query, and shorter", func(t *testing.T) {
 		e.create(t, pod("q"))
-		for path, want := range map[string]int64{"?gracePeriodSeconds=9": 9} {
-			err := e.client.CoreV1().RESTClient().Delete().AbsPath("/api/v1/namespaces/default/pods/q").Param("gracePeriodSeconds", "9").Do(t.Context()).Error()
-			if grace, _, _ := deletion("q"); err != nil || grace != want {
-				t.Errorf("%s: grace %d, %v", path, grace, err)
-			}
+		err := e.client.CoreV1().RESTClient().Delete().AbsPath("/api/v1/namespaces/default/pods/q").Param("gracePeriodSeconds", "9").Do(t.Context()).Error()
+		if grace, _, _ := deletion("q"); err != nil || grace != 9 {
+			t.Errorf("by query: grace %d, %v", grace, err)
 		}
 		if err := client.Delete(t.Context(), "q", metav1.DeleteOptions{GracePeriodSeconds: seconds(2)}); err != nil {
 			t.Fatal(err)
@@ -426,5 +439,3 @@ func TestDeletionOptions(t *testing.T) {
 		}
 	})
 }
-
-var _ = store.PodPrefix

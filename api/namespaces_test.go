@@ -3,6 +3,7 @@ package api_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -294,5 +295,20 @@ func TestStray(t *testing.T) {
 	e.until(t, "the stray goes", func() bool { _, ok := e.store.Get("/configmaps/none/a"); return !ok })
 	if _, ok := e.store.Get("/configmaps/default/a"); !ok {
 		t.Error("another one of that name went")
+	}
+}
+
+// BenchmarkDeleteNamespace deletes a namespace of 1,000 objects.
+func BenchmarkDeleteNamespace(b *testing.B) {
+	e := serve(b)
+	for b.Loop() {
+		b.StopTimer()
+		e.namespace(b, "mine")
+		for i := range 1000 {
+			e.configMap(b, "mine", fmt.Sprintf("c%d", i), nil)
+		}
+		b.StartTimer()
+		e.deleteNamespace(b, "mine")
+		e.until(b, "the namespace goes", func() bool { _, ok := e.store.Get("/namespaces/mine"); return !ok })
 	}
 }
