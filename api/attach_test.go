@@ -10,14 +10,17 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
+	"golang.org/x/net/websocket"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
 )
 
 // Attach echoes what it is told, and ends when the client says no more.
@@ -121,6 +124,76 @@ type lateWriter struct{ n int }
 func (w *lateWriter) Write(p []byte) (int, error) {
 	w.n += len(p)
 	return len(p), nil
+}
+
+// All protocols that clients of the last ten years speak bring what is said and what is answered.
+func TestStreamProtocols(t *testing.T) {
+	e := serve(t)
+	p := e.create(t, pod("a"))
+	tcp := httptest.NewServer(e.server.Handler())
+	defer tcp.Close()
+	query := "stdin=true&stdout=true&container=" + p.Spec.Containers[0].Name
+	for _, path := range []string{"/api/v1/namespaces/default/pods/a/attach?" + query, "/api/v1/namespaces/default/pods/a/exec?command=cat&" + query} {
+		for _, protocol := range []string{"v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io", "", "v4.base64.channel.k8s.io", "base64.channel.k8s.io"} {
+			config, err := websocket.NewConfig("ws"+strings.TrimPrefix(tcp.URL, "http")+path, "http://podd")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if protocol != "" {
+				config.Protocol = []string{protocol}
+			}
+			conn, err := websocket.DialConfig(config)
+			if err != nil {
+				t.Errorf("%s %q: %v", path, protocol, err)
+				continue
+			}
+			said, want := any([]byte("\x00hello")), "\x01hello"
+			if strings.Contains(protocol, "base64") {
+				said, want = "0aGVsbG8=", "1aGVsbG8="
+			}
+			if err := websocket.Message.Send(conn, said); err != nil {
+				t.Errorf("%s %q: %v", path, protocol, err)
+			}
+			var got string
+			for got != want && err == nil {
+				err = websocket.Message.Receive(conn, &got)
+				if len(got) > 1 && got != want {
+					break
+				}
+			}
+			if got != want || err != nil {
+				t.Errorf("%s %q: %q %v", path, protocol, got, err)
+			}
+			_ = conn.Close()
+		}
+		config := &rest.Config{Host: tcp.URL}
+		for _, protocol := range []string{"v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"} {
+			transport, upgrader, err := spdy.RoundTripperFor(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			to, err := url.Parse(tcp.URL + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			executor, err := remotecommand.NewSPDYExecutorForProtocols(transport, upgrader, http.MethodPost, to, protocol)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			ctx, leave := context.WithCancel(t.Context())
+			streams := remotecommand.StreamOptions{Stdin: strings.NewReader("hello"), Stdout: &out}
+			first := protocol == "channel.k8s.io" // whose clients cannot end their stdin
+			if first {
+				streams.Stdout = io.MultiWriter(&out, &signalWriter{first: leave})
+			}
+			err = executor.StreamWithContext(ctx, streams)
+			leave()
+			if out.String() != "hello" || err != nil && !first {
+				t.Errorf("%s SPDY %s: %q %v", path, protocol, out.String(), err)
+			}
+		}
+	}
 }
 
 // A client that leaves without a word is noticed while nothing is written: its session ends, whatever it spoke.
