@@ -77,7 +77,7 @@ reason: Tested
 type: Normal
 reportingController: example.com/test
 reportingInstance: test-1
-regarding: {kind: Pod, namespace: default, name: x}`},
+regarding: {kind: Pod, namespace: kube-public, name: x}`},
 	{resource: group("discovery.k8s.io", "endpointslices"), columns: []string{"Name", "AddressType", "Ports", "Endpoints", "Age"}, object: `
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -116,7 +116,7 @@ func (k kind) make(t testing.TB, name string) *unstructured.Unstructured {
 	}
 	u.SetName(name)
 	if !k.global {
-		u.SetNamespace("default")
+		u.SetNamespace(k.namespace())
 	}
 	u.SetLabels(map[string]string{"app": name})
 	return u
@@ -126,7 +126,7 @@ func (k kind) client(c dynamic.Interface) dynamic.ResourceInterface {
 	if k.global {
 		return c.Resource(k.resource)
 	}
-	return c.Resource(k.resource).Namespace("default")
+	return c.Resource(k.resource).Namespace(k.namespace())
 }
 
 // path of the collection.
@@ -136,7 +136,7 @@ func (k kind) path() string {
 		path = "/api/v1/"
 	}
 	if !k.global {
-		path += "namespaces/default/"
+		path += "namespaces/" + k.namespace() + "/"
 	}
 	return path + k.resource.Resource
 }
@@ -163,14 +163,21 @@ func (e *env) ask(t testing.TB, method, path string, header map[string]string, b
 	return res.StatusCode, res.Header, text
 }
 
-// eachKind runs test for each kind, on a server of its own.
+// eachKind runs test for each kind, all on one server.
 func eachKind(t *testing.T, test func(t *testing.T, e *env, k kind, client dynamic.ResourceInterface)) {
+	e := serve(t)
+	client := dynamic.NewForConfigOrDie(e.config)
 	for _, k := range kinds {
-		t.Run(k.resource.GroupResource().String(), func(t *testing.T) {
-			e := serve(t)
-			test(t, e, k, k.client(dynamic.NewForConfigOrDie(e.config)))
-		})
+		t.Run(k.resource.GroupResource().String(), func(t *testing.T) { test(t, e, k, k.client(client)) })
 	}
+}
+
+// namespace of the kind's objects. Events of both groups are the same objects, so those of one have another.
+func (k kind) namespace() string {
+	if k.resource.Group == "events.k8s.io" {
+		return "kube-public"
+	}
+	return "default"
 }
 
 func TestKindVerbs(t *testing.T) {
