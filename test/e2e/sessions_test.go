@@ -96,6 +96,9 @@ var sessionKinds = []struct {
 		}
 		defer conn.Close()
 		_, _ = fmt.Fprintf(conn, "GET %s/upgrade HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", strings.Replace(u.Path, "session", "session:8080", 1))
+		if _, err := io.ReadFull(conn, make([]byte, len("HTTP/1.1 101"))); err != nil {
+			return err
+		}
 		return sessionTalk(conn)
 	}},
 }
