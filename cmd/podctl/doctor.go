@@ -111,7 +111,10 @@ func (p *podctl) examine(ctx context.Context, at place) []result {
 		kernel(), namespaces(), overlay(), seccomp(), cgroups("/proc/self/mountinfo"), modules("nf_tables", "nf_tables_newtable", "nftables", "host ports and the way out for pods"),
 		modules("bridge", "br_dev_xmit", "bridge", "bridges of pods"), modules("veth", "veth_xmit", "veth", "the interfaces of pods"),
 		forwarding(at), plugins(at.Bundle), binaries(ctx, at), containerd(at),
-		socket(p.client.socket, at.Group), disk(at.Root), tmpfs(at.State), ram(), inotify(), processes(), clock(),
+		disk(at.Root), tmpfs(at.State), ram(), inotify(), processes(), clock(),
+	}
+	if !p.client.remote() {
+		results = append(results, socket(p.client.socket, at.Group))
 	}
 	return append(results, p.api(ctx)...)
 }

@@ -145,7 +145,7 @@ func (p *podctl) changeVerbs(f cmdutil.Factory) []verb {
 			only(cmd, "configmap", "namespace", "priorityclass", "secret", "service", "serviceaccount")
 			return cmd
 		}},
-		{"edit", nil, change, "Change an object in an editor", func() *cobra.Command { return edit.NewCmdEdit(f, p.streams) }},
+		{"edit", nil, change, "Change an object in an editor", func() *cobra.Command { return edit.NewCmdEdit(f, p.shown) }},
 		{"patch", nil, change, "Change fields of an object", func() *cobra.Command { return patch.NewCmdPatch(f, p.shown) }},
 		{"replace", nil, change, "Put an object in the place of another", func() *cobra.Command { return replace.NewCmdReplace(f, p.shown) }},
 		{"label", nil, change, "Change the labels of objects", func() *cobra.Command { return label.NewCmdLabel(f, p.shown) }},

@@ -28,6 +28,7 @@ import (
 
 // podctlVerbs are the parts of testPodctl for the commands that are not about the life of a pod.
 var podctlVerbs = map[string]func(*testing.T, *suite){
+	"unreachable":   testPodctlUnreachable,
 	"wrong-use":     testPodctlWrongUse,
 	"create":        testPodctlCreate,
 	"change":        testPodctlChange,
@@ -109,6 +110,25 @@ func podctlOnTerminal(t *testing.T, s *suite, dialogue [][2]string, args ...stri
 		t.Errorf("podctl %v: never saw %q in %q", args, dialogue[0][0], seen.String())
 	}
 	return seen.String(), cmd.ProcessState.ExitCode()
+}
+
+// Where podd is down every command says so, in one line, and what to do.
+func testPodctlUnreachable(t *testing.T, s *suite) {
+	file := filepath.Join(t.TempDir(), "pod.yaml")
+	if err := os.WriteFile(file, []byte(sleeper("unreachable").String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{
+		"get pods", "get nonsense", "describe pod x", "logs x", "exec x -- true", "attach x", "port-forward x 1:1", "cp " + file + " x:/y", "cp x:/y z",
+		"top pod", "top node", "events", "wait pod/x --for=delete", "apply -f " + file, "diff -f " + file, "create -f " + file, "create configmap x",
+		"edit pod x", "patch pod x -p {}", "replace -f " + file, "label pod x a=b", "annotate pod x a=b", "delete pod x", "debug x --image=y", "explain pod",
+		"api-resources", "api-versions", "auth whoami", "auth can-i get pods", "run x --image=y", "why", "why x", "kubeconfig", "image ls", "image pull x",
+	} {
+		got := s.refused(t, "", append([]string{"--socket=/no/such.sock"}, strings.Fields(args)...)...)
+		if !strings.HasPrefix(got, "error: podd is not running (nothing answers on /no/such.sock): start it with ") || strings.Count(got, "\n") != 1 {
+			t.Errorf("podctl %s where podd is down: %q", args, got)
+		}
+	}
 }
 
 // Each verb used wrongly: not zero, one error that says what is wrong, and nothing of kubectl.
