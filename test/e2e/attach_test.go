@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -214,6 +215,7 @@ func testAttach(t *testing.T, s *suite) {
 		})
 	}
 	t.Run("debug", func(t *testing.T) { t.Parallel(); testAttachDebug(t, s, config) })
+	t.Run("dropped", func(t *testing.T) { t.Parallel(); testAttachDropped(t, s) })
 	t.Run("podctl", func(t *testing.T) { t.Parallel(); testAttachPodctl(t, s) })
 	t.Run("debug-fails", func(t *testing.T) { t.Parallel(); testAttachDebugFails(t, s) })
 	t.Run("debug-outlived", func(t *testing.T) { t.Parallel(); testAttachDebugOutlived(t, s) })
@@ -530,6 +532,50 @@ func testAttachDebug(t *testing.T, s *suite, config *rest.Config) {
 		}
 	}
 	s.remove(t, name) // the leak oracle sees to the rest
+}
+
+// Clients whose connection breaks anywhere: the leak oracle looks for what podd would keep of them. The container and
+// who comes later notice nothing.
+func testAttachDropped(t *testing.T, s *suite) {
+	name := "attach-dropped"
+	s.running(t, pod{Name: name, Container: "stdin: true", Script: "while read line; do echo got $line; done"})
+	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
+	query := "?container=app&stdin=true&stdout=true&stderr=true"
+	for n := range 200 {
+		path := "attach" + query
+		if n%2 == 0 {
+			path = "exec" + query + "&command=cat"
+		}
+		protocol := []string{"v5.channel.k8s.io", "v4.channel.k8s.io"}[random.IntN(2)]
+		said := "GET /api/v1/namespaces/default/pods/" + name + "/" + path + " HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: " + protocol + "\r\n\r\n"
+		frame := "\x82\x85\x00\x00\x00\x00\x00abc\n" // masked with nothing: channel 0, "abc\n"
+		whole := len(said)
+		said += strings.Repeat(frame, 3)
+		conn, err := net.Dial("unix", s.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cut := random.IntN(len(said) + 1)
+		if random.IntN(2) == 0 {
+			cut = whole + random.IntN(len(said)-whole+1)
+		}
+		if _, err := io.WriteString(conn, said[:cut]); err == nil && cut >= whole {
+			for answer := make([]byte, 1); random.IntN(200) > 0; { // some of the answer
+				_ = conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+				if _, err := conn.Read(answer); err != nil {
+					break
+				}
+			}
+		}
+		_ = conn.Close()
+	}
+	c := attachTo(t, attachBridge(t, s), http.MethodGet, name, true, false)
+	c.say(t, "\nlast\n")
+	c.out.expect(t, "got last\n")
+	c.leave()
+	_ = c.wait(t)
+	s.remove(t, name)
 }
 
 // podctl attaches and debugs on a terminal of its own.
