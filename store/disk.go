@@ -112,7 +112,7 @@ func (s *Store) begin(c content) (err error) {
 		return err
 	}
 	s.ceiling = s.rev + revisionBlock
-	if s.journal, err = writeJournal(s.path, s.everything(nil, s.ceiling)); err == nil || c.journal.snapshot == 0 {
+	if s.journal, err = writeJournal(s.path, s.everything(nil, s.ceiling)); err == nil || s.journal != nil || c.journal.snapshot == 0 {
 		return err
 	}
 	// No space, perhaps. The old file is sound: go on with it.
@@ -223,14 +223,14 @@ func (s *Store) write(changes map[diskKey]entry, ceiling int64) error {
 // replace puts a new file in the place of the present one.
 func (s *Store) replace(changes map[diskKey]entry, ceiling int64) error {
 	fresh, err := writeJournal(s.path, s.everything(changes, ceiling))
-	if err != nil {
+	if fresh == nil {
 		return err
 	}
 	_ = s.journal.close()
 	s.journal = fresh
 	s.synced.Add(2) // the file and its directory
 	s.bytes.Store(fresh.size)
-	return nil
+	return err
 }
 
 // compactSoon makes the file small again, after the commit that has made it long is answered.

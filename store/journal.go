@@ -302,15 +302,17 @@ func (j *journal) long() bool { return j.end-j.base > max(1<<20, j.base) }
 
 func (j *journal) close() error { return j.file.Close() }
 
-// writeJournal puts a fresh file with the entries in the place of the one at path. The old one stays if it fails.
+// writeJournal puts a fresh file with the entries in the place of the one at path. If it fails the old one stays, or, with a
+// journal that is broken, it may be either after a crash.
 func writeJournal(path string, each func(visit func(entry) error) error) (_ *journal, err error) {
 	fresh := path + ".new"
 	file, err := os.OpenFile(fresh, os.O_RDWR|os.O_CREATE|os.O_TRUNC|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
 	}
+	renamed := false
 	defer func() {
-		if err != nil {
+		if err != nil && !renamed {
 			err = errors.Join(err, file.Close(), os.Remove(fresh))
 		}
 	}()
@@ -322,9 +324,11 @@ func writeJournal(path string, each func(visit func(entry) error) error) (_ *jou
 	if err := os.Rename(fresh, path); err != nil {
 		return nil, err
 	}
+	renamed = true
 	killpoint.At("store.rewrite.after")
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		j.broken = true // it may be either file after a crash: nothing goes to this one
+		j.broken = true
+		return j, err
 	}
 	return j, nil
 }
