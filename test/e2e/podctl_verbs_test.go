@@ -579,6 +579,19 @@ func testPodctlTerminal(t *testing.T, s *suite) {
 	if code != 6 || !strings.Contains(out, "40 100\r\n") || !strings.Contains(out, `pod "terminal-run" deleted`) {
 		t.Errorf("podctl run -it --rm: exit %d, %q", code, out)
 	}
+	s.running(t, pod{Name: "terminal-attach", Container: "command: [sh]\nstdin: true\ntty: true"})
+	out, code = podctlOnTerminal(t, s, [][2]string{{"try pressing enter.", "\r"}, {"# ", "until stty size 2>/dev/null | grep .; do sleep 0.1; done; exit 9\r"}}, "attach", "-it", "terminal-attach")
+	if code != 0 || !strings.Contains(out, "40 100\r\n") {
+		t.Errorf("podctl attach -it: exit %d, %q", code, out)
+	}
+	ended := s.until(t, "terminal-attach", "failed", phase(v1.PodFailed))
+	if got := app(ended).State.Terminated.ExitCode; got != 9 {
+		t.Errorf("the shell that was attached to ended with %d", got)
+	}
+	out, code = podctlOnTerminal(t, s, [][2]string{{"try pressing enter.", "\r"}, {"# ", "until stty size 2>/dev/null | grep .; do sleep 0.1; done; exit\r"}}, "debug", "-it", "terminal", "--image="+busybox, "-c", "look", "--", "sh")
+	if code != 0 || !strings.Contains(out, "40 100\r\n") {
+		t.Errorf("podctl debug -it: exit %d, %q", code, out)
+	}
 }
 
 // What comes from a pod does not control the user's terminal, but goes into a pipe as it is.
