@@ -71,6 +71,10 @@ func (p *port) attack(t *testing.T, attackers, before int, attacker func(ctx con
 			if n := int64(runtime.NumGoroutine()); n > most.Load() {
 				most.Store(n)
 			}
+			if n := p.server.Strangers(); n > api.MaxStrangers {
+				t.Errorf("there are %d strangers", n)
+				return
+			}
 			if err != nil {
 				bad.Add(1)
 				t.Logf("%s, request %d: %v", name, i, err)
@@ -236,6 +240,52 @@ func TestSlowloris(t *testing.T) {
 	for _, c := range held.conns {
 		_ = c.Close()
 	}
+	for deadline := time.Now().Add(20 * time.Second); p.server.Strangers() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("afterwards there are %d strangers", p.server.Strangers())
+		}
+	}
+}
+
+// TestPlacesOfConnections: who has proved who he is takes a place among the known and gives it back.
+func TestPlacesOfConnections(t *testing.T) {
+	p := openPort(t, "127.0.0.1:0")
+	count := func(what string, strangers, known int) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); p.server.Strangers() != strangers || p.server.Known() != known; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %d strangers and %d known", what, p.server.Strangers(), p.server.Known())
+			}
+		}
+	}
+	count("at first", 0, 0)
+	var conns []net.Conn
+	for _, user := range []string{"", "admin", "reader"} {
+		for range 3 {
+			conn, err := p.dial(t.Context(), t, user, "http/1.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conns = append(conns, conn)
+		}
+	}
+	count("before a request", 9, 0) // also those with a certificate: a handshake alone takes no place of the known
+	for _, conn := range conns {
+		for range 2 {
+			if _, err := io.WriteString(conn, "GET /api HTTP/1.1\r\nHost: podd\r\n\r\n"); err != nil {
+				break // a stranger's second
+			}
+			if res, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
+				_, _ = io.Copy(io.Discard, res.Body)
+			}
+		}
+	}
+	count("after a request", 0, 6)
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
+	count("at the end", 0, 0)
 }
 
 // TestFloodOfStrangers: requests without credentials, with wrong ones, and connections that are thrown away.

@@ -14,5 +14,19 @@ func (s *Server) Watched() int {
 	return n
 }
 
+// Strangers is how many connections of the TLS port have not proved who they are.
+func (s *Server) Strangers() int {
+	s.gate.mu.Lock()
+	defer s.gate.mu.Unlock()
+	return s.gate.strangers.Len()
+}
+
+// Known is how many have.
+func (s *Server) Known() int {
+	s.gate.mu.Lock()
+	defer s.gate.mu.Unlock()
+	return s.gate.known
+}
+
 // The bounds of the TLS port's connections.
 const MaxStrangers = maxStrangers

@@ -62,6 +62,8 @@ func (g *gate) Accept() (net.Conn, error) {
 	var oldest *guest
 	if g.strangers.Len() >= maxStrangers {
 		oldest = g.strangers.Front().Value.(*guest)
+		g.strangers.Remove(oldest.place)
+		oldest.place = nil
 	}
 	c.place = g.strangers.PushBack(c)
 	c.timer = time.AfterFunc(g.patience, c.expel)
@@ -103,9 +105,9 @@ func (c *guest) welcome() bool {
 func (c *guest) Close() error {
 	g := c.gate
 	g.mu.Lock()
+	c.timer.Stop()
 	if c.place != nil {
 		g.strangers.Remove(c.place)
-		c.timer.Stop()
 		c.place = nil
 	}
 	if c.known {
