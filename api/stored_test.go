@@ -27,7 +27,7 @@ func example() metav1.ObjectMeta {
 	yes, now := true, metav1.Now()
 	return metav1.ObjectMeta{Name: "a", Namespace: "default", UID: "u-1", Generation: 3, Labels: map[string]string{"a": "b", "c": ""},
 		CreationTimestamp: now, DeletionTimestamp: &now, Finalizers: []string{"example.com/a", ""},
-		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{}}`)}}},
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m", FieldsV1: metav1.NewFieldsV1(`{"f:data":{}}`)}},
 		OwnerReferences: []metav1.OwnerReference{
 			{APIVersion: "v1", Kind: "ConfigMap", Name: "o", UID: "u-2", BlockOwnerDeletion: &yes},
 			{APIVersion: "v1", Kind: "Node", Name: "host", UID: "u-3", Controller: &yes}}}
