@@ -90,6 +90,9 @@ type attachment struct {
 // AttachContainer is called by the stream server, which for some protocols has streams that were not asked for.
 func (a *attachment) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, tty bool,
 	resize <-chan remotecommand.TerminalSize) error {
+	if err := answer(in, out, errOut); err != nil {
+		return err
+	}
 	if !a.streams.Stdin {
 		in = nil
 	}

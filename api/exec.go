@@ -98,6 +98,9 @@ type session struct {
 // ExecInContainer is called by the stream server, which for some protocols has streams that were not asked for.
 func (s *session) ExecInContainer(ctx context.Context, _, _, _ string, cmd []string, in io.Reader, out, errOut io.WriteCloser,
 	tty bool, resize <-chan remotecommand.TerminalSize, timeout time.Duration) error {
+	if err := answer(in, out, errOut); err != nil {
+		return err
+	}
 	if !s.streams.Stdin {
 		in = nil
 	}

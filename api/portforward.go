@@ -177,8 +177,7 @@ func (f *forward) serve(ctx context.Context, t *takeover, open func(httpstream.N
 	}
 }
 
-// acceptStream checks a stream's headers and tells the client that it may use it. The library would do that too, but only
-// a stream that was answered can be written to without the danger of waiting for ever.
+// acceptStream checks a stream's headers and answers it.
 func acceptStream(s httpstream.Stream) error {
 	if _, err := portOf(s.Headers()); err != nil {
 		return err
@@ -188,12 +187,7 @@ func acceptStream(s httpstream.Stream) error {
 	default:
 		return fmt.Errorf("stream type %q: is not known", kind)
 	}
-	if r, ok := s.(interface {
-		SendReply(headers http.Header, fin bool) error
-	}); ok {
-		return r.SendReply(http.Header{}, false)
-	}
-	return nil
+	return answer(s)
 }
 
 func portOf(h http.Header) (int, error) {

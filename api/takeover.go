@@ -44,6 +44,21 @@ func outliving(ctx context.Context) (out context.Context, cancel func()) {
 	return out, func() { stop(); end() }
 }
 
+// answer tells a client of SPDY that it may use the streams it has made; other streams need no answer. The library tells it,
+// too, but does not mind if it cannot: who then writes to such a stream waits for ever, though the client has gone.
+func answer(streams ...any) error {
+	for _, s := range streams {
+		if r, ok := s.(interface {
+			SendReply(headers http.Header, fin bool) error
+		}); ok {
+			if err := r.SendReply(http.Header{}, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // takeover is a response that notes which connection is taken over.
 type takeover struct {
 	http.ResponseWriter
