@@ -432,6 +432,9 @@ func TestHandover(t *testing.T) {
 		stop()
 		w, stop = start(t, dir)
 	}
+	if _, err := w.Hello(ctx); err != nil { // it answers once it has the FIFO open, which nobody else may have in a moment
+		t.Fatal(err)
+	}
 	if err := <-wrote; err != nil {
 		t.Fatal(err)
 	}
