@@ -92,6 +92,7 @@ func TestNoEventsInAGoingNamespace(t *testing.T) {
 	}
 	e.deleteNamespace(t, "mine")
 	e.server.Event(p, v1.EventTypeNormal, "Killing", "Stopping container")
+	e.until(t, "the pod is asked to go", func() bool { now, ok := e.store.PodByUID(p.UID); return ok && now.DeletionTimestamp != nil })
 	if err := e.store.FinishPod(t.Context(), p.UID); err != nil {
 		t.Fatal(err)
 	}
