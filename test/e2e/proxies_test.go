@@ -21,10 +21,10 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"podd/test/ociimage"
 )
@@ -127,12 +127,12 @@ func (g *proxyGate) spdy(t *testing.T, pod, _ string) httpstream.Dialer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, g.url(forwardPath(pod)))
+	return spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, g.url(forwardPath(pod)))
 }
 
 func (g *proxyGate) tunnel(t *testing.T, pod, _ string) httpstream.Dialer {
 	t.Helper()
-	d, err := portforward.NewSPDYOverWebsocketDialer(g.url(forwardPath(pod)), g.config)
+	d, err := portforward.NewSPDYOverWebsocketDialerForStreaming(g.url(forwardPath(pod)), g.config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func forwarded(t *testing.T, dialer httpstream.Dialer, remote ...string) (local 
 		ports = append(ports, ":"+r)
 	}
 	stop, ready, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	pf, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, ports, stop, ready, io.Discard, io.Discard)
+	pf, err := portforward.NewOnAddressesForStreaming(dialer, []string{"127.0.0.1"}, ports, stop, ready, io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
