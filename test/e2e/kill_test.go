@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -49,6 +50,34 @@ func TestKillPoints(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPullDies kills podd while an image is pulled. The pull goes on when podd is back, and nothing is left of the first.
+func TestPullDies(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, "dies/app:1")
+	s := start(t)
+	h.gate.Lock()
+	s.apply(t, h.image("pulling", "dies/app:1"))
+	eventually(t, func() error {
+		if h.asked(http.MethodGet, "/blobs/") == 0 {
+			return errors.New("no layer was asked for")
+		}
+		return nil
+	})
+	s.Kill()
+	h.gate.Unlock()
+	began := time.Now()
+	s.Launch()
+	pod := s.until(t, "pulling", "succeeded", phase(v1.PodSucceeded))
+	if took := time.Since(began); took > recovery {
+		t.Errorf("all was right again only after %s", took)
+	}
+	if n := app(pod).RestartCount; n != 0 {
+		t.Errorf("the container was restarted %d times", n)
+	}
+	s.remove(t, "pulling")
+	s.must(t, "image", "rm", h.address+"/dies/app:1")
 }
 
 // killPoints is every name in the sources, sorted. A name stands at one line only.
@@ -124,7 +153,11 @@ var (
 		{"sandbox", crash("", 0), lives(2, 1)},
 		{"delete", (*mortal).delete, (*mortal).isGone},
 	}
-	shortLife  = []stage{life[0], life[4]}
+	shortLife    = []stage{life[0], life[4]}
+	finishedLife = []stage{
+		{"finish", (*mortal).createFinite, (*mortal).hasSucceeded},
+		{"delete", (*mortal).delete, (*mortal).isCleared},
+	}
 	staticLife = []stage{
 		{"manifest", (*mortal).putManifest, lives(0, 0)},
 		{"no manifest", (*mortal).dropManifest, (*mortal).isGone},
@@ -175,6 +208,12 @@ func (m *mortal) die(t *testing.T, point string) {
 			t.Errorf("podd never came to kill point %s when a manifest was removed", point)
 		}
 		t.Logf("died in %s, too", at)
+	}
+	if at == "delete" { // a pod that has finished goes another way
+		if at, ok = m.live(t, point, finishedLife, 0); ok {
+			t.Logf("died in %s of a pod that finishes, too", at)
+		}
+		return
 	}
 	if at != "restart" && at != "sandbox" {
 		return
@@ -378,6 +417,37 @@ func (m *mortal) create(ctx context.Context) error {
 	return nil
 }
 
+// createFinite makes a victim that ends by itself.
+func (m *mortal) createFinite(ctx context.Context) error {
+	m.name = "victim"
+	var wanted v1.Pod
+	finite := pod{Name: "victim", Script: "exit 0", Spec: "volumes: [{name: data, emptyDir: {}}]", Container: "volumeMounts: [{name: data, mountPath: /data}]"}
+	if err := yaml.UnmarshalStrict([]byte(finite.String()), &wanted); err != nil {
+		return err
+	}
+	made, err := m.client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, &wanted, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		made, err = m.get(ctx)
+	}
+	if err == nil {
+		m.victim.uid = made.UID
+	}
+	return err
+}
+
+// hasSucceeded asks that the victim ended once, with its own exit code, and that only the bystander runs.
+func (m *mortal) hasSucceeded(ctx context.Context) error {
+	pod, err := m.get(ctx)
+	if err != nil {
+		return err
+	}
+	end := app(pod).State.Terminated
+	if pod.Status.Phase != v1.PodSucceeded || end == nil || end.ExitCode != 0 || app(pod).RestartCount != 0 {
+		return fmt.Errorf("phase %s, state %v, %d restarts", pod.Status.Phase, app(pod).State, app(pod).RestartCount)
+	}
+	return m.truth(ctx, m.bystander)
+}
+
 func (m *mortal) get(ctx context.Context) (*v1.Pod, error) {
 	return m.client.CoreV1().Pods(metav1.NamespaceDefault).Get(ctx, m.name, metav1.GetOptions{})
 }
@@ -517,6 +587,18 @@ func (m *mortal) isGone(ctx context.Context) error {
 	}
 	m.victim.uid = ""
 	return m.truth(ctx, m.bystander)
+}
+
+// isCleared is isGone for a pod whose object goes before the host is cleared.
+func (m *mortal) isCleared(ctx context.Context) error {
+	left, err := os.ReadDir(filepath.Join(m.State, "pods"))
+	if err != nil {
+		return err
+	}
+	if len(left) != 1 {
+		return fmt.Errorf("%d pods have something on the host, want the bystander only", len(left))
+	}
+	return m.isGone(ctx)
 }
 
 // truth compares what containerd runs with what the API says of all pods there are.
