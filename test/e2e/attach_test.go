@@ -628,7 +628,7 @@ func testAttachDebugFails(t *testing.T, s *suite) {
 // A pod that is over does not wait for a debugger that runs on.
 func testAttachDebugOutlived(t *testing.T, s *suite) {
 	name := "attach-debug-outlived"
-	s.running(t, pod{Name: name, Script: "until [ -e /tmp/go ]; do sleep 0.05; done"})
+	s.running(t, pod{Name: name, Script: "until [ -e /tmp/go ]; do sleep 0.05; done; sleep 2"}) // the command that says go ends before
 	attachDebug(t, s, name, v1.EphemeralContainer{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: "debug", Command: []string{"sleep", "1000000"}}})
 	s.until(t, name, "debugged", attachEphemeral("debug", attachRuns))
 	s.sh(t, name, "touch /tmp/go")
