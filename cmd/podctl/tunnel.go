@@ -77,10 +77,13 @@ func (t *tunnel) splice(w http.ResponseWriter, podd net.Conn) {
 	}
 	var up sync.WaitGroup
 	up.Go(func() {
-		_, _ = io.Copy(podd, buffered)
+		// What net/http has read ahead comes first; the client waits for the answer, so this is mostly nothing.
+		ahead := io.LimitReader(buffered, int64(buffered.Reader.Buffered()))
+		_, _ = io.Copy(struct{ io.Writer }{podd}, io.MultiReader(ahead, conn))
 		halfClose(podd)
 	})
-	_, _ = io.Copy(conn, podd)
+	// Without the kernel's splice, which between a unix and a TCP socket buys nothing for what people type.
+	_, _ = io.Copy(struct{ io.Writer }{conn}, podd)
 	halfClose(conn)
 	up.Wait()
 }
