@@ -429,7 +429,7 @@ func TestPatientWithTheKnown(t *testing.T) {
 func TestStalledWatcher(t *testing.T) {
 	for _, kind := range []string{"socket", "http/1.1", "h2"} {
 		t.Run(kind, func(t *testing.T) {
-			p := openPort(t, "127.0.0.1:0", func(s *api.Server) { s.SetPatience(time.Hour, time.Hour, time.Hour, 500*time.Millisecond) })
+			p := openPort(t, "127.0.0.1:0", func(s *api.Server) { s.SetPatience(time.Hour, time.Hour, time.Hour, 3*time.Second) })
 			var client *http.Client
 			switch kind {
 			case "socket":
