@@ -450,9 +450,7 @@ func testAttachExec(t *testing.T, s *suite, config *rest.Config, method, name st
 // attachDebug puts an ephemeral container into a pod.
 func attachDebug(t *testing.T, s *suite, name string, e v1.EphemeralContainer) {
 	t.Helper()
-	if err := tryAttachDebug(t, s, name, e); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, func() error { return tryAttachDebug(t, s, name, e) }) // the status may be written meanwhile: a conflict
 }
 
 func tryAttachDebug(t *testing.T, s *suite, name string, e v1.EphemeralContainer) error {
