@@ -92,12 +92,19 @@ func (c *Client) forgetTask(ctx context.Context, group, id string) error {
 		return nil // it has none, or is about to end
 	}
 	c.opts.Log.Warn("containerd has forgotten a task: taking it away", "id", id, "pid", known.TaskPid)
-	_, _ = s.tasks.Kill(ctx, &taskv3.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
-	_, _ = s.tasks.Wait(ctx, &taskv3.WaitRequest{ID: id})
 	if c.opts.TaskDir != "" { // where runc, run by the shim, writes its log
 		if err := os.MkdirAll(filepath.Join(c.opts.TaskDir, c.opts.Namespace, id), 0o711); err != nil {
 			return err
 		}
+	}
+	if _, err := s.tasks.Kill(ctx, &taskv3.KillRequest{ID: id, Signal: uint32(unix.SIGKILL)}); err != nil {
+		c.opts.Log.Warn("the shim cannot kill it: killing its process", "id", id, "err", err)
+		if err := killChild(int(known.ShimPid), int(known.TaskPid)); err != nil {
+			return err
+		}
+	}
+	if _, err := s.tasks.Wait(ctx, &taskv3.WaitRequest{ID: id}); err != nil {
+		return fmt.Errorf("wait for a task in its shim: %w", err)
 	}
 	if _, err := s.tasks.Delete(ctx, &taskv3.DeleteRequest{ID: id}); err != nil && !errdefs.IsNotFound(native(err)) {
 		return fmt.Errorf("delete task in its shim: %w", err)
@@ -350,6 +357,30 @@ func atWork(id string) bool {
 		}
 	}
 	return false
+}
+
+// killChild kills a process that is a child of parent, held by a descriptor while that is looked at.
+func killChild(parent, pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open process %d: %w", pid, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	_, rest, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
+	if fields := bytes.Fields(rest); len(fields) < 2 || string(fields[1]) != strconv.Itoa(parent) {
+		return fmt.Errorf("process %d: is no child of the shim %d", pid, parent)
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", pid, err)
+	}
+	return nil
 }
 
 func hasChildren(pid int) bool {

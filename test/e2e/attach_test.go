@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/util/retry"
 	utilexec "k8s.io/utils/exec"
 )
 
@@ -455,16 +456,18 @@ func attachDebug(t *testing.T, s *suite, name string, e v1.EphemeralContainer) {
 
 func tryAttachDebug(t *testing.T, s *suite, name string, e v1.EphemeralContainer) error {
 	pods := s.client.CoreV1().Pods(metav1.NamespaceDefault)
-	pod, err := pods.Get(t.Context(), name, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
 	if e.Image == "" {
 		e.Image = busybox
 	}
-	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, e)
-	_, err = pods.UpdateEphemeralContainers(t.Context(), name, pod, metav1.UpdateOptions{})
-	return err
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error { // the status may be written meanwhile
+		pod, err := pods.Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, e)
+		_, err = pods.UpdateEphemeralContainers(t.Context(), name, pod, metav1.UpdateOptions{})
+		return err
+	})
 }
 
 func attachEphemeral(name string, wanted func(v1.ContainerState) bool) func(*v1.Pod) bool {
