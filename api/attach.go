@@ -122,6 +122,8 @@ const (
 	// attachQueue is how much output may wait for a client, in bytes. One that is further behind is cut off: neither the
 	// container nor its log ever wait for a client.
 	attachQueue = 8 << 20
+	// pieceCost is what a piece takes beside its data.
+	pieceCost = 64
 	// attachFlush is how long a client may take nothing of what it is still to get, once the container has ended.
 	attachFlush = 30 * time.Second
 )
@@ -137,7 +139,7 @@ type queue struct {
 
 	mu     sync.Mutex
 	pieces []piece
-	size   int   // of the pieces
+	size   int   // of the pieces in memory
 	ended  bool  // nothing more is added
 	err    error // why nothing can be added
 }
@@ -164,13 +166,14 @@ func (w queueWriter) Write(p []byte) (int, error) { return w.q.add(w.w, p) }
 func (q *queue) add(to io.Writer, p []byte) (int, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.err == nil && q.size+len(p) > q.limit {
+	cost := len(p) + pieceCost
+	if q.err == nil && q.size+cost > q.limit {
 		q.err = errBehind
 	}
 	if q.err != nil {
 		return 0, q.err
 	}
-	q.pieces, q.size = append(q.pieces, piece{to, bytes.Clone(p)}), q.size+len(p)
+	q.pieces, q.size = append(q.pieces, piece{to, bytes.Clone(p)}), q.size+cost
 	tell(q.more)
 	return len(p), nil
 }
@@ -204,7 +207,7 @@ func (q *queue) run() {
 		}
 		_, err := next.to.Write(next.data)
 		q.mu.Lock()
-		q.size -= len(next.data)
+		q.size -= len(next.data) + pieceCost
 		if err != nil {
 			q.err, q.pieces = errors.Join(q.err, err), nil
 		}

@@ -54,7 +54,8 @@ func (s *Server) chain(handler http.Handler) http.Handler {
 	return withRecovery(handler, s.Log)
 }
 
-// withRecovery answers 500 when a handler panics.
+// withRecovery answers 500 when a handler panics. http.ErrAbortHandler goes on to net/http, which cuts the answer off: it is
+// what a proxy says when the other side has broken off in the middle of one.
 func withRecovery(handler http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -62,9 +63,10 @@ func withRecovery(handler http.Handler, log *slog.Logger) http.Handler {
 			if cause == nil {
 				return
 			}
-			if cause != http.ErrAbortHandler { //nolint:errorlint // net/http compares it like this
-				log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "cause", cause, "stack", string(debug.Stack()))
+			if cause == http.ErrAbortHandler { //nolint:errorlint // net/http compares it like this
+				panic(cause)
 			}
+			log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "cause", cause, "stack", string(debug.Stack()))
 			http.Error(w, "this request made podd panic: see its log", http.StatusInternalServerError)
 		}()
 		handler.ServeHTTP(w, r)

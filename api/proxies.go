@@ -1,6 +1,8 @@
 package api
 
 import (
+	"compress/flate"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -156,9 +158,43 @@ func (t *pageLimit) WrappedRoundTripper() http.RoundTripper { return t.Transport
 func (t *pageLimit) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.Transport.RoundTrip(req)
 	if err == nil && strings.HasPrefix(strings.TrimSpace(resp.Header.Get("Content-Type")), "text/html") {
-		resp.Body = &page{ReadCloser: resp.Body, left: maxPage}
+		resp.Body = &page{ReadCloser: unpacked(resp), left: maxPage}
 	}
 	return resp, err
+}
+
+// unpacked is the body of a page, no longer compressed: it is what comes out that is held in memory.
+func unpacked(resp *http.Response) io.ReadCloser {
+	body := &unpacker{ReadCloser: resp.Body}
+	switch resp.Header.Get("Content-Encoding") {
+	case "gzip":
+		body.open = func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
+	case "deflate":
+		body.open = func(r io.Reader) (io.Reader, error) { return flate.NewReader(r), nil }
+	default:
+		return resp.Body
+	}
+	resp.Header.Del("Content-Encoding")
+	resp.Header.Del("Content-Length")
+	resp.ContentLength, resp.Uncompressed = -1, true
+	return body
+}
+
+// unpacker begins with the first Read, since an answer to HEAD has no body.
+type unpacker struct {
+	io.ReadCloser
+	open func(io.Reader) (io.Reader, error)
+	from io.Reader
+}
+
+func (u *unpacker) Read(p []byte) (n int, err error) {
+	if u.from == nil {
+		if u.from, err = u.open(u.ReadCloser); err != nil {
+			u.from = nil
+			return 0, err
+		}
+	}
+	return u.from.Read(p)
 }
 
 // page is a body that fails when it is too long.
