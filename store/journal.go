@@ -252,8 +252,12 @@ type journal struct {
 	broken   bool // what the disk has is not known: only a new file helps
 }
 
-// openJournal goes on with a file that was read.
+// openJournal goes on with a file that was read. Its name may not be on disk yet: a podd may have been killed after the
+// rename.
 func openJournal(path string, f found, size int64) (*journal, error) {
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
