@@ -93,7 +93,7 @@ func (r *Runtime) runningID(ctx context.Context, pod *v1.Pod, name string) (stri
 	}
 	i := slices.IndexFunc(instances, func(i containers.Instance) bool { return i.Name == name && i.Task == containers.TaskRunning })
 	if i < 0 {
-		return "", refuse("container %s of pod %s: is not running", name, pod.Name)
+		return "", refuse("container %s of pod %s is not running", name, pod.Name)
 	}
 	return instances[i].ID, nil
 }

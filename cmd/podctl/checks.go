@@ -303,12 +303,12 @@ func tmpfs(state string) result {
 	dir := existing(state)
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return result{"run directory", bad, dir + ": " + err.Error(), "podd keeps its sockets and namespaces there."}
+		return result{"run dir", bad, dir + ": " + err.Error(), "podd keeps its sockets and namespaces there."}
 	}
 	if st.Type != unix.TMPFS_MAGIC {
-		return result{"run directory", warn, dir + " is not a tmpfs", "What is there has to be gone after a boot: use a --state below /run."}
+		return result{"run dir", warn, dir + " is not a tmpfs", "What is there has to be gone after a boot: mount a tmpfs on /run, or use a --state that is on one."}
 	}
-	return fine("run directory", "%s, a tmpfs with %s free", dir, bytesOf(int64(st.Bavail)*st.Bsize))
+	return fine("run dir", "%s, a tmpfs with %s free", dir, bytesOf(int64(st.Bavail)*st.Bsize))
 }
 
 // existing is path or the nearest directory above it that is there.
@@ -439,7 +439,7 @@ func (p *podctl) versions() result {
 // certificates connects to the TLS port as a kubeconfig would, and looks how long that will go on to work.
 func (p *podctl) certificates(ctx context.Context) result {
 	const name = "TLS port"
-	got, err := p.credentials(ctx, credentials.Reader)
+	got, err := p.credentials(ctx, credentials.Reader, true)
 	if err != nil {
 		return result{name, warn, err.Error(), "kubectl and other clients need it; podctl does not."}
 	}

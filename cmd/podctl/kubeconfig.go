@@ -48,7 +48,7 @@ func (p *podctl) kubeconfig() *cobra.Command {
 			if readOnly {
 				user = credentials.Reader
 			}
-			got, err := p.credentials(ctx, user)
+			got, err := p.credentials(ctx, user, merge)
 			cmdutil.CheckErr(err)
 			config := configOf(got, token, *p.client.config.Namespace)
 			if !merge {
@@ -56,6 +56,9 @@ func (p *podctl) kubeconfig() *cobra.Command {
 				cmdutil.CheckErr(err)
 				_, err = p.streams.Out.Write(text)
 				cmdutil.CheckErr(err)
+				if f, ok := p.streams.Out.(*os.File); ok && readable(f) {
+					fmt.Fprintln(p.shown.ErrOut, "warning: others may read the file that this goes into, and do with it what it is for: chmod 600")
+				}
 				return
 			}
 			file, err := kubeconfigFile(*p.client.config.KubeConfig)
@@ -75,10 +78,16 @@ func (p *podctl) kubeconfig() *cobra.Command {
 	return cmd
 }
 
-// credentials asks podd for what it takes to be user.
-func (p *podctl) credentials(ctx context.Context, user string) (credentials.Credentials, error) {
-	// A kubeconfig is what is written here; its credentials may be those that have to be replaced.
-	if flags := p.client.flags; !flags.Changed("context") && !flags.Changed("server") {
+// readable tells whether f is a file that more than its owner may read.
+func readable(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o044 != 0
+}
+
+// credentials asks podd for what it takes to be user, to be printed or to be merged into a kubeconfig.
+func (p *podctl) credentials(ctx context.Context, user string, merge bool) (credentials.Credentials, error) {
+	// The kubeconfig that is written is not the way to podd: its credentials may be those that have to be replaced.
+	if flags := p.client.flags; !flags.Changed("context") && !flags.Changed("server") && (merge || !flags.Changed("kubeconfig")) {
 		p.client.remote = func() bool { return false }
 	}
 	var got credentials.Credentials

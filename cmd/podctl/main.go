@@ -6,10 +6,12 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/klog/v2"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
@@ -26,7 +29,20 @@ import (
 func main() {
 	klog.SetLogger(logr.Discard()) // what the libraries log is said again by the error they return
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
+	utilruntime.ErrorHandlers = append(utilruntime.ErrorHandlers, forwardErrors(streams.ErrOut))
 	os.Exit(run(os.Args[1:], streams, os.Exit))
+}
+
+// forwardErrors prints to w why a port could not be forwarded: the error that follows says only that the connection is lost.
+func forwardErrors(w io.Writer) utilruntime.ErrorHandler {
+	if terminal(w) {
+		w = &cleaner{w: w}
+	}
+	return func(_ context.Context, err error, _ string, _ ...any) {
+		if err != nil && strings.HasPrefix(err.Error(), "an error occurred forwarding ") {
+			fmt.Fprintln(w, "error:", err)
+		}
+	}
 }
 
 // exit is what ends a command early; run turns it into the exit code.
@@ -152,8 +168,9 @@ func (v verb) command(name string) *cobra.Command {
 		return fmt.Errorf("write %q before the flags", v.name) // target and cobra disagree
 	}}
 	if v.name == name || slices.Contains(v.aliases, name) {
-		cmd = v.make()
-		rename(cmd)
+		if cmd = v.make(); v.name != "kubeconfig" { // which is about kubectl
+			rename(cmd)
+		}
 	}
 	cmd.Short, cmd.GroupID, cmd.Hidden = v.short, v.group, v.group == ""
 	return cmd
@@ -186,6 +203,9 @@ func (p *podctl) options() *cobra.Command {
 // ours makes podctl of kubectl in a text; the names of annotations stay.
 var ours = strings.NewReplacer("kubectl.kubernetes.io", "kubectl.kubernetes.io", "kubectl", "podctl")
 
+// advised is kubectl where a message tells to run it. Elsewhere in a message it may be the name of a pod or a file.
+var advised = regexp.MustCompile(`(^|[\s"'` + "`" + `(])kubectl( [a-z-])`)
+
 // rename makes podctl of kubectl in what cmd says about itself.
 func rename(cmd *cobra.Command) {
 	for _, s := range []*string{&cmd.Use, &cmd.Short, &cmd.Long, &cmd.Example} {
@@ -205,7 +225,7 @@ func (p *podctl) explain(message string) {
 		message = "error: " + hint
 	}
 	message = strings.TrimSuffix(message, "\n")
-	fmt.Fprintln(p.shown.ErrOut, ours.Replace(message))
+	fmt.Fprintln(p.shown.ErrOut, advised.ReplaceAllString(message, "${1}podctl$2"))
 }
 
 // terminal tells whether w is one.

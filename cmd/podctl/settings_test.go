@@ -46,6 +46,36 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+// TestExplain leaves names alone that happen to be kubectl's.
+func TestExplain(t *testing.T) {
+	for message, want := range map[string]string{
+		`Use "kubectl api-resources" for all.`:                        `Use "podctl api-resources" for all.`,
+		"error: no pods\nSee 'kubectl get -h' for help":               "error: no pods\nSee 'podctl get -h' for help",
+		"run kubectl apply":                                           "run podctl apply",
+		`Error from server (NotFound): pods "kubectl" not found`:      `Error from server (NotFound): pods "kubectl" not found`,
+		"error: open /root/kubectl/a kubectl.kubernetes.io: no files": "error: open /root/kubectl/a kubectl.kubernetes.io: no files",
+	} {
+		var got strings.Builder
+		var p podctl
+		p.shown.ErrOut = &got
+		if p.explain(message); got.String() != want+"\n" {
+			t.Errorf("%q: got %q, want %q", message, got.String(), want)
+		}
+	}
+}
+
+// TestForwardErrors prints what ends a forwarding, and nothing else that the libraries only log.
+func TestForwardErrors(t *testing.T) {
+	var got strings.Builder
+	say := forwardErrors(&got)
+	say(t.Context(), errors.New("an error occurred forwarding 1 -> 80: refused"), "")
+	say(t.Context(), errors.New("something else"), "")
+	say(t.Context(), nil, "a message")
+	if want := "error: an error occurred forwarding 1 -> 80: refused\n"; got.String() != want {
+		t.Errorf("got %q, want %q", got.String(), want)
+	}
+}
+
 // TestMerge holds a merge to what it must keep, and to whole files.
 func TestMerge(t *testing.T) {
 	config := configOf(credentials.Credentials{User: credentials.Admin, Server: "https://127.0.0.1:6550", CA: []byte("ca"), ClientCertificate: []byte("cert"), ClientKey: []byte("key"), Token: "secret"}, false, "")

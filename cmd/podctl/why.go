@@ -80,7 +80,10 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 		}
 		tell(p.shown.Out, pod.Name, found, events)
 	}
-	if told == 0 {
+	switch {
+	case len(pods.Items) == 0:
+		fmt.Fprintf(p.shown.Out, "There are no pods in namespace %s.\n", namespace)
+	case told == 0:
 		fmt.Fprintf(p.shown.Out, "Nothing is wrong with the %d pods in namespace %s.\n", len(pods.Items), namespace)
 	}
 	return nil

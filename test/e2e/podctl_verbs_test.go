@@ -820,7 +820,7 @@ func testPodctlWhy(t *testing.T, s *suite) {
 	if out, _, code := s.Podctl("why", "-n", "why", "failed"); code != 1 || !strings.Contains(out, "failed is not there") {
 		t.Errorf("podctl why of a pod that is gone: exit %d, %q", code, out)
 	}
-	if got := s.must(t, "why", "-n", "kube-public"); got != "Nothing is wrong with the 0 pods in namespace kube-public.\n" {
+	if got := s.must(t, "why", "-n", "kube-public"); got != "There are no pods in namespace kube-public.\n" {
 		t.Errorf("podctl why of an empty namespace: %q", got)
 	}
 }
