@@ -111,7 +111,7 @@ func (s *Server) withUser(handler http.Handler) http.Handler {
 		}
 		if who == anonymous {
 			w.Header().Set("Connection", "close")
-		} else if conn := connOf(r.Context()); conn != nil && !conn.welcome() {
+		} else if conn := connOf(r.Context()); conn != nil && !conn.welcome(places(who)) {
 			w.Header().Set("Connection", "close")
 			respondError(w, r, apierrors.NewTooManyRequests("podd has too many connections, try again later", retryAfter))
 			return
@@ -126,6 +126,14 @@ func (s *Server) withUser(handler http.Handler) http.Handler {
 		r.Header.Del("Authorization")
 		handler.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), who)))
 	})
+}
+
+// places is how many known connections there may be for one more of this user to be made known.
+func places(who userinfo.Info) int {
+	if slices.Contains(who.GetGroups(), userinfo.SystemPrivilegedGroup) {
+		return maxKnown
+	}
+	return maxReaders
 }
 
 // public tells whether anybody may ask this.

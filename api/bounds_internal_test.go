@@ -1,6 +1,7 @@
 package api
 
 import (
+	"container/list"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	userinfo "k8s.io/apiserver/pkg/authentication/user"
@@ -139,5 +141,25 @@ func TestPanicGivesThePlaceBack(t *testing.T) {
 	}
 	if n := c.socket.reads.now.Load(); n != 0 {
 		t.Errorf("%d reads are under way", n)
+	}
+}
+
+// TestPlacesForAdministrators: readers cannot take all places of the known connections.
+func TestPlacesForAdministrators(t *testing.T) {
+	g := &gate{strangers: list.New()}
+	arrive := func() *guest {
+		c := &guest{gate: g, timer: time.NewTimer(time.Hour)}
+		c.place = g.strangers.PushBack(c)
+		return c
+	}
+	n := 0
+	for arrive().welcome(places(users[credentials.Reader])) {
+		n++
+	}
+	if n != maxReaders {
+		t.Errorf("there are %d readers", n)
+	}
+	if !arrive().welcome(places(users[credentials.Admin])) {
+		t.Error("there is no place for an administrator")
 	}
 }

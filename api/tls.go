@@ -18,7 +18,8 @@ import (
 const (
 	maxStrangers = 512 // the oldest makes room for a new one
 	maxKnown     = 4096
-	maxStreams   = 100 // of one HTTP/2 connection, as upstream
+	maxReaders   = maxKnown / 2 // there is no place for more who may only read: the rest is kept for administrators
+	maxStreams   = 100          // of one HTTP/2 connection, as upstream
 )
 
 // gate is the TLS port's listener. A stranger can take no place from those who are known: whoever floods the port with
@@ -84,15 +85,15 @@ func (c *guest) expel() {
 	}
 }
 
-// welcome makes the connection a known one, as long as there are places.
-func (c *guest) welcome() bool {
+// welcome makes the connection a known one, as long as fewer than limit are.
+func (c *guest) welcome(limit int) bool {
 	g := c.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case c.known:
 		return true
-	case c.place == nil || g.known >= maxKnown:
+	case c.place == nil || g.known >= limit:
 		return false
 	}
 	g.strangers.Remove(c.place)
