@@ -157,6 +157,7 @@ func causes(err error, doc manifest.Document) []string {
 		return nil
 	}
 	var problems manifest.Problems
+	fixed := false
 	seen := map[metav1.StatusCause]bool{}
 	for _, c := range status.Status().Details.Causes {
 		if seen[c] || c.Field == "" {
@@ -165,13 +166,17 @@ func causes(err error, doc manifest.Document) []string {
 		seen[c] = true
 		line, column := manifest.Line(doc, c.Field)
 		problems = append(problems, manifest.Problem{
-			Source: doc.Source, Line: line, Column: column, Path: c.Field, Message: c.Message,
+			Source: doc.Source, Line: line, Column: column, Path: c.Field, Message: strings.TrimSpace(c.Message),
 		})
+		fixed = fixed || strings.Contains(c.Message, "pod updates may not change fields other than")
 	}
 	slices.SortStableFunc(problems, func(a, b manifest.Problem) int { return a.Line - b.Line })
 	lines := make([]string, len(problems))
 	for i, p := range problems {
 		lines[i] = p.Error()
+	}
+	if fixed {
+		lines = append(lines, "-> A pod keeps these as long as it lives: delete it and apply again, or use podctl replace --force -f")
 	}
 	return lines
 }

@@ -202,7 +202,7 @@ func TestVerbs(t *testing.T) {
 		{args: "apply -f -", in: pod, out: "^pod/web unchanged\n$"},
 		{args: "apply -f " + url.URL + "/web.yaml", out: "^pod/web unchanged\n$"},
 		{args: "apply -f " + changed, out: "^pod/web configured\n$"},
-		{args: "apply -f " + immutable, errOut: `^.*immutable.yaml:5: spec: .*may not change`, code: 1},
+		{args: "apply -f " + immutable, errOut: `(?s)^[^\n]*immutable.yaml:5: spec: [^\n]*may not change.*[^\n]\n-> A pod keeps these`, code: 1},
 		{args: "apply -f " + invalid, errOut: `^.*invalid.yaml:7: spec.containers\[0\].name: Invalid value: "App".*`, code: 1},
 		{args: "apply -f " + unserved, errOut: `^.*unserved.yaml:6: spec.schedulingGroup: Forbidden: .*\n.*unserved.yaml:7: spec.resourceClaims: Forbidden: .*\n$`, code: 1},
 		{args: "apply -f " + unnamed, errOut: `^.*unnamed.yaml:3: metadata.name: missing`, code: 1},
