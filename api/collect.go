@@ -27,6 +27,7 @@ type collector struct {
 	isDue      map[string]bool
 	failed     []string // keys to look at again, after a while
 	failure    error    // of the last of them
+	seen       int64    // the revision of the last change; the index is as of it
 }
 
 const collectAtOnce = 50 // how many objects are looked at before changes are
@@ -39,11 +40,12 @@ func (c *collector) begin(entries []store.Entry) {
 	c.owners, c.dependents = map[string][]metav1.OwnerReference{}, map[types.UID]map[string]bool{}
 	c.due, c.isDue = nil, map[string]bool{}
 	for _, e := range entries {
-		c.change(store.Change{Key: e.Key, Data: e.Data})
+		c.change(store.Change{Key: e.Key, Revision: e.Revision, Data: e.Data})
 	}
 }
 
 func (c *collector) change(change store.Change) {
+	c.seen = max(c.seen, change.Revision)
 	if strings.HasPrefix(change.Key, "/events/") {
 		return // nothing owns them, and they own nothing
 	}
@@ -141,6 +143,9 @@ func (c *collector) collect(ctx context.Context, key string) error {
 		return err
 	}
 	switch {
+	case m.deleting && entry.Revision > c.seen: // it may own what is not in the index yet; the changes are on their way
+		c.look(key)
+		return nil
 	case m.deleting && slices.Contains(m.finalizers, metav1.FinalizerOrphanDependents):
 		return c.orphan(ctx, key, m)
 	case m.deleting && slices.Contains(m.finalizers, metav1.FinalizerDeleteDependents):
