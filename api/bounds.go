@@ -17,6 +17,7 @@ import (
 	userinfo "k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // How long podd waits for clients.
@@ -183,7 +184,7 @@ func (b *body) Read(p []byte) (int, error) {
 func (s *Server) withStalls(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, ok := request.RequestInfoFrom(r.Context())
-		if !ok || info.Verb != "watch" || r.Header.Get("Upgrade") != "" {
+		if !ok || info.Verb != "watch" || wsstream.IsWebSocketRequest(r) {
 			handler.ServeHTTP(w, r)
 			return
 		}
