@@ -14,7 +14,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -542,6 +544,30 @@ func TestExec(t *testing.T) {
 	if code != 0 || err != nil || out.String() != "left\n" || time.Since(begun) > 5*time.Second {
 		t.Errorf("with a process left behind: %d %v %q", code, err, out.String())
 	}
+}
+
+// TestExecStdinIsWhole gives short and long input to many commands at once. The shim opens its end of stdin on a goroutine
+// of its own, maybe after it has said that the process runs.
+func TestExecStdinIsWhole(t *testing.T) {
+	p := newPod(t)
+	cfg := p.config("app", "exec sleep 1000")
+	p.start(cfg)
+	var work sync.WaitGroup
+	for worker := range 8 {
+		work.Go(func() {
+			for i := range 25 {
+				in := strings.Repeat("x", 1+(worker*25+i)%3*100_000)
+				var out bytes.Buffer
+				code, err := client.Exec(context.Background(), cfg.ID, containers.Exec{
+					Cmd: []string{"wc", "-c"}, Stdin: strings.NewReader(in), Stdout: &out,
+				})
+				if got := strings.TrimSpace(out.String()); code != 0 || err != nil || got != strconv.Itoa(len(in)) {
+					t.Errorf("of %d bytes %q came, exit code %d, %v", len(in), got, code, err)
+				}
+			}
+		})
+	}
+	work.Wait()
 }
 
 // TestExecCancel: nothing is left of processes that were given up: no goroutine, FIFO or process.

@@ -94,7 +94,7 @@ func (s *streams) remove() {
 
 // pump moves bytes, now that the shim has opened its ends. The answer is closed when all output has been copied.
 func (s *streams) pump(e Exec, over <-chan struct{}, closeStdin func()) <-chan struct{} {
-	for _, st := range []*stream{&s.in, &s.out, &s.err} {
+	for _, st := range []*stream{&s.out, &s.err} {
 		if st.hold != nil {
 			_ = st.hold.Close()
 		}
@@ -117,12 +117,37 @@ func (s *streams) pump(e Exec, over <-chan struct{}, closeStdin func()) <-chan s
 
 // feed copies stdin until it ends or the process does.
 func (s *streams) feed(stdin io.Reader, over <-chan struct{}, closeStdin func()) {
+	s.in.awaitReader(over)
 	_, _ = io.Copy(struct{ io.Writer }{s.in.ours}, stdin)
 	select {
 	case <-over:
 	default:
 		_ = s.in.ours.Close()
 		closeStdin()
+	}
+}
+
+// readerPoll is how often awaitReader looks; mostly the reader is there at once.
+const readerPoll = 200 * time.Microsecond
+
+// awaitReader waits until the shim has opened its end of stdin, or the process has ended. The shim does that on a
+// goroutine of its own, maybe after it has said that the process runs. Before, a FIFO without readers takes nothing;
+// and if all writers had closed it again by then, the shim would wait for one for ever.
+func (st *stream) awaitReader(over <-chan struct{}) {
+	_ = st.hold.Close() // so that only the shim counts
+	tick := time.NewTicker(readerPoll)
+	defer tick.Stop()
+	for {
+		probe, err := os.OpenFile(st.path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			_ = probe.Close()
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-over:
+			return
+		}
 	}
 }
 
