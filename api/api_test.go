@@ -94,7 +94,19 @@ func (p *pods) LoadImages(_ context.Context, r io.Reader) ([]api.ImageInfo, erro
 	return []api.ImageInfo{{Name: "loaded", Size: n}}, err
 }
 func (p *pods) RemoveImage(context.Context, string) error { return nil }
-func (p *pods) Healthy() error                            { return p.healthy }
+
+func (p *pods) Healthy() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.healthy
+}
+
+// ail is what Healthy answers from now on.
+func (p *pods) ail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.healthy = err
+}
 
 type env struct {
 	store   *store.Store

@@ -26,14 +26,19 @@ import (
 // Attach echoes what it is told, and ends when the client says no more.
 func (p *pods) Attach(ctx context.Context, pod *v1.Pod, container string, in io.Reader, out, errOut io.Writer,
 	resize <-chan remotecommand.TerminalSize) error {
-	if resize != nil {
+	sized := make(chan struct{})
+	go func() { // beside the input: the client may send either first
+		defer close(sized)
+		if resize == nil {
+			return
+		}
 		for size := range resize {
 			p.mu.Lock()
 			p.sizes = append(p.sizes, size)
 			p.mu.Unlock()
-			break
+			return
 		}
-	}
+	}()
 	if errOut != nil {
 		if _, err := fmt.Fprintf(errOut, "attached to %s of %s\n", container, pod.Name); err != nil {
 			return err
@@ -51,6 +56,7 @@ func (p *pods) Attach(ctx context.Context, pod *v1.Pod, container string, in io.
 		return context.Cause(ctx)
 	}
 	_, err := io.Copy(out, in)
+	<-sized
 	if errors.Is(err, io.EOF) {
 		return nil
 	}

@@ -244,7 +244,7 @@ func TestAnonymous(t *testing.T) {
 
 func TestNoReasonForStrangers(t *testing.T) {
 	p := openPort(t, "127.0.0.1:0")
-	p.runtime.healthy = errors.New("containerd is away from /secret/place")
+	p.runtime.ail(errors.New("containerd is away from /secret/place"))
 	code, body := get(t, p.client(t, ""), p.url+"/readyz")
 	if want := "[+]ping ok\n[-]runtime failed: reason withheld\nreadyz check failed\n"; code != 500 || body != want {
 		t.Errorf("anonymous: %d %q", code, body)
@@ -272,7 +272,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: %d %q", path, code, body)
 		}
 	}
-	p.runtime.healthy = errors.New("no containerd")
+	p.runtime.ail(errors.New("no containerd"))
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 500, "/readyz/runtime": 500, "/readyz/ping": 200,
 		"/readyz?exclude=runtime": 200, "/livez/nothing": 404} {
 		if code, body := get(t, p.socket, "http://podd"+path); code != want {

@@ -20,6 +20,11 @@ import (
 
 // scope is everything of this podd, while it runs.
 func (p *Podd) scope() Scope {
+	p.idle.Lock()
+	for _, closeIdle := range p.idle.close {
+		closeIdle()
+	}
+	p.idle.Unlock()
 	s := p.hostScope()
 	s.Root, s.State, s.LogDir = p.Root, p.State, p.LogDir
 	s.Containerd = p.ContainerdSocket

@@ -36,6 +36,11 @@ const (
 
 // Podd is one podd with everything that belongs to it.
 type Podd struct {
+	idle struct { // what closes the idle connections of Client
+		sync.Mutex
+		close []func()
+	}
+
 	Name string // unique; part of all other names
 	Dir  string // holds root/, config/, log/, images/
 	// What podd was told to use.
@@ -389,13 +394,16 @@ func (p *Podd) httpClient() *http.Client {
 // Config is for client-go, over podd's socket.
 func (p *Podd) Config() *rest.Config { return &rest.Config{Host: "http://podd", Dial: p.dial, QPS: -1} }
 
-// Client is a client-go client over podd's socket. Its idle connections count for podd's descriptors until the test ends.
+// Client is a client-go client over podd's socket. Its idle connections are closed before podd is looked at for leaks.
 func (p *Podd) Client() *kubernetes.Clientset {
 	p.t.Helper()
 	c, closeIdle, err := p.client()
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	p.idle.Lock()
+	p.idle.close = append(p.idle.close, closeIdle)
+	p.idle.Unlock()
 	p.t.Cleanup(closeIdle)
 	return c
 }
