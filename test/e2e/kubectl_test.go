@@ -132,6 +132,7 @@ func (k *kubectl) check(t *testing.T, c check) {
 	ctx, cancel := context.WithTimeout(t.Context(), k.commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, k.binary, words[1:]...)
+	cmd.WaitDelay = 5 * time.Second // what it was given to read may never end
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+config, "HOME="+k.home, "KUBE_EDITOR="+filepath.Join(k.home, "editor"))
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs

@@ -53,6 +53,7 @@ var podctlVerbs = map[string]func(*testing.T, *suite){
 // podctlCommand is podctl as a process of its own, for what Podctl cannot do: a terminal, signals, an environment.
 func podctlCommand(t *testing.T, s *suite, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), filepath.Join(harness.Built(t), "podctl"), args...)
+	cmd.WaitDelay = 5 * time.Second // what it was given to read may never end
 	cmd.Env = append(os.Environ(), "PODD_SOCKET="+s.Socket)
 	return cmd
 }

@@ -326,6 +326,7 @@ func (p *Podd) PodctlInput(in io.Reader, args ...string) (stdout, stderr string,
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "podctl"), args...)
+	cmd.WaitDelay = 5 * time.Second // what it was given to read may never end
 	cmd.Env = append(os.Environ(), "PODD_SOCKET="+p.Socket)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, &out, &errs
