@@ -202,16 +202,20 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if err != nil {
 		return because("CreateContainerConfigError", err)
 	}
+	box, err := h.sandboxAttempt(s)
+	if err != nil {
+		return because("CreateContainerError", err)
+	}
 	netns := ""
 	if !pod.Spec.HostNetwork {
-		if netns, err = h.r.Network.Netns(ctx, h.netPod(pod, h.sandboxAttempt(s))); err != nil {
+		if netns, err = h.r.Network.Netns(ctx, h.netPod(pod, box)); err != nil {
 			return err
 		}
 	}
 	cfg := containers.Config{
 		ID: status.ContainerID(h.uid, s.Name, s.Attempt), Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
 		Key: s.Key, Backoff: s.Backoff, Boot: h.r.BootID,
-		Sandbox: h.r.Sandboxes.Ref(pod, h.sandboxAttempt(s), netns),
+		Sandbox: h.r.Sandboxes.Ref(pod, box, netns),
 		Mounts:  append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
 	}
 	shared := cfg.Sandbox.PIDNS != ""
@@ -240,7 +244,11 @@ const shimLimit = 5 * time.Second
 // prepare has the runtime make the container's process up to its very start. It needs no sandbox but the namespaces, so
 // it goes on beside the making of the sandbox and the network, for which the start waits.
 func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
-	if err := h.r.Sandboxes.EnsureNamespaces(pod, h.sandboxAttempt(s)); err != nil {
+	box, err := h.sandboxAttempt(s)
+	if err == nil {
+		err = h.r.Sandboxes.EnsureNamespaces(pod, box)
+	}
+	if err != nil {
 		return because("CreateContainerError", err)
 	}
 	id := status.ContainerID(h.uid, s.Name, s.Attempt)
@@ -268,13 +276,17 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	return because("CreateContainerError", err)
 }
 
+// maxSandboxes is how many sandboxes a pod may have had.
+const maxSandboxes = 100_000
+
 // sandboxAttempt is the attempt of the sandbox that a step's container joins.
-func (h *host) sandboxAttempt(s plan.Step) int {
-	for n := 0; ; n++ {
+func (h *host) sandboxAttempt(s plan.Step) (int, error) {
+	for n := range maxSandboxes {
 		if status.ContainerID(h.uid, "", n) == s.Sandbox {
-			return n
+			return n, nil
 		}
 	}
+	return 0, fmt.Errorf("sandbox %s: is none of this pod", s.Sandbox)
 }
 
 // image is what a container needs to know of its image; the account files are read once per image.

@@ -120,8 +120,7 @@ func (t *teardown) deletePods(ctx context.Context) error {
 	}
 	opts := metav1.DeleteOptions{}
 	if t.grace >= 0 {
-		grace := max(t.grace, 1) // with 0 the objects go at once, and podd would be ended before the host is clear
-		opts.GracePeriodSeconds = &grace
+		opts.GracePeriodSeconds = &t.grace
 	}
 	asked := map[types.UID]bool{}
 	for {
@@ -130,7 +129,7 @@ func (t *teardown) deletePods(ctx context.Context) error {
 			return fmt.Errorf("list pods: %w", err)
 		}
 		if len(list.Items) == 0 {
-			return nil
+			return t.awaitClear(ctx)
 		}
 		for _, pod := range list.Items {
 			if asked[pod.UID] {
@@ -146,6 +145,25 @@ func (t *teardown) deletePods(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %d pods to end: %w", len(list.Items), ctx.Err())
 		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// awaitClear waits until nothing of a pod is on the host: an object that is deleted with no time to end goes before.
+func (t *teardown) awaitClear(ctx context.Context) error {
+	dir := filepath.Join(t.config.State, "pods")
+	for {
+		left, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("look for what is left of pods: %w", err)
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait until the host is clear of %d pods, below %s: %w", len(left), dir, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }

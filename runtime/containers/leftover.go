@@ -386,11 +386,11 @@ func killChild(parent, pid int) error {
 func hasChildren(pid int) bool {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, t := range threads {
-		if list, err := os.ReadFile(t); err == nil && len(bytes.TrimSpace(list)) > 0 {
+		if list, err := os.ReadFile(t); err != nil || len(bytes.TrimSpace(list)) > 0 {
 			return true
 		}
 	}
-	return false
+	return len(threads) == 0 // it has ended, or the kernel does not tell
 }
 
 // await asks until the answer is true.

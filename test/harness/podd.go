@@ -210,13 +210,7 @@ func (p *Podd) launch(env []string) {
 		p.t.Fatal(err)
 	}
 	defer log.Close()
-	args := append([]string{
-		"--config", p.ConfigDir + "/config.yaml", "--root", p.Root, "--state", p.State, "--config-dir", p.ConfigDir,
-		"--log-dir", p.LogDir, "--listen", p.Socket, "--cgroup-parent", p.CgroupParent, "--namespace", p.Namespace,
-		"--bridge", p.Bridge, "--pod-cidr", p.CIDR, "--nft-table", p.Table, "--node-name", p.NodeName,
-		"--boot-id-file", p.BootFile, "--group", "root", "--tls-listen", "127.0.0.1:0",
-	}, p.args...)
-	cmd := exec.Command(filepath.Join(p.bin, "podd"), args...)
+	cmd := exec.Command(filepath.Join(p.bin, "podd"), p.flags()...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -229,6 +223,30 @@ func (p *Podd) launch(env []string) {
 		close(exited)
 	}()
 	p.cmd, p.exited = cmd, exited
+}
+
+// flags are those of every podd process here.
+func (p *Podd) flags() []string {
+	return append([]string{
+		"--config", p.ConfigDir + "/config.yaml", "--root", p.Root, "--state", p.State, "--config-dir", p.ConfigDir,
+		"--log-dir", p.LogDir, "--listen", p.Socket, "--cgroup-parent", p.CgroupParent, "--namespace", p.Namespace,
+		"--bridge", p.Bridge, "--pod-cidr", p.CIDR, "--nft-table", p.Table, "--node-name", p.NodeName,
+		"--boot-id-file", p.BootFile, "--group", "root", "--tls-listen", "127.0.0.1:0",
+	}, p.args...)
+}
+
+// Teardown runs `podd teardown` on this podd, which has to succeed and to leave nothing on the host. A Restart is possible
+// after it.
+func (p *Podd) Teardown() {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "podd"), append([]string{"teardown"}, p.flags()...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		p.t.Fatalf("podd teardown: %v\n%s", err, out)
+	}
+	<-p.exited
+	p.checkHost()
 }
 
 func (p *Podd) logFile() string { return p.Dir + "/podd.log" }
