@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 )
 
@@ -12,7 +13,12 @@ func TestTeardown(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	s.running(t, sleeper("usual"))
-	s.running(t, pod{Name: "no-time", Container: "command: [sleep, infinity]", Spec: "terminationGracePeriodSeconds: 0"})
+	for i := range 10 { // more than are cleared up while teardown looks once
+		s.apply(t, pod{Name: fmt.Sprintf("no-time-%d", i), Container: "command: [sleep, infinity]", Spec: "terminationGracePeriodSeconds: 0"})
+	}
+	for i := range 10 {
+		s.until(t, fmt.Sprintf("no-time-%d", i), "ready", ready)
+	}
 	s.running(t, pod{Name: "forced", Container: "command: [sleep, infinity]"})
 	s.must(t, "delete", "pod", "forced", "--force", "--grace-period=0", "--wait=false")
 	s.Teardown()
