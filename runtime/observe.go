@@ -140,6 +140,9 @@ func (h *host) container(i containers.Instance, now time.Time) status.Container 
 		return c
 	}
 	c.FinishedAt, c.ExitCode = i.ExitedAt, int32(i.ExitCode)
+	if c.StartedAt.After(c.FinishedAt) { // it ended before podd had noted that it began
+		c.StartedAt = c.FinishedAt
+	}
 	switch {
 	case i.OOM:
 		c.Reason = "OOMKilled"

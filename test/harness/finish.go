@@ -45,6 +45,16 @@ var kept = []string{"bridge", "nft table", "nft chain", "nft rule"}
 // Rebase makes what there is now the state that CheckLeaks compares with: after an image was loaded, for example.
 func (p *Podd) Rebase() {
 	p.t.Helper()
+	// podd may be ready a moment before it follows containerd's events; a baseline without that would be too small.
+	_ = settle(func(context.Context) (bool, error) {
+		now, err := p.goroutines()
+		for by := range now {
+			if strings.Contains(by, "grpcEventsProxy") {
+				return true, nil
+			}
+		}
+		return false, err
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
 	defer cancel()
 	s, err := Look(ctx, p.scope())
