@@ -220,7 +220,7 @@ func (p *podctl) imageRemove() *cobra.Command {
 				res.Body.Close()
 				after, err := p.images(ctx)
 				cmdutil.CheckErr(err)
-				if !p.sayRemoved(before, after) && !ignore {
+				if !p.sayRemoved(ref, before, after) && !ignore {
 					cmdutil.CheckErr(fmt.Errorf("image %q is not here", ref))
 				}
 			}
@@ -230,19 +230,31 @@ func (p *podctl) imageRemove() *cobra.Command {
 	return cmd
 }
 
-// sayRemoved names what is gone, if anything is: an ID takes all names of its image along, and a mistyped name takes nothing.
-func (p *podctl) sayRemoved(before, after []images.Info) (some bool) {
+// sayRemoved names what is gone of ref, if anything is: an ID takes all names of its image along, and a mistyped name takes
+// nothing. What somebody else removes meanwhile is not ref's.
+func (p *podctl) sayRemoved(ref string, before, after []images.Info) (some bool) {
 	left := map[string]bool{}
 	for _, i := range after {
 		left[i.Name] = true
 	}
 	for _, i := range before {
-		if !left[i.Name] {
+		if !left[i.Name] && meant(ref, i) {
 			fmt.Fprintf(p.shown.Out, "image %q deleted\n", i.Name)
 			some = true
 		}
 	}
 	return some
+}
+
+// meant says whether an image may be what ref names: by a short or a full name, an ID or a digest.
+func meant(ref string, i images.Info) bool {
+	for _, name := range []string{ref, ref + ":latest"} {
+		if i.Name == name || strings.HasSuffix(i.Name, "/"+name) {
+			return true
+		}
+	}
+	digest := strings.TrimPrefix(ref[strings.LastIndexByte(ref, '@')+1:], "sha256:")
+	return digest != "" && (strings.HasPrefix(strings.TrimPrefix(i.ID, "sha256:"), digest) || strings.HasPrefix(strings.TrimPrefix(i.Digest, "sha256:"), digest))
 }
 
 func (p *podctl) completeImages(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
