@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -42,6 +43,7 @@ type hub struct {
 	*registry.Registry
 	address string
 	gate    sync.RWMutex
+	arrived atomic.Int32 // requests for layers, also those that wait at the gate
 }
 
 // newHub serves the busybox image under the given names, by plain HTTP.
@@ -57,6 +59,7 @@ func newHub(t *testing.T, names ...string) *hub {
 
 func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.Contains(r.URL.Path, "/blobs/") {
+		h.arrived.Add(1)
 		h.gate.RLock()
 		defer h.gate.RUnlock()
 	}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -55,20 +56,24 @@ func TestKillPoints(t *testing.T) {
 // TestPullDies kills podd while an image is pulled. The pull goes on when podd is back, and nothing is left of the first.
 func TestPullDies(t *testing.T) {
 	t.Parallel()
-	h := newHub(t, "dies/app:1")
 	s := start(t)
+	h := newHub(t, "dies/app:1") // ends before podd is looked at for connections with it
 	h.gate.Lock()
+	open := sync.OnceFunc(h.gate.Unlock)
+	defer open() // the registry does not end before
+	h.arrived.Store(0)
 	s.apply(t, h.image("pulling", "dies/app:1"))
 	eventually(t, func() error {
-		if h.asked(http.MethodGet, "/blobs/") == 0 {
+		if h.arrived.Load() == 0 {
 			return errors.New("no layer was asked for")
 		}
 		return nil
 	})
 	s.Kill()
-	h.gate.Unlock()
+	open()
 	began := time.Now()
 	s.Launch()
+	s.WaitReady()
 	pod := s.until(t, "pulling", "succeeded", phase(v1.PodSucceeded))
 	if took := time.Since(began); took > recovery {
 		t.Errorf("all was right again only after %s", took)
@@ -77,7 +82,12 @@ func TestPullDies(t *testing.T) {
 		t.Errorf("the container was restarted %d times", n)
 	}
 	s.remove(t, "pulling")
-	s.must(t, "image", "rm", h.address+"/dies/app:1")
+	eventually(t, func() error { // the object of a pod that has ended goes before its containers
+		if _, errs, code := s.Podctl("image", "rm", h.address+"/dies/app:1"); code != 0 {
+			return errors.New(errs)
+		}
+		return nil
+	})
 }
 
 // killPoints is every name in the sources, sorted. A name stands at one line only.
