@@ -22,7 +22,10 @@ import (
 )
 
 // attachREST is pods/attach: the streams of a container's own process.
-type attachREST struct{ server *Server }
+type attachREST struct {
+	upgraded
+	server *Server
+}
 
 var (
 	_ rest.Connecter       = (*attachREST)(nil)
@@ -30,12 +33,6 @@ var (
 )
 
 func (r *attachREST) New() runtime.Object { return &core.PodAttachOptions{} }
-func (r *attachREST) Destroy()            {}
-
-func (r *attachREST) ProducesMIMETypes(string) []string { return nil }
-func (r *attachREST) ProducesObject(string) any         { return "" }
-
-func (r *attachREST) ConnectMethods() []string { return []string{http.MethodGet, http.MethodPost} }
 
 func (r *attachREST) NewConnectOptions() (runtime.Object, bool, string) {
 	return &core.PodAttachOptions{}, false, ""

@@ -30,7 +30,10 @@ const (
 )
 
 // execREST is pods/exec: the streams go straight to the runtime.
-type execREST struct{ server *Server }
+type execREST struct {
+	upgraded
+	server *Server
+}
 
 var (
 	_ rest.Connecter       = (*execREST)(nil)
@@ -38,12 +41,6 @@ var (
 )
 
 func (r *execREST) New() runtime.Object { return &core.PodExecOptions{} }
-func (r *execREST) Destroy()            {}
-
-func (r *execREST) ProducesMIMETypes(string) []string { return nil }
-func (r *execREST) ProducesObject(string) any         { return "" }
-
-func (r *execREST) ConnectMethods() []string { return []string{http.MethodGet, http.MethodPost} }
 
 func (r *execREST) NewConnectOptions() (runtime.Object, bool, string) {
 	return &core.PodExecOptions{}, false, ""

@@ -30,7 +30,10 @@ const (
 )
 
 // portForwardREST is pods/portforward: connections go straight to ports of the pod's localhost.
-type portForwardREST struct{ server *Server }
+type portForwardREST struct {
+	upgraded
+	server *Server
+}
 
 var (
 	_ rest.Connecter       = (*portForwardREST)(nil)
@@ -38,12 +41,6 @@ var (
 )
 
 func (r *portForwardREST) New() runtime.Object { return &core.PodPortForwardOptions{} }
-func (r *portForwardREST) Destroy()            {}
-
-func (r *portForwardREST) ProducesMIMETypes(string) []string { return nil }
-func (r *portForwardREST) ProducesObject(string) any         { return "" }
-
-func (r *portForwardREST) ConnectMethods() []string { return []string{http.MethodGet, http.MethodPost} }
 
 func (r *portForwardREST) NewConnectOptions() (runtime.Object, bool, string) {
 	return &core.PodPortForwardOptions{}, false, ""

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"net/http"
+
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
 )
@@ -13,3 +15,11 @@ func (s *Server) streams() map[schema.GroupVersion]map[string]rest.Storage {
 		"pods/attach": &attachREST{server: s},
 	}}
 }
+
+// upgraded is what a storage says of itself whose answer is a connection that is taken over, not an object.
+type upgraded struct{}
+
+func (upgraded) Destroy()                          {}
+func (upgraded) ProducesMIMETypes(string) []string { return nil }
+func (upgraded) ProducesObject(string) any         { return "" }
+func (upgraded) ConnectMethods() []string          { return []string{http.MethodGet, http.MethodPost} }
