@@ -369,12 +369,11 @@ func killChild(parent, pid int) error {
 		return fmt.Errorf("open process %d: %w", pid, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
+	fields := statFields(pid)
+	if fields == nil {
 		return nil
 	}
-	_, rest, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
-	if fields := bytes.Fields(rest); len(fields) < 2 || string(fields[1]) != strconv.Itoa(parent) {
+	if len(fields) < 2 || string(fields[1]) != strconv.Itoa(parent) {
 		return fmt.Errorf("process %d: is no child of the shim %d", pid, parent)
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

@@ -164,14 +164,9 @@ func oomKills(h Host, cgroup string) uint64 {
 
 // startTime is when a process began, to 10 ms; zero if it is gone.
 func startTime(pid uint32) time.Time {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return time.Time{}
-	}
-	_, rest, ok := bytes.Cut(b[bytes.LastIndexByte(b, ')')+1:], []byte(" "))
-	fields := bytes.Fields(rest)
-	const start = 19 // field 22 of proc(5), the state being the third and the first here
-	if !ok || len(fields) <= start {
+	fields := statFields(int(pid))
+	const start = 19 // field 22 of proc(5)
+	if len(fields) <= start {
 		return time.Time{}
 	}
 	ticks, err := strconv.ParseInt(string(fields[start]), 10, 64)
@@ -183,4 +178,14 @@ func startTime(pid uint32) time.Time {
 		return time.Time{}
 	}
 	return time.Now().Add(time.Duration(ticks)*10*time.Millisecond - time.Duration(up.Nano()))
+}
+
+// statFields is what /proc/PID/stat says after the name of the command, which may hold anything: the state of the process
+// first, which is field 3 of proc(5). nil if it is gone.
+func statFields(pid int) [][]byte {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	return bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 }
