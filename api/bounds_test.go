@@ -51,11 +51,9 @@ func (p *port) attack(t *testing.T, attackers, before int, attacker func(ctx con
 			}
 		})
 	}
-	for deadline := time.Now().Add(time.Minute); attacks.Load() < int64(before); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("only %d attacks in a minute; how one ended: %v", attacks.Load(), last.Load())
-		}
-	}
+	poll(t, time.Minute, func() bool { return attacks.Load() >= int64(before) }, func() string {
+		return fmt.Sprintf("only %d attacks in a minute; how one ended: %v", attacks.Load(), last.Load())
+	})
 	var bad, most atomic.Int64
 	ask := func(name string, client *kubernetes.Clientset) {
 		for i := range good / 16 {
@@ -240,9 +238,23 @@ func TestSlowloris(t *testing.T) {
 	for _, c := range held.conns {
 		_ = c.Close()
 	}
-	for deadline := time.Now().Add(20 * time.Second); p.server.Strangers() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("afterwards there are %d strangers", p.server.Strangers())
+	poll(t, 20*time.Second, func() bool { return p.server.Strangers() == 0 }, func() string {
+		return fmt.Sprintf("afterwards there are %d strangers", p.server.Strangers())
+	})
+}
+
+// poll waits for what has no watch: a count of the server's, or that it listens.
+func poll(t testing.TB, within time.Duration, ok func() bool, wrong func() string) {
+	t.Helper()
+	late := time.NewTimer(within)
+	defer late.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-late.C:
+			t.Fatal(wrong())
 		}
 	}
 }
@@ -252,11 +264,9 @@ func TestPlacesOfConnections(t *testing.T) {
 	p := openPort(t, "127.0.0.1:0")
 	count := func(what string, strangers, known int) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); p.server.Strangers() != strangers || p.server.Known() != known; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: %d strangers and %d known", what, p.server.Strangers(), p.server.Known())
-			}
-		}
+		poll(t, 20*time.Second, func() bool { return p.server.Strangers() == strangers && p.server.Known() == known }, func() string {
+			return fmt.Sprintf("%s: %d strangers and %d known", what, p.server.Strangers(), p.server.Known())
+		})
 	}
 	count("at first", 0, 0)
 	var conns []net.Conn
@@ -464,11 +474,9 @@ func TestStalledWatcher(t *testing.T) {
 					}
 				}
 			}
-			for deadline := time.Now().Add(30 * time.Second); p.server.Watched() != 1; time.Sleep(time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("there are %d watches", p.server.Watched())
-				}
-			}
+			poll(t, 30*time.Second, func() bool { return p.server.Watched() == 1 }, func() string {
+				return fmt.Sprintf("there are %d watches", p.server.Watched())
+			})
 			if n, err := io.Copy(io.Discard, res.Body); err == nil {
 				t.Errorf("the watch ended in good order after %d bytes", n)
 			}

@@ -99,16 +99,15 @@ func openPort(t testing.TB, address string, prepare ...func(*api.Server)) *port 
 	p.socket = &http.Client{Transport: &http.Transport{DialContext: dial}}
 	t.Cleanup(p.socket.CloseIdleConnections)
 	p.unix = &rest.Config{Host: "http://podd", Dial: dial, QPS: -1}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	var refused error
+	poll(t, 10*time.Second, func() bool {
 		res, err := p.socket.Get("http://podd/livez")
 		if err == nil {
 			_ = res.Body.Close()
-			break
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+		refused = err
+		return err == nil
+	}, func() string { return refused.Error() })
 	for _, name := range []string{credentials.Admin, credentials.Reader} {
 		code, body := get(t, p.socket, "http://podd"+credentials.Path+"?user="+name)
 		var c credentials.Credentials
