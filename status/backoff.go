@@ -31,7 +31,7 @@ func fresh(last Container, key string) bool {
 
 // RetryAt tells when a failed task may be tried again: exponential from the first failure on, a pull by the Pull
 // limits, everything else by the Retry limits.
-func RetryAt(t Task, f Failure, l Limits) time.Time {
+func RetryAt(t Task, f Failed, l Limits) time.Time {
 	delay, longest := l.RetryInitial, l.RetryMax
 	if t.Op == OpPull {
 		delay, longest = l.PullInitial, l.PullMax

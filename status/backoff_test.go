@@ -79,7 +79,7 @@ func TestRetryAt(t *testing.T) {
 		{OpPull, 1 << 40, 300 * time.Second}, {OpCreate, 1, time.Second}, {OpCreate, 4, 8 * time.Second}, {OpStart, 5, 10 * time.Second},
 		{"detach", 1000, 10 * time.Second}, {OpCreate, 0, time.Second},
 	} {
-		if got := RetryAt(Task{Op: c.op}, Failure{Count: c.count, Last: at}, DefaultLimits()).Sub(at); got != c.want {
+		if got := RetryAt(Task{Op: c.op}, Failed{Count: c.count, Last: at}, DefaultLimits()).Sub(at); got != c.want {
 			t.Errorf("%s, %d failures: %v, want %v", c.op, c.count, got, c.want)
 		}
 	}

@@ -25,6 +25,15 @@ type Facts struct {
 	Verdict  *Verdict  // the terminal phase the pod has reached, recorded durably; never left
 	Rejected *Verdict  // the host refuses the pod (for example another os); becomes the verdict
 
+	// Restart of all containers by a rule: Era counts them, EraBy is the container whose exit began the newest one.
+	Era   int
+	EraBy string
+
+	// Resources that podd has admitted, by container; no entry: those of the spec as the pod was taken up. Room is what the
+	// other pods leave of the host to this one (cpu, memory); nil: not known, everything fits.
+	Allocated map[string]v1.ResourceRequirements
+	Room      v1.ResourceList
+
 	Ground     bool        // the pod's directories, cgroup and volumes are all there
 	GroundLeft bool        // some of them are there, complete or not: what an unfinished "ground" or "clear" leaves
 	Network    Network     // of the newest sandbox
@@ -34,14 +43,16 @@ type Facts struct {
 	Images map[string]Image     // on the host and usable, by the reference the spec uses
 	Pulled map[string]time.Time // when podd last pulled an image for this pod; policy Always asks once per instance
 
-	Work     []Work           // podd's own tasks under way
-	Failures map[Task]Failure // the last failure of each task since its last success
+	Work     []Work          // podd's own tasks under way
+	Failures map[Task]Failed // the last failure of each task since its last success
 }
 
 // Node is this host, as pods see it.
 type Node struct {
 	Name string
 	IPs  []string // primary first, at most one per family
+
+	Allocatable v1.ResourceList // cpu and memory that pods may have in all; nil: not known
 }
 
 // Limits are the numbers that a configuration may change.
@@ -122,9 +133,58 @@ type Container struct {
 	// history. CreatedAt is when it was last stepped.
 	Backoff time.Duration
 
+	Ref       string                  // image reference of the spec it was made from; "" is not known
+	Era       int                     // Facts.Era when it was made
+	Resources v1.ResourceRequirements // what the runtime holds it to now
+
+	// What podd found out about this instance since it runs.
+	PostStart Hook
+	PreStop   Hook
+	Startup   Result // "" until the probe has an answer
+	Readiness Result
+	Liveness  Result
+	Condemned *Condemned // podd has decided to end it, though its pod goes on
+
+	// Replace says of an exit that podd brought it about to run another instance in its place whatever the policies say.
+	Replace bool
+
 	Present  bool // containerd still has a record or a task of it
 	Recorded bool // its exit is stored durably: it may be removed
 }
+
+// Result is what a probe has come to.
+type Result string
+
+// The results. A readiness probe has failed until it succeeds; the others say nothing before their thresholds.
+const (
+	Success Result = "success"
+	Failure Result = "failure"
+)
+
+// Hook is one run of a lifecycle hook of an instance.
+type Hook struct {
+	Ended  time.Time // zero while it has not
+	Failed string    // why it failed; "" if it did not
+}
+
+// Condemned is podd's decision to end a running instance of a pod that goes on. The grace period counts from At.
+type Condemned struct {
+	By      Cause
+	At      time.Time
+	Message string // for the event: "failed liveness probe"
+}
+
+// Cause is why an instance is ended.
+type Cause string
+
+// The causes.
+const (
+	ByLiveness  Cause = "liveness"
+	ByStartup   Cause = "startup"
+	ByPostStart Cause = "postStart"
+	BySpec      Cause = "spec"   // its image was changed
+	ByResources Cause = "resize" // its resources were changed, and its resizePolicy says RestartContainer
+)
 
 // Image is one image on the host.
 type Image struct {
@@ -136,9 +196,11 @@ type Op string
 
 // The operations whose failures and progress the status speaks of.
 const (
-	OpPull   Op = "pull"
-	OpCreate Op = "create"
-	OpStart  Op = "start"
+	OpPull      Op = "pull"
+	OpCreate    Op = "create"
+	OpStart     Op = "start"
+	OpPostStart Op = "post-start"
+	OpResize    Op = "resize"
 )
 
 // Task is one piece of work: an operation and what it is done to. Failures are counted per task.
@@ -153,8 +215,8 @@ type Work struct {
 	Since time.Time
 }
 
-// Failure is what is left of a task that failed and has not succeeded since.
-type Failure struct {
+// Failed is what is left of a task that failed and has not succeeded since.
+type Failed struct {
 	Count   int       // how often in a row
 	Last    time.Time // when it failed last
 	Reason  string    // a waiting reason: ErrImagePull, CreateContainerConfigError, ...

@@ -93,7 +93,7 @@ func (s *story) command(words []string, out *bytes.Buffer) {
 		s.instance(words[1], s.number(words[2]), State(words[3]), words[4:])
 	case "failure":
 		t := Task{Op: Op(words[1]), Name: words[2]}
-		s.f.Failures[t] = Failure{Count: s.number(words[3]), Last: s.f.Now, Message: strings.Join(words[4:], " ")}
+		s.f.Failures[t] = Failed{Count: s.number(words[3]), Last: s.f.Now, Message: strings.Join(words[4:], " ")}
 	case "condition":
 		c := v1.PodCondition{Type: v1.PodConditionType(words[1]), Status: v1.ConditionStatus(words[2]), LastTransitionTime: second(metav1.NewTime(s.f.Now))}
 		s.pod.Status.Conditions = append(s.pod.Status.Conditions, c)
@@ -149,7 +149,7 @@ func (s *story) newPod(policy v1.RestartPolicy, names []string) {
 	s.pod.Spec.RestartPolicy = policy
 	s.f = Facts{
 		Now: zero, Reachable: true, Node: Node{Name: "host", IPs: []string{"192.0.2.1", "2001:db8::1"}}, Limits: DefaultLimits(),
-		Started: zero, Ground: true, Images: map[string]Image{}, Failures: map[Task]Failure{},
+		Started: zero, Ground: true, Images: map[string]Image{}, Failures: map[Task]Failed{},
 	}
 	for _, n := range names {
 		name, kind, _ := strings.Cut(n, "/")

@@ -7,7 +7,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// The waiting reasons that are podd's to give; the rest come with a Failure.
+// The waiting reasons that are podd's to give; the rest come with a Failed.
 const (
 	containerCreating  = "ContainerCreating"
 	podInitializing    = "PodInitializing"

@@ -26,7 +26,7 @@ func TestAnyFacts(t *testing.T) {
 			}
 			for _, work := range f.Work {
 				under := Step{Op: work.Task.Op, Name: work.Task.Name}
-				if opposed(s, under) && !waits(under) {
+				if opposed(s, under) && !Waits(under.Op) {
 					t.Errorf("%s while %s is under way: %+v", show(s, f.Now), show(under, f.Now), f)
 				}
 			}
@@ -45,7 +45,7 @@ func anyFacts(rng *rand.Rand) (*v1.Pod, status.Facts) {
 	f := status.Facts{
 		Now: now, Reachable: rng.IntN(5) > 0, Limits: status.DefaultLimits(), Gone: rng.IntN(10) == 0, Static: rng.IntN(5) == 0,
 		Ground: yes(), GroundLeft: yes(), Network: status.Network{Ready: yes(), Attached: yes()},
-		Images: map[string]status.Image{}, Failures: map[status.Task]status.Failure{},
+		Images: map[string]status.Image{}, Failures: map[status.Task]status.Failed{},
 	}
 	if rng.IntN(3) == 0 {
 		at := metav1.NewTime(now.Add(time.Minute))
@@ -84,7 +84,7 @@ func anyFacts(rng *rand.Rand) (*v1.Pod, status.Facts) {
 		if yes() {
 			f.Work = append(f.Work, status.Work{Task: task})
 		} else {
-			f.Failures[task] = status.Failure{Count: 1 + rng.IntN(5), Last: ago()}
+			f.Failures[task] = status.Failed{Count: 1 + rng.IntN(5), Last: ago()}
 		}
 	}
 	return pod, f

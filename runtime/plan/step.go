@@ -16,6 +16,7 @@ const (
 	Create                  = status.OpCreate  // container record and snapshot of Name at Attempt
 	Start                   = status.OpStart   // the process of Name at Attempt; needs sandbox and network
 	Stop          status.Op = "stop"           // signal, wait until Deadline, kill; waits, so it obeys cancellation
+	Condemn       status.Op = "condemn"        // note that podd ends the running instance of Name at Attempt (Cause, Why), and since when
 	Record        status.Op = "record"         // store the exit of Name at Attempt durably
 	Remove        status.Op = "remove"         // task, container, snapshot of Name at Attempt
 	RemoveSandbox status.Op = "remove-sandbox" // kill what is left in it, remove the pause container of Attempt
@@ -23,7 +24,30 @@ const (
 	RemoveGround  status.Op = "clear"          // unmount and remove volumes, cgroup, directories
 	Conclude      status.Op = "conclude"       // record the verdict (terminal phase) durably
 	Finish        status.Op = "finish"         // all is gone from the host: let the object go from the store
+
+	// Of a running instance, Name at Attempt. They only wait, and note what they find; Observe shows it as facts of the
+	// instance. A hook has ended when its step has, well or not. A probe's step goes on until it is given up or, but
+	// for readiness, has its result.
+	PostStart status.Op = status.OpPostStart
+	PreStop   status.Op = "pre-stop" // until Deadline at the latest
+	Startup   status.Op = "startup"
+	Readiness status.Op = "readiness"
+	Liveness  status.Op = "liveness"
+
+	BeginEra status.Op = "restart-all"   // note durably that era Attempt has begun, by the exit of Name
+	Allocate status.Op = "allocate"      // note durably that the spec's resources of all containers are admitted
+	Resize   status.Op = status.OpResize // hold Name at Attempt to its allocated resources
 )
+
+// Waits tells whether a step only waits, so that it is cancelled when it is no longer wanted. Every other step changes the
+// host and runs to its end.
+func Waits(op status.Op) bool {
+	switch op {
+	case PullImage, Stop, PostStart, PreStop, Startup, Readiness, Liveness:
+		return true
+	}
+	return false
+}
 
 // Step is one thing that should be under way.
 type Step struct {
@@ -36,6 +60,8 @@ type Step struct {
 	Backoff  time.Duration   // Create: the crash-loop delay to write on the new instance
 	Key      string          // Create: status.RestartKey
 	Verdict  *status.Verdict // Conclude
+	Cause    status.Cause    // Condemn
+	Era      int             // Create: Facts.Era
 	Why      string          // for events and logs: what the step is for, in a few words
 }
 

@@ -77,7 +77,7 @@ type daemon struct {
 	cancel   context.CancelFunc
 	poke     chan struct{}
 	jobs     map[status.Task]*job
-	failures map[status.Task]status.Failure
+	failures map[status.Task]status.Failed
 	pulled   map[string]time.Time
 	seen     *status.Facts // the last look while containerd answered
 	prev     v1.PodStatus
@@ -111,7 +111,7 @@ func newWorld(t reporter, pod *v1.Pod) *world {
 func (w *world) boot() {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &daemon{ctx: ctx, cancel: cancel, poke: make(chan struct{}, 1), jobs: map[status.Task]*job{},
-		failures: map[status.Task]status.Failure{}, pulled: map[string]time.Time{}}
+		failures: map[status.Task]status.Failed{}, pulled: map[string]time.Time{}}
 	w.mu.Lock()
 	if w.d != nil {
 		d.prev, d.last = w.d.prev, w.d.last
@@ -178,7 +178,7 @@ func (w *world) look(d *daemon) (again time.Time, over bool) {
 		if i < 0 || set[i].Attempt != j.step.Attempt || !set[i].Deadline.Equal(j.step.Deadline) || set[i].Sandbox != j.step.Sandbox {
 			if !j.done {
 				j.done = true
-				if waits(j.step) {
+				if Waits(j.step.Op) {
 					w.log("give up %s", show(j.step, w.started))
 				}
 				j.cancel()
@@ -199,7 +199,7 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		Limits: status.DefaultLimits(), Started: w.started, Gone: w.gone, Verdict: w.verdict,
 		Static: w.pod.Annotations["static"] != "",
 		Ground: w.ground, GroundLeft: w.groundLeft, Network: w.network,
-		Images: map[string]status.Image{}, Pulled: map[string]time.Time{}, Failures: map[status.Task]status.Failure{},
+		Images: map[string]status.Image{}, Pulled: map[string]time.Time{}, Failures: map[status.Task]status.Failed{},
 	}
 	if r := w.pod.Annotations["rejected"]; r != "" {
 		f.Rejected = &status.Verdict{Phase: v1.PodFailed, Reason: "PodOSNotSupported", Message: r}
@@ -261,8 +261,6 @@ func (w *world) instances(present []status.Container) []status.Container {
 	return kept
 }
 
-func waits(s Step) bool { return s.Op == PullImage || s.Op == Stop }
-
 // begin starts a job. The caller holds the lock.
 func (w *world) begin(d *daemon, s Step) {
 	w.checkBegin(d, s)
@@ -284,10 +282,10 @@ func (w *world) begin(d *daemon, s Step) {
 		}
 		delete(d.jobs, s.Task())
 		switch {
-		case ctx.Err() != nil && waits(s): // given up: neither a success nor a failure
+		case ctx.Err() != nil && Waits(s.Op): // given up: neither a success nor a failure
 		case err != nil:
 			f := d.failures[s.Task()]
-			d.failures[s.Task()] = status.Failure{Count: f.Count + 1, Last: time.Now(), Reason: reasons[s.Op], Message: err.Error()}
+			d.failures[s.Task()] = status.Failed{Count: f.Count + 1, Last: time.Now(), Reason: reasons[s.Op], Message: err.Error()}
 			w.log("failed %s %s: %v", s.Op, s.Name, err)
 		default:
 			delete(d.failures, s.Task())
@@ -305,7 +303,7 @@ var reasons = map[status.Op]string{PullImage: "ErrImagePull", Create: "CreateCon
 // every other one only when podd is killed.
 func (w *world) do(d *daemon, ctx context.Context, s Step, how fate, effect, rest time.Duration) error {
 	stop := d.ctx
-	if waits(s) {
+	if Waits(s.Op) {
 		stop = ctx
 	}
 	if s.Op == Stop {
@@ -708,7 +706,7 @@ func (w *world) checkSet(pod *v1.Pod, f status.Facts, set []Step) {
 // checkBegin holds the beginning of a step to podd's own work under way.
 func (w *world) checkBegin(d *daemon, s Step) {
 	for _, j := range d.jobs {
-		if opposed(s, j.step) && !(waits(j.step) && j.done) {
+		if opposed(s, j.step) && !(Waits(j.step.Op) && j.done) {
 			w.t.Errorf("%s: %s begins during %s", w.name, show(s, w.started), show(j.step, w.started))
 		}
 	}

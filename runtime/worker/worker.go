@@ -49,7 +49,7 @@ type Worker struct {
 	// Owned by Run's goroutine.
 	jobs     map[status.Task]*job
 	done     map[status.Task]int // attempt of the steps that succeeded since the last look
-	failures map[status.Task]status.Failure
+	failures map[status.Task]status.Failed
 	finished chan *job
 	wait     sync.WaitGroup
 	timer    *time.Timer
@@ -71,7 +71,7 @@ func New(host Host) *Worker {
 		poke:     make(chan struct{}, 1),
 		jobs:     map[status.Task]*job{},
 		done:     map[status.Task]int{},
-		failures: map[status.Task]status.Failure{},
+		failures: map[status.Task]status.Failed{},
 		finished: make(chan *job),
 	}
 }
@@ -169,10 +169,6 @@ func (w *Worker) sleep(ctx context.Context) {
 	}
 }
 
-// waits tells whether a step only waits, so that it is cancelled when it is no longer wanted. Every other step changes
-// the host and runs to its end.
-func waits(op status.Op) bool { return op == plan.PullImage || op == plan.Stop }
-
 // errNoEffect is the failure of a step that succeeded without the host showing it. It keeps podd from turning in circles
 // when somebody undoes its work as fast as it is done.
 var errNoEffect = errors.New("done, but the host does not show it")
@@ -209,7 +205,7 @@ func (w *Worker) start(ctx context.Context, pod *v1.Pod, step plan.Step) {
 	}
 	var jobCtx context.Context
 	j := &job{step: step, since: time.Now()}
-	if waits(step.Op) {
+	if plan.Waits(step.Op) {
 		jobCtx, j.cancel = context.WithCancel(ctx)
 	} else {
 		jobCtx, j.cancel = context.WithTimeout(context.WithoutCancel(ctx), HostLimit)
@@ -231,7 +227,7 @@ func (w *Worker) giveUp(set []plan.Step) {
 	for task, j := range w.jobs {
 		s, ok := wanted[task]
 		same := ok && s.Attempt == j.step.Attempt && sameDeadline(s.Deadline, j.step.Deadline)
-		if !same && waits(task.Op) {
+		if !same && plan.Waits(task.Op) {
 			j.givenUp = true
 			j.cancel()
 		}
@@ -281,8 +277,8 @@ func (w *Worker) work() []status.Work {
 	return out
 }
 
-func (w *Worker) failed() map[status.Task]status.Failure {
-	out := make(map[status.Task]status.Failure, len(w.failures))
+func (w *Worker) failed() map[status.Task]status.Failed {
+	out := make(map[status.Task]status.Failed, len(w.failures))
 	for t, f := range w.failures {
 		out[t] = f
 	}
@@ -292,7 +288,7 @@ func (w *Worker) failed() map[status.Task]status.Failure {
 // settle waits for every step under way; the waiting ones end at once because their context has ended.
 func (w *Worker) settle() {
 	for _, j := range w.jobs {
-		if waits(j.step.Op) {
+		if plan.Waits(j.step.Op) {
 			j.cancel()
 		}
 	}
