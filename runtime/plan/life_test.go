@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -24,7 +23,7 @@ var (
 // step and each status; here it is checked that the pod always gets where it should.
 func TestRandomLives(t *testing.T) {
 	if *lifeSeed != 0 {
-		synctest.Test(t, func(t *testing.T) { life(t, *lifeSeed, true) })
+		life(t, *lifeSeed, true)
 		return
 	}
 	begin, lives := time.Now(), 0
@@ -33,7 +32,7 @@ func TestRandomLives(t *testing.T) {
 		if seed > 1000 {
 			at = rand.Uint64() // beyond the first thousand every run lives others
 		}
-		synctest.Test(t, func(t *testing.T) { life(t, at, false) })
+		life(t, at, false)
 		if t.Failed() {
 			t.Logf("live it again with -run TestRandomLives -life.seed=%d", at)
 		}
@@ -43,19 +42,19 @@ func TestRandomLives(t *testing.T) {
 }
 
 func life(t *testing.T, seed uint64, tells bool) {
-	rng := rand.New(rand.NewPCG(seed, 2)) // of what happens; what the host does is drawn under its lock
+	rng := rand.New(rand.NewPCG(seed, 2)) // of what happens
 	w := randomWorld(t, rand.New(rand.NewPCG(seed, 3)), seed)
 	w.tells = tells
 	w.log = func(format string, args ...any) {
 		if tells {
-			t.Logf("%12s  "+format, append([]any{stamp(time.Since(w.started))}, args...)...)
+			t.Logf("%12s  "+format, append([]any{stamp(w.now.Sub(w.started))}, args...)...)
 		}
 	}
 	w.log("%s, %d containers", w.pod.Spec.RestartPolicy, len(w.pod.Spec.Containers))
 	w.boot()
 	trouble(w, rng)
 	// Calm: nothing fails any more. Images that were never pulled may be loaded now.
-	w.locked(func() {
+	w.happens(func() {
 		w.fails = func(Step) fate { return works }
 		w.reachable = true
 		for _, c := range everyContainer(w.pod) {
@@ -65,11 +64,10 @@ func life(t *testing.T, seed uint64, tells bool) {
 	if !reaches(w, 40*time.Minute, func() bool { return w.finished || w.pod.DeletionTimestamp == nil && !w.gone && atRest(w) }) {
 		t.Errorf("seed %d: not where it should be: %s\n%s", seed, summary(w.d.prev), state(w))
 	}
-	w.locked(func() { w.remove(30 * time.Second) })
+	w.happens(func() { w.remove(30 * time.Second) })
 	if !reaches(w, 10*time.Minute, func() bool { return w.finished }) {
 		t.Errorf("seed %d: not gone\n%s", seed, state(w))
 	}
-	w.kill()
 }
 
 func state(w *world) string {
@@ -80,55 +78,50 @@ func state(w *world) string {
 // trouble lets things happen for a while.
 func trouble(w *world, rng *rand.Rand) {
 	for range 1 + rng.IntN(10) {
-		time.Sleep(span(rng))
-		w.mu.Lock()
-		finished := w.finished
-		w.mu.Unlock()
-		if finished {
+		w.pass(span(rng))
+		if w.finished {
 			return
 		}
 		switch rng.IntN(12) {
 		case 11:
-			w.locked(func() { w.log("-- debug"); w.images["img-"+debugger] = rng.IntN(2) == 0; w.debug() })
+			w.happens(func() { w.log("-- debug"); w.images["img-"+debugger] = rng.IntN(2) == 0; w.debug() })
 		case 0, 1:
 			w.kill()
 			w.log("-- podd was killed")
-			time.Sleep(span(rng))
+			w.pass(span(rng))
 			w.boot()
 		case 2:
-			w.locked(func() { w.log("-- sandbox dies"); w.sandboxDies(rng.IntN(2) == 0) })
+			w.happens(func() { w.log("-- sandbox dies"); w.sandboxDies(rng.IntN(2) == 0) })
 		case 3:
 			w.kill()
 			w.log("-- reboot")
-			w.mu.Lock()
 			w.reboot()
-			w.mu.Unlock()
-			time.Sleep(span(rng))
+			w.pass(span(rng))
 			w.boot()
 		case 4:
-			w.locked(func() { w.log("-- containerd is away"); w.reachable = false })
+			w.happens(func() { w.log("-- containerd is away"); w.reachable = false })
 			if rng.IntN(3) == 0 {
 				w.kill()
 				w.boot()
 			}
-			time.Sleep(span(rng))
-			w.locked(func() { w.log("-- containerd is back"); w.reachable = true })
+			w.pass(span(rng))
+			w.happens(func() { w.log("-- containerd is back"); w.reachable = true })
 		case 5:
-			w.locked(func() {
+			w.happens(func() {
 				for _, c := range slices.Clone(w.containers) {
 					w.exit(c.ID, 139, "Error")
 				}
 			})
 		case 6:
-			w.locked(func() { w.log("-- delete"); w.remove(time.Duration(rng.IntN(40)) * time.Second) })
+			w.happens(func() { w.log("-- delete"); w.remove(time.Duration(rng.IntN(40)) * time.Second) })
 		case 7:
 			if rng.IntN(4) == 0 {
-				w.locked(func() { w.log("-- delete by force"); w.gone = true })
+				w.happens(func() { w.log("-- delete by force"); w.gone = true })
 			}
 		case 9:
-			w.locked(func() { w.log("-- somebody removes the sandbox"); w.sandboxes = nil })
+			w.happens(func() { w.log("-- somebody removes the sandbox"); w.sandboxes = nil })
 		case 8:
-			w.locked(func() {
+			w.happens(func() {
 				for i := range w.images {
 					delete(w.images, i)
 				}
@@ -143,14 +136,10 @@ func span(rng *rand.Rand) time.Duration {
 	return 1 + time.Duration(rng.Int64N(int64(longest[rng.IntN(len(longest))])))
 }
 
-// reaches waits, in the bubble's time, until goal holds.
+// reaches lets time pass until goal holds.
 func reaches(w *world, limit time.Duration, goal func() bool) bool {
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(time.Second) {
-		synctest.Wait()
-		w.mu.Lock()
-		done := goal()
-		w.mu.Unlock()
-		if done {
+	for end := w.now.Add(limit); w.now.Before(end); w.pass(time.Second) {
+		if goal() {
 			return true
 		}
 	}
@@ -170,7 +159,7 @@ func atRest(w *world) bool {
 		return false
 	}
 	all := w.instances(w.containers)
-	f := status.Facts{Now: time.Now(), Limits: status.DefaultLimits(), Containers: all}
+	f := status.Facts{Now: w.now, Limits: status.DefaultLimits(), Containers: all}
 	for i := range w.pod.Spec.Containers {
 		c := &w.pod.Spec.Containers[i]
 		last, ok := f.Newest(c.Name)
@@ -223,7 +212,6 @@ func randomWorld(t *testing.T, rng *rand.Rand, seed uint64) *world {
 			}
 		}
 	}
-	// These run under the world's lock or at instants of their own, so that a seed always gives the same life.
 	broken := rng.Float64() * 0.4
 	w.run = func(string, int) (time.Duration, int32) {
 		if rng.IntN(3) == 0 {

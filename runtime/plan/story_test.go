@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -42,7 +41,7 @@ func TestStories(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got bytes.Buffer
-			synctest.Test(t, func(t *testing.T) { tell(t, string(want), &got) })
+			tell(t, string(want), &got)
 			if *update {
 				if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
 					t.Fatal(err)
@@ -59,19 +58,16 @@ func TestStories(t *testing.T) {
 // tell plays the commands of a script and writes them out with what podd does.
 func tell(t *testing.T, script string, out *bytes.Buffer) {
 	s := &story{t: t, out: out, took: map[status.Op]time.Duration{}, ends: map[string]string{}, fail: map[status.Op]bool{}}
-	defer func() {
-		if s.w != nil && s.w.d != nil {
-			s.w.kill()
-		}
-	}()
 	for line := range strings.Lines(script) {
 		line = strings.TrimRight(line, "\n")
 		switch {
 		case strings.HasPrefix(line, "#"), line == "":
-			s.guarded(func() { fmt.Fprintln(out, line) })
+			fmt.Fprintln(out, line)
 		case strings.HasPrefix(line, "> "):
-			synctest.Wait() // what podd does at this instant is told before the next command
-			s.guarded(func() { fmt.Fprintln(out, line) })
+			if s.w != nil {
+				s.w.pass(0) // what podd does at this instant is told before the next command
+			}
+			fmt.Fprintln(out, line)
 			s.command(strings.Fields(line[2:]))
 		}
 	}
@@ -81,30 +77,20 @@ type story struct {
 	t     *testing.T
 	w     *world
 	out   *bytes.Buffer
-	begin time.Time
 	steps int
 	took  map[status.Op]time.Duration
 	ends  map[string]string
 	fail  map[status.Op]bool
 }
 
-// guarded runs f while podd does nothing.
-func (s *story) guarded(f func()) {
-	if s.w != nil {
-		s.w.mu.Lock()
-		defer s.w.mu.Unlock()
-	}
-	f()
-}
-
 func (s *story) command(words []string) {
 	w := s.w
 	switch strings.Join(words[:min(2, len(words))], " ") {
 	case "pause dies":
-		w.locked(func() { w.sandboxDies(false) })
+		w.happens(func() { w.sandboxDies(false) })
 		return
 	case "shim dies":
-		w.locked(func() { w.sandboxDies(true) })
+		w.happens(func() { w.sandboxDies(true) })
 		return
 	}
 	switch words[0] {
@@ -113,25 +99,23 @@ func (s *story) command(words []string) {
 	case "set":
 		for _, word := range words[1:] {
 			key, value, _ := strings.Cut(word, "=")
-			s.guarded(func() { s.set(key, value) })
+			s.set(key, value)
 		}
 	case "boot":
 		w.boot()
 	case "kill":
 		w.kill()
 	case "reboot":
-		w.mu.Lock()
 		w.reboot()
-		w.mu.Unlock()
 	case "away", "back":
-		w.locked(func() { w.reachable = words[0] == "back" })
+		w.happens(func() { w.reachable = words[0] == "back" })
 	case "fail":
-		s.guarded(func() { s.fail[status.Op(words[1])] = true })
+		s.fail[status.Op(words[1])] = true
 	case "heal":
-		s.guarded(func() { clear(s.fail) })
+		clear(s.fail)
 	case "exit":
 		code, _ := strconv.Atoi(words[2])
-		w.locked(func() {
+		w.happens(func() {
 			for _, c := range w.containers {
 				if c.Name == words[1] {
 					w.exit(c.ID, int32(code), "")
@@ -139,16 +123,15 @@ func (s *story) command(words []string) {
 			}
 		})
 	case "debug":
-		w.locked(func() { w.images["img-"+debugger] = true; w.debug() })
+		w.happens(func() { w.images["img-"+debugger] = true; w.debug() })
 	case "load":
-		w.locked(func() { w.images["img-"+words[1]] = true })
+		w.happens(func() { w.images["img-"+words[1]] = true })
 	case "delete":
-		w.locked(func() { w.remove(duration(s.t, words[1])) })
+		w.happens(func() { w.remove(duration(s.t, words[1])) })
 	case "force":
-		w.locked(func() { w.gone = true })
+		w.happens(func() { w.gone = true })
 	case "run":
-		time.Sleep(duration(s.t, words[1]))
-		synctest.Wait()
+		w.pass(duration(s.t, words[1]))
 	default:
 		s.t.Fatalf("story: %q is not a command", words)
 	}
@@ -157,13 +140,12 @@ func (s *story) command(words []string) {
 func (s *story) pod(policy v1.RestartPolicy, names []string) {
 	s.w = newWorld(s.t, newPod(policy, nil, names...))
 	s.w.pod.Annotations = map[string]string{}
-	s.begin = time.Now()
-	for _, c := range s.w.pod.Spec.Containers {
+	for _, c := range everyContainer(s.w.pod) {
 		s.w.images[c.Image] = true
 	}
 	s.w.tells = true
 	s.w.log = func(format string, args ...any) {
-		fmt.Fprintf(s.out, "%11s  "+format+"\n", append([]any{stamp(time.Since(s.begin))}, args...)...)
+		fmt.Fprintf(s.out, "%11s  "+format+"\n", append([]any{stamp(s.w.now.Sub(s.w.started))}, args...)...)
 	}
 	s.w.take = func(step Step) (time.Duration, time.Duration) {
 		s.steps++ // no two steps end at one instant: their order would be chance

@@ -1,13 +1,11 @@
 package plan
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -17,36 +15,44 @@ import (
 	"podd/status"
 )
 
-// world is a host in memory: what containerd, the kernel and the store would hold of one pod. It plays the part of the
-// worker's host so that whole lives of a pod run in synctest's time. Steps take effect somewhere inside their run time,
-// so podd sees the effect while its own work is still under way, as it does on a real host.
+// world is a host in memory with a time of its own: what containerd, the kernel and the store would hold of one pod.
+// Steps take effect somewhere inside their run time, so podd sees the effect while its own work is still under way, as it
+// does on a real host.
 type world struct {
-	mu   sync.Mutex
+	clock
 	t    reporter
 	name string
 
 	// Durable.
-	pod     *v1.Pod // nil once the object is gone
-	gone    bool    // the object was taken from the store by force
-	verdict *status.Verdict
-	records map[string]status.Container // exits by container id
-	started time.Time
+	pod       *v1.Pod
+	gone      bool // the object was taken from the store by force
+	verdict   *status.Verdict
+	records   map[string]status.Container // exits by container id
+	started   time.Time
+	era       int
+	eraBy     string
+	allocated map[string]v1.ResourceRequirements
 
 	// On the host.
-	reachable  bool
-	ground     bool
-	groundLeft bool
-	network    status.Network
-	sandboxes  []status.Sandbox
-	containers []status.Container // present in containerd
-	images     map[string]bool
+	reachable   bool
+	ground      bool
+	groundLeft  bool
+	network     status.Network
+	sandboxes   []status.Sandbox
+	containers  []status.Container // present in containerd, each with the notes of this boot
+	images      map[string]bool
+	room        v1.ResourceList
+	allocatable v1.ResourceList
+	asked       map[string]time.Time // when an instance got its first signal
 
 	// How it behaves.
-	run   func(c string, attempt int) (time.Duration, int32) // how long an instance runs and its exit code; <0 is for ever
-	obeys func(c string) time.Duration                       // how long after SIGTERM it ends; <0 never
-	take  func(s Step) (effect, rest time.Duration)          // time until a step's effect, and from there to its end
-	fails func(s Step) fate
-	life  map[string]int // invalidates the exit that was going to happen
+	run    func(c string, attempt int) (time.Duration, int32)   // how long an instance runs and its exit code; <0 is for ever
+	obeys  func(c string) time.Duration                         // how long after SIGTERM it ends; <0 never
+	take   func(s Step) (effect, rest time.Duration)            // time until a step's effect, and from there to its end
+	fails  func(s Step) fate                                    //
+	hooks  func(s Step) (takes time.Duration, failed string)    // how long a hook runs, <0 for ever, and why it fails
+	probes func(s Step) (after time.Duration, is status.Result) // when a probe comes to its next result; <0 never
+	lag    func() time.Duration                                 // how long a step that is given up takes to end
 
 	d *daemon
 
@@ -71,322 +77,23 @@ const (
 	failsAfter   // all is done, the answer is an error
 )
 
-// daemon is podd's memory: lost when it is killed.
-type daemon struct {
-	ctx      context.Context
-	cancel   context.CancelFunc
-	poke     chan struct{}
-	jobs     map[status.Task]*job
-	failures map[status.Task]status.Failed
-	pulled   map[string]time.Time
-	seen     *status.Facts // the last look while containerd answered
-	prev     v1.PodStatus
-	last     v1.PodStatus // the last result of status.Of
-	wg       sync.WaitGroup
-}
-
-type job struct {
-	step   Step
-	cancel context.CancelFunc
-	since  time.Time
-	done   bool
-}
-
 const hostIP = "192.0.2.1"
 
 func newWorld(t reporter, pod *v1.Pod) *world {
-	w := &world{
-		t: t, pod: pod, started: time.Now(), reachable: true,
-		records: map[string]status.Container{}, images: map[string]bool{}, life: map[string]int{},
-		run:   func(string, int) (time.Duration, int32) { return -1, 0 },
-		obeys: func(string) time.Duration { return time.Second },
-		take:  func(Step) (time.Duration, time.Duration) { return 100 * time.Millisecond, 0 },
-		fails: func(Step) fate { return works },
-		log:   func(string, ...any) {},
+	begin := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	return &world{
+		clock: clock{now: begin},
+		t:     t, pod: pod, started: begin, reachable: true,
+		records: map[string]status.Container{}, images: map[string]bool{}, asked: map[string]time.Time{},
+		run:    func(string, int) (time.Duration, int32) { return -1, 0 },
+		obeys:  func(string) time.Duration { return time.Second },
+		take:   func(Step) (time.Duration, time.Duration) { return 100 * time.Millisecond, 0 },
+		fails:  func(Step) fate { return works },
+		hooks:  func(Step) (time.Duration, string) { return time.Second, "" },
+		probes: func(Step) (time.Duration, status.Result) { return -1, "" },
+		lag:    func() time.Duration { return 0 },
+		log:    func(string, ...any) {},
 	}
-	return w
-}
-
-// boot starts podd on the world; kill ends it as SIGKILL does.
-func (w *world) boot() {
-	ctx, cancel := context.WithCancel(context.Background())
-	d := &daemon{ctx: ctx, cancel: cancel, poke: make(chan struct{}, 1), jobs: map[status.Task]*job{},
-		failures: map[status.Task]status.Failed{}, pulled: map[string]time.Time{}}
-	w.mu.Lock()
-	if w.d != nil {
-		d.prev, d.last = w.d.prev, w.d.last
-	}
-	w.d = d
-	w.mu.Unlock()
-	d.wg.Add(1)
-	go w.work(d)
-}
-
-func (w *world) kill() {
-	w.mu.Lock()
-	d := w.d
-	w.mu.Unlock()
-	d.cancel()
-	d.wg.Wait()
-}
-
-func (w *world) alive(d *daemon) bool { return d.ctx.Err() == nil }
-
-// work is the worker's loop.
-func (w *world) work(d *daemon) {
-	defer d.wg.Done()
-	for {
-		again, over := w.look(d)
-		if over {
-			return
-		}
-		var timer <-chan time.Time
-		if !again.IsZero() {
-			timer = time.After(time.Until(again))
-		}
-		select {
-		case <-d.ctx.Done():
-			return
-		case <-d.poke:
-		case <-timer:
-		}
-	}
-}
-
-// event makes podd look again.
-func (w *world) event() {
-	select {
-	case w.d.poke <- struct{}{}:
-	default:
-	}
-}
-
-// look is one turn of the loop: observe, plan, begin and give up, publish.
-func (w *world) look(d *daemon) (again time.Time, over bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.alive(d) || w.finished {
-		return time.Time{}, true
-	}
-	pod, f := w.observe(d)
-	set, again := Next(pod, f)
-	w.checkSet(pod, f, set)
-	w.publish(d, pod, f)
-	for _, work := range f.Work { // sorted, as the jobs are not
-		task, j := work.Task, d.jobs[work.Task]
-		i := slices.IndexFunc(set, func(s Step) bool { return s.Task() == task })
-		if i < 0 || set[i].Attempt != j.step.Attempt || !set[i].Deadline.Equal(j.step.Deadline) || set[i].Sandbox != j.step.Sandbox {
-			if !j.done {
-				j.done = true
-				if Waits(j.step.Op) {
-					w.log("give up %s", show(j.step, w.started))
-				}
-				j.cancel()
-			}
-		}
-	}
-	for _, s := range set {
-		if d.jobs[s.Task()] == nil {
-			w.begin(d, s)
-		}
-	}
-	return again, false
-}
-
-func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
-	f := status.Facts{
-		Now: time.Now(), Reachable: w.reachable, Node: status.Node{Name: "host", IPs: []string{hostIP}},
-		Limits: status.DefaultLimits(), Started: w.started, Gone: w.gone, Verdict: w.verdict,
-		Static: w.pod.Annotations["static"] != "",
-		Ground: w.ground, GroundLeft: w.groundLeft, Network: w.network,
-		Images: map[string]status.Image{}, Pulled: map[string]time.Time{}, Failures: map[status.Task]status.Failed{},
-	}
-	if r := w.pod.Annotations["rejected"]; r != "" {
-		f.Rejected = &status.Verdict{Phase: v1.PodFailed, Reason: "PodOSNotSupported", Message: r}
-	}
-	for i := range w.images {
-		f.Images[i] = status.Image{ID: "sha256:" + i}
-	}
-	for i, at := range d.pulled {
-		f.Pulled[i] = at
-	}
-	for t, x := range d.failures {
-		f.Failures[t] = x
-	}
-	for t, j := range d.jobs {
-		f.Work = append(f.Work, status.Work{Task: t, Since: j.since})
-	}
-	slices.SortFunc(f.Work, func(a, b status.Work) int { return strings.Compare(fmt.Sprint(a.Task), fmt.Sprint(b.Task)) })
-	switch {
-	case w.reachable:
-		f.Sandboxes = slices.Clone(w.sandboxes)
-		f.Containers = w.instances(w.containers)
-		d.seen = &f
-	case d.seen != nil:
-		f.Sandboxes = d.seen.Sandboxes
-		f.Containers = w.instances(slices.DeleteFunc(slices.Clone(d.seen.Containers), func(c status.Container) bool { return !c.Present }))
-	default:
-		f.Containers = w.instances(nil)
-	}
-	return w.pod, f
-}
-
-// instances joins what containerd has with the two newest records of each container.
-func (w *world) instances(present []status.Container) []status.Container {
-	var all []status.Container
-	for _, c := range present {
-		if r, ok := w.records[c.ID]; ok {
-			c = r
-			c.Present = true
-		}
-		all = append(all, c)
-	}
-	for id, r := range w.records {
-		if !slices.ContainsFunc(all, func(c status.Container) bool { return c.ID == id }) {
-			all = append(all, r)
-		}
-	}
-	slices.SortFunc(all, func(a, b status.Container) int {
-		if a.Name != b.Name {
-			return strings.Compare(a.Name, b.Name)
-		}
-		return a.Attempt - b.Attempt
-	})
-	var kept []status.Container
-	for i, c := range all {
-		if c.Present || i+2 >= len(all) || all[i+2].Name != c.Name {
-			kept = append(kept, c)
-		}
-	}
-	return kept
-}
-
-// begin starts a job. The caller holds the lock.
-func (w *world) begin(d *daemon, s Step) {
-	w.checkBegin(d, s)
-	w.log("%s", show(s, w.started))
-	ctx, cancel := context.WithCancel(d.ctx)
-	j := &job{step: s, cancel: cancel, since: time.Now()}
-	d.jobs[s.Task()] = j
-	effect, rest := w.take(s)
-	how := w.fails(s)
-	d.wg.Add(1)
-	go func() {
-		defer d.wg.Done()
-		defer cancel()
-		err := w.do(d, ctx, s, how, effect, rest)
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if !w.alive(d) {
-			return
-		}
-		delete(d.jobs, s.Task())
-		switch {
-		case ctx.Err() != nil && Waits(s.Op): // given up: neither a success nor a failure
-		case err != nil:
-			f := d.failures[s.Task()]
-			d.failures[s.Task()] = status.Failed{Count: f.Count + 1, Last: time.Now(), Reason: reasons[s.Op], Message: err.Error()}
-			w.log("failed %s %s: %v", s.Op, s.Name, err)
-		default:
-			delete(d.failures, s.Task())
-			if s.Op == PullImage {
-				d.pulled[s.Name] = time.Now()
-			}
-		}
-		w.event()
-	}()
-}
-
-var reasons = map[status.Op]string{PullImage: "ErrImagePull", Create: "CreateContainerError", Start: "RunContainerError"}
-
-// do runs one step: it takes effect after a while and ends a while later. A step that waits ends early when ctx does,
-// every other one only when podd is killed.
-func (w *world) do(d *daemon, ctx context.Context, s Step, how fate, effect, rest time.Duration) error {
-	stop := d.ctx
-	if Waits(s.Op) {
-		stop = ctx
-	}
-	if s.Op == Stop {
-		return w.stop(ctx, s, effect%time.Millisecond)
-	}
-	sleep(stop, effect)
-	if stop.Err() != nil {
-		return stop.Err()
-	}
-	w.mu.Lock()
-	if !w.alive(d) {
-		w.mu.Unlock()
-		return d.ctx.Err()
-	}
-	var err error
-	switch {
-	case !w.reachable && needsContainerd(s):
-		err = fmt.Errorf("containerd does not answer")
-	case how == failsBefore:
-		err = fmt.Errorf("broken")
-	case how == failsHalfway:
-		w.half(s)
-		err = fmt.Errorf("half done")
-	default:
-		w.effect(s)
-		if how == failsAfter {
-			err = fmt.Errorf("no answer")
-		}
-	}
-	if !w.finished {
-		w.event()
-	}
-	w.mu.Unlock()
-	sleep(stop, rest)
-	return err
-}
-
-func needsContainerd(s Step) bool {
-	return slices.Contains([]status.Op{EnsureSandbox, PullImage, Create, Start, Stop, Remove, RemoveSandbox}, s.Op)
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-}
-
-// stop asks, waits until the deadline, kills, and waits for the exit.
-func (w *world) stop(ctx context.Context, s Step, jitter time.Duration) error {
-	w.mu.Lock()
-	if !w.reachable {
-		w.mu.Unlock()
-		return fmt.Errorf("containerd does not answer")
-	}
-	c := w.container(s.Name, s.Attempt)
-	if c == nil || c.State != status.Running {
-		w.mu.Unlock()
-		return nil
-	}
-	id := c.ID
-	if grace := w.obeys(s.Name); grace >= 0 && s.Deadline.After(time.Now()) {
-		w.exitIn(id, grace+jitter, 143, false)
-	}
-	w.mu.Unlock()
-	for ctx.Err() == nil && w.isRunning(id) {
-		if wait := time.Until(s.Deadline); wait > 0 {
-			sleep(ctx, min(wait, 250*time.Millisecond))
-			continue
-		}
-		w.exitIn(id, time.Millisecond+jitter, 137, true)
-		sleep(ctx, 2*time.Millisecond)
-	}
-	return ctx.Err()
-}
-
-func (w *world) isRunning(id string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.containers, func(c status.Container) bool { return c.ID == id && c.State == status.Running })
 }
 
 func (w *world) container(name string, attempt int) *status.Container {
@@ -398,23 +105,29 @@ func (w *world) container(name string, attempt int) *status.Container {
 	return nil
 }
 
-// exitIn lets the instance end after a while, unless it ended before.
-func (w *world) exitIn(id string, after time.Duration, code int32, lock bool) {
-	if after < 0 {
-		return
+// running is the instance of a step, if it runs.
+func (w *world) running(s Step) *status.Container {
+	if c := w.container(s.Name, s.Attempt); c != nil && c.State == status.Running {
+		return c
 	}
-	if lock {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-	}
-	time.AfterFunc(after, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.exit(id, code, "")
-	})
+	return nil
 }
 
-// exit ends an instance now. The caller holds the lock.
+// note writes on the instance of a step what podd has found out about it. The notes last as long as the boot.
+func (w *world) note(s Step, f func(c *status.Container)) {
+	if c := w.running(s); c != nil {
+		f(c)
+	}
+}
+
+// exitIn lets the instance end after a while, unless it ended before.
+func (w *world) exitIn(id string, after time.Duration, code int32) {
+	if after >= 0 {
+		w.after(after, func() { w.exit(id, code, "") })
+	}
+}
+
+// exit ends an instance now.
 func (w *world) exit(id string, code int32, reason string) {
 	for i := range w.containers {
 		c := &w.containers[i]
@@ -427,8 +140,12 @@ func (w *world) exit(id string, code int32, reason string) {
 				reason = "Completed"
 			}
 		}
-		c.State, c.ExitCode, c.Reason, c.FinishedAt = status.Exited, code, reason, time.Now()
+		c.State, c.ExitCode, c.Reason, c.FinishedAt = status.Exited, code, reason, w.now
+		c.Replace = c.Condemned != nil && (c.Condemned.By == status.BySpec || c.Condemned.By == status.ByResources)
 		w.log("exit %s %d: %d", c.Name, c.Attempt, code)
+		if j := w.d.jobs[status.Task{Op: Stop, Name: c.Name}]; j != nil && !j.givenUp {
+			w.after(100*time.Millisecond, func() { w.end(w.d, j, nil) })
+		}
 		w.event()
 	}
 }
@@ -444,7 +161,7 @@ func (w *world) half(s Step) {
 		w.network.Ready = w.pod.Spec.HostNetwork
 	case EnsureSandbox:
 		if i := w.sandboxAt(s.Attempt); i < 0 {
-			w.sandboxes = append(w.sandboxes, status.Sandbox{ID: s.Sandbox, Attempt: s.Attempt, State: status.Created, CreatedAt: time.Now(), Present: true})
+			w.sandboxes = append(w.sandboxes, status.Sandbox{ID: s.Sandbox, Attempt: s.Attempt, State: status.Created, CreatedAt: w.now, Present: true})
 		}
 	}
 }
@@ -453,7 +170,7 @@ func (w *world) sandboxAt(attempt int) int {
 	return slices.IndexFunc(w.sandboxes, func(s status.Sandbox) bool { return s.Attempt == attempt })
 }
 
-// effect does a step, and fails the test if it does harm. The caller holds the lock.
+// effect does a step, and fails the test if it does harm.
 func (w *world) effect(s Step) {
 	if w.effects++; w.effects > 20000 {
 		w.t.Errorf("%s: podd does not come to rest: %s", w.name, show(s, w.started))
@@ -482,6 +199,10 @@ func (w *world) effect(s Step) {
 		w.need(s, c != nil && c.State == status.Exited, "not an exit")
 		r := *c
 		r.Recorded, r.Present = true, false
+		if c.Era < w.era {
+			r.Reason = "RestartingAllContainers"
+		}
+		forget(&r)
 		w.records[c.ID] = r
 	case Remove:
 		c := w.container(s.Name, s.Attempt)
@@ -501,6 +222,23 @@ func (w *world) effect(s Step) {
 	case RemoveGround:
 		w.need(s, len(w.containers)+len(w.sandboxes) == 0 && !w.network.Attached, "somebody stands on it")
 		w.ground, w.groundLeft = false, false
+	case Condemn:
+		w.note(s, func(c *status.Container) {
+			if c.Condemned == nil {
+				c.Condemned = &status.Condemned{By: s.Cause, At: w.now, Message: s.Why}
+			}
+		})
+	case BeginEra:
+		w.beginEra(s)
+	case Allocate:
+		w.allocated = map[string]v1.ResourceRequirements{}
+		for _, c := range everyContainer(w.pod) {
+			w.allocated[c.Name] = *c.Resources.DeepCopy()
+		}
+	case Resize:
+		if c := w.running(s); c != nil {
+			c.Resources = w.resources(s.Name)
+		}
 	case Conclude:
 		w.need(s, w.verdict == nil || *w.verdict == *s.Verdict, "another verdict")
 		w.need(s, !slices.ContainsFunc(w.containers, func(c status.Container) bool { return c.State == status.Running && c.Name != debugger }), "it runs")
@@ -523,7 +261,7 @@ func (w *world) ensureSandbox(s Step) {
 		return
 	}
 	w.need(s, !slices.ContainsFunc(w.containers, func(c status.Container) bool { return c.State == status.Running }), "a container of another runs")
-	w.sandboxes = append(w.sandboxes, status.Sandbox{ID: s.Sandbox, Attempt: s.Attempt, State: status.Running, CreatedAt: time.Now(), Present: true})
+	w.sandboxes = append(w.sandboxes, status.Sandbox{ID: s.Sandbox, Attempt: s.Attempt, State: status.Running, CreatedAt: w.now, Present: true})
 }
 
 func (w *world) create(s Step) {
@@ -546,14 +284,15 @@ func (w *world) create(s Step) {
 	}
 	if old, ok := w.records[status.ContainerID(w.pod.UID, s.Name, s.Attempt-1)]; s.Attempt > 0 {
 		w.need(s, ok, "the exit before is not recorded")
-		if run := old.FinishedAt.Sub(old.CreatedAt); old.Backoff > 0 && run <= 10*time.Minute {
-			w.need(s, time.Since(old.FinishedAt) >= min(old.Backoff, 300*time.Second), "too early")
+		if run := old.FinishedAt.Sub(old.CreatedAt); old.Backoff > 0 && old.Key == s.Key && old.Era == s.Era && run <= 10*time.Minute {
+			w.need(s, w.now.Sub(old.FinishedAt) >= min(old.Backoff, 300*time.Second), "too early")
 		}
 	}
 	if w.container(s.Name, s.Attempt) == nil {
 		w.containers = append(w.containers, status.Container{
 			Name: s.Name, Attempt: s.Attempt, ID: id, Sandbox: s.Sandbox, State: status.Created, Key: s.Key,
-			Image: c.Image, ImageID: "sha256:" + c.Image, CreatedAt: time.Now(), Backoff: s.Backoff, Present: true,
+			Image: c.Image, ImageID: "sha256:" + c.Image, CreatedAt: w.now, Backoff: s.Backoff, Present: true,
+			Ref: c.Image, Era: s.Era, Resources: w.resources(s.Name),
 		})
 	}
 }
@@ -573,13 +312,39 @@ func (w *world) start(s Step) {
 		w.need(s, x.Name != s.Name || x.State != status.Running, "it runs twice")
 	}
 	if w.pod.Annotations["bad"] == s.Name {
-		c.State, c.ExitCode, c.Reason, c.FinishedAt = status.Exited, 128, "StartError", time.Now()
+		c.State, c.ExitCode, c.Reason, c.FinishedAt = status.Exited, 128, "StartError", w.now
 		c.Message = "exec: no such file or directory"
 		return
 	}
-	c.State, c.StartedAt = status.Running, time.Now()
+	c.State, c.StartedAt = status.Running, w.now
 	after, code := w.run(s.Name, s.Attempt)
-	w.exitIn(c.ID, after, code, false)
+	w.exitIn(c.ID, after, code)
+}
+
+// resources are those that podd has admitted for a container.
+func (w *world) resources(name string) v1.ResourceRequirements {
+	if r, ok := w.allocated[name]; ok {
+		return *r.DeepCopy()
+	}
+	for _, c := range everyContainer(w.pod) {
+		if c.Name == name {
+			return *c.Resources.DeepCopy()
+		}
+	}
+	return v1.ResourceRequirements{}
+}
+
+// forget takes the notes off an instance: they are lost with the boot, and with the instance.
+func forget(c *status.Container) {
+	c.PostStart, c.PreStop, c.Startup, c.Readiness, c.Liveness, c.Condemned = status.Hook{}, status.Hook{}, "", "", "", nil
+}
+
+// beginEra notes a new era, which an exit must have begun that a rule for it matches.
+func (w *world) beginEra(s Step) {
+	w.need(s, s.Attempt == w.era || s.Attempt == w.era+1, "not the next era")
+	if s.Attempt > w.era {
+		w.era, w.eraBy = s.Attempt, s.Name
+	}
 }
 
 func (w *world) need(s Step, ok bool, what string) {
@@ -588,6 +353,12 @@ func (w *world) need(s Step, ok bool, what string) {
 	}
 }
 
+// checkKill holds a kill to the time that an instance has for its end.
+func (w *world) checkKill(Step) {}
+
+// checkJobs holds what is under way after a look to what podd saw.
+func (w *world) checkJobs(*daemon, status.Facts) {}
+
 func (w *world) harm(s Step, what string) {
 	w.t.Helper()
 	w.t.Errorf("%s: %s does harm: %s", w.name, show(s, w.started), what)
@@ -595,9 +366,7 @@ func (w *world) harm(s Step, what string) {
 
 // The things that happen to a host.
 
-func (w *world) locked(f func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (w *world) happens(f func()) {
 	f()
 	w.event()
 }
@@ -619,6 +388,12 @@ func (w *world) sandboxDies(all bool) {
 // reboot is what is left after one: records, containerd's containers, images and addresses.
 func (w *world) reboot() {
 	w.sandboxDies(true)
+	for i := range w.containers {
+		if c := &w.containers[i]; w.records[c.ID].ID == "" {
+			forget(c)
+			c.Replace = false // what is not stored is not known
+		}
+	}
 	w.ground = false
 	w.network.Ready = false
 }
@@ -627,7 +402,7 @@ func (w *world) remove(grace time.Duration) {
 	if w.pod.DeletionTimestamp != nil {
 		return
 	}
-	at := metav1.NewTime(time.Now().Add(grace).Truncate(time.Second)) // as the API keeps it
+	at := metav1.NewTime(w.now.Add(grace).Truncate(time.Second)) // as the API keeps it
 	seconds := int64(grace / time.Second)
 	w.pod.DeletionTimestamp, w.pod.DeletionGracePeriodSeconds = &at, &seconds
 }
@@ -639,10 +414,11 @@ func show(s Step, start time.Time) string {
 		line += " " + s.Name
 	}
 	switch s.Op {
-	case Create, Start, Stop, Record, Remove, EnsureSandbox, RemoveSandbox:
+	case Create, Start, Stop, Record, Remove, EnsureSandbox, RemoveSandbox, Condemn, BeginEra, Resize, PostStart, PreStop,
+		Startup, Readiness, Liveness:
 		line += fmt.Sprintf(" #%d", s.Attempt)
 	}
-	if s.Op == Stop {
+	if s.Op == Stop || s.Op == PreStop {
 		if s.Deadline.IsZero() {
 			line += " at once"
 		} else {
@@ -651,6 +427,9 @@ func show(s Step, start time.Time) string {
 	}
 	if s.Backoff > 0 {
 		line += " backoff " + s.Backoff.String()
+	}
+	if s.Cause != "" {
+		line += fmt.Sprintf(" by %s: %s", s.Cause, s.Why)
 	}
 	if s.Verdict != nil {
 		line += " " + string(s.Verdict.Phase)
@@ -672,6 +451,13 @@ var opposites = map[status.Op][]status.Op{
 	Start:         {RemoveSandbox, DetachNetwork, RemoveGround, Finish, Remove, Stop},
 	Remove:        {Finish, RemoveGround},
 	Record:        {Finish},
+	PostStart:     {Remove, Record, RemoveSandbox, Finish},
+	PreStop:       {Remove, Record, RemoveSandbox, Finish, Start, Stop},
+	Startup:       {Remove, Record, RemoveSandbox, Finish, PostStart, PreStop, Stop},
+	Readiness:     {Remove, Record, RemoveSandbox, Finish, PostStart, Startup},
+	Liveness:      {Remove, Record, RemoveSandbox, Finish, PostStart, PreStop, Startup, Stop},
+	Condemn:       {Remove, Record},
+	Resize:        {Remove, Record},
 }
 
 func opposed(a, b Step) bool {
@@ -706,7 +492,7 @@ func (w *world) checkSet(pod *v1.Pod, f status.Facts, set []Step) {
 // checkBegin holds the beginning of a step to podd's own work under way.
 func (w *world) checkBegin(d *daemon, s Step) {
 	for _, j := range d.jobs {
-		if opposed(s, j.step) && !(Waits(j.step.Op) && j.done) {
+		if opposed(s, j.step) && !(Waits(j.step.Op) && j.givenUp) {
 			w.t.Errorf("%s: %s begins during %s", w.name, show(s, w.started), show(j.step, w.started))
 		}
 	}
@@ -750,7 +536,7 @@ func summary(s v1.PodStatus) string {
 			line += " ready"
 		}
 	}
-	for _, c := range slices.Concat(s.ContainerStatuses, s.EphemeralContainerStatuses) {
+	for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses) {
 		line += fmt.Sprintf("; %s #%d ", c.Name, c.RestartCount)
 		switch {
 		case c.State.Running != nil:
@@ -820,9 +606,9 @@ func modelPhase(pod *v1.Pod, f status.Facts) v1.PodPhase {
 	return v1.PodSucceeded
 }
 
-// everyContainer is the regular and the ephemeral containers of a pod.
+// everyContainer is all containers of a pod, as the spec has them: init, regular, ephemeral.
 func everyContainer(pod *v1.Pod) []v1.Container {
-	all := slices.Clone(pod.Spec.Containers)
+	all := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
 	for _, e := range pod.Spec.EphemeralContainers {
 		all = append(all, v1.Container(e.EphemeralContainerCommon))
 	}
@@ -843,6 +629,7 @@ func (w *world) debug() {
 	}}}
 }
 
+// newPod is a pod with containers called NAME, NAME/init or NAME/sidecar, each with the image img-NAME.
 func newPod(policy v1.RestartPolicy, rng *rand.Rand, names ...string) *v1.Pod {
 	uid := "uid"
 	if rng != nil {
@@ -851,7 +638,18 @@ func newPod(policy v1.RestartPolicy, rng *rand.Rand, names ...string) *v1.Pod {
 	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: types.UID(uid)}}
 	pod.Spec.RestartPolicy = policy
 	for _, n := range names {
-		pod.Spec.Containers = append(pod.Spec.Containers, v1.Container{Name: n, Image: "img-" + n, ImagePullPolicy: v1.PullIfNotPresent})
+		name, kind, _ := strings.Cut(n, "/")
+		c := v1.Container{Name: name, Image: "img-" + name, ImagePullPolicy: v1.PullIfNotPresent}
+		switch kind {
+		case "sidecar":
+			always := v1.ContainerRestartPolicyAlways
+			c.RestartPolicy = &always
+			fallthrough
+		case "init":
+			pod.Spec.InitContainers = append(pod.Spec.InitContainers, c)
+		default:
+			pod.Spec.Containers = append(pod.Spec.Containers, c)
+		}
 	}
 	return pod
 }
