@@ -8,24 +8,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// kind is the part a container plays in its pod.
-type kind int
-
-const (
-	regular kind = iota
-	plainInit
-	sidecar
-	ephemeral
-)
-
 // initStatuses are in the order of the spec, as clients expect them.
 func initStatuses(pod *v1.Pod, f Facts) []v1.ContainerStatus {
 	var out []v1.ContainerStatus
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
-		k := plainInit
+		k := PlainInit
 		if isSidecar(c) {
-			k = sidecar
+			k = Sidecar
 		}
 		out = append(out, containerStatus(pod, f, c, k))
 	}
@@ -36,7 +26,7 @@ func initStatuses(pod *v1.Pod, f Facts) []v1.ContainerStatus {
 func regularStatuses(pod *v1.Pod, f Facts) []v1.ContainerStatus {
 	var out []v1.ContainerStatus
 	for i := range pod.Spec.Containers {
-		out = append(out, containerStatus(pod, f, &pod.Spec.Containers[i], regular))
+		out = append(out, containerStatus(pod, f, &pod.Spec.Containers[i], Regular))
 	}
 	return byName(out)
 }
@@ -46,7 +36,7 @@ func ephemeralStatuses(pod *v1.Pod, f Facts) []v1.ContainerStatus {
 	var out []v1.ContainerStatus
 	for i := range pod.Spec.EphemeralContainers {
 		c := v1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
-		out = append(out, containerStatus(pod, f, &c, ephemeral))
+		out = append(out, containerStatus(pod, f, &c, Ephemeral))
 	}
 	return byName(out)
 }
@@ -57,7 +47,7 @@ func byName(s []v1.ContainerStatus) []v1.ContainerStatus {
 }
 
 // containerStatus is the status of one container (pkg/kubelet/kubelet_pods.go convertToAPIContainerStatuses).
-func containerStatus(pod *v1.Pod, f Facts, c *v1.Container, k kind) v1.ContainerStatus {
+func containerStatus(pod *v1.Pod, f Facts, c *v1.Container, k Kind) v1.ContainerStatus {
 	s := v1.ContainerStatus{Name: c.Name, Image: c.Image, VolumeMounts: mounts(c)}
 	last, known := f.Newest(c.Name)
 	if known {
@@ -71,13 +61,13 @@ func containerStatus(pod *v1.Pod, f Facts, c *v1.Container, k kind) v1.Container
 	}
 	running := known && last.State == Running
 	started := running // a startup probe will have a say here
-	if k != ephemeral {
+	if k != Ephemeral {
 		s.Started = &started
 	}
 	switch k {
-	case regular, sidecar:
+	case Regular, Sidecar:
 		s.Ready = started // a readiness probe will have a say here
-	case plainInit:
+	case PlainInit:
 		s.Ready = known && last.State == Exited && last.ExitCode == 0
 	}
 	if running {

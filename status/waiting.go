@@ -26,7 +26,7 @@ const PullErrorShown = 2 * time.Second
 
 // waiting tells what c waits for, nil when it does not wait: it runs, has ended for good, or its next start is at hand
 // and its last exit says more.
-func waiting(pod *v1.Pod, f Facts, c *v1.Container, k kind) *v1.ContainerStateWaiting {
+func waiting(pod *v1.Pod, f Facts, c *v1.Container, k Kind) *v1.ContainerStateWaiting {
 	last, known := f.Newest(c.Name)
 	exited := known && last.State == Exited
 	if known && last.State == Running {
@@ -53,8 +53,8 @@ func ending(pod *v1.Pod, f Facts) bool {
 }
 
 // startsAgain tells whether c gets another instance after last, which has exited.
-func startsAgain(pod *v1.Pod, f Facts, c *v1.Container, k kind, last Container) bool {
-	if ending(pod, f) || k == ephemeral || k == plainInit && last.ExitCode == 0 {
+func startsAgain(pod *v1.Pod, f Facts, c *v1.Container, k Kind, last Container) bool {
+	if ending(pod, f) || k == Ephemeral || k == PlainInit && last.ExitCode == 0 {
 		return false
 	}
 	return ShouldRestart(pod, c, last.ExitCode)
