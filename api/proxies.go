@@ -119,6 +119,11 @@ func proxyPort(pod *v1.Pod, port string) (string, error) {
 	if nr, err := strconv.ParseUint(port, 10, 16); err == nil && nr > 0 {
 		return strconv.FormatUint(nr, 10), nil
 	}
+	for _, c := range pod.Spec.InitContainers { // of a sidecar
+		if c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways {
+			ports = append(ports, c.Ports...)
+		}
+	}
 	i := slices.IndexFunc(ports, func(p v1.ContainerPort) bool { return p.Name == port })
 	if i < 0 {
 		return "", apierrors.NewBadRequest(fmt.Sprintf("pod %s has no port %q", pod.Name, port))

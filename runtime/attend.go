@@ -96,17 +96,14 @@ func refuse(format string, args ...any) error {
 	return apierrors.NewBadRequest(fmt.Sprintf(format, args...))
 }
 
-// pick finds the container that is meant by name; empty is the only one.
+// pick finds the container that is meant by name; empty is the only regular one.
 func pick(pod *v1.Pod, name string) (string, error) {
+	if name == "" && len(pod.Spec.Containers) == 1 {
+		return pod.Spec.Containers[0].Name, nil
+	}
 	var all []string
-	for _, c := range pod.Spec.Containers {
-		all = append(all, c.Name)
-	}
-	if name == "" && len(all) == 1 {
-		return all[0], nil
-	}
-	for _, c := range pod.Spec.EphemeralContainers {
-		all = append(all, c.Name)
+	for _, m := range status.Members(pod) {
+		all = append(all, m.Name)
 	}
 	switch {
 	case name == "":
@@ -149,10 +146,13 @@ func (r *Runtime) newest(ctx context.Context, pod *v1.Pod, name string, previous
 
 // whyWaiting is the waiting reason that the pod's status shows for a container.
 func whyWaiting(pod *v1.Pod, name string) string {
-	for _, s := range slices.Concat(pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
+	for _, s := range status.Statuses(&pod.Status) {
 		if s.Name == name && s.State.Waiting != nil {
 			return s.State.Waiting.Reason
 		}
+	}
+	if len(pod.Spec.InitContainers) > 0 {
+		return "PodInitializing"
 	}
 	return "ContainerCreating"
 }

@@ -59,6 +59,8 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return h.detach(ctx, pod)
 	case plan.RemoveGround:
 		return h.removeGround(ctx, pod)
+	case plan.BeginEra:
+		return h.beginEra(ctx, s)
 	case plan.Conclude:
 		return h.change(ctx, func(r record) record { r.Verdict = s.Verdict; return r })
 	case plan.Finish:
@@ -119,8 +121,10 @@ func (h *host) netPod(pod *v1.Pod, attempt int) network.Pod {
 	p := network.Pod{
 		UID: string(h.uid), Namespace: pod.Namespace, Name: pod.Name, Attempt: attempt, HostNetwork: pod.Spec.HostNetwork,
 	}
-	for _, c := range pod.Spec.Containers {
-		p.Ports = append(p.Ports, c.Ports...)
+	for _, m := range status.Members(pod) {
+		if m.Kind == status.Regular || m.Kind == status.Sidecar { // a plain init container has ended when others listen
+			p.Ports = append(p.Ports, m.Ports...)
+		}
 	}
 	return p
 }
@@ -177,14 +181,8 @@ func (h *host) pull(ctx context.Context, pod *v1.Pod, ref string) error {
 
 // containerOf finds a container of the spec by its name.
 func containerOf(pod *v1.Pod, name string) (*v1.Container, error) {
-	for i := range pod.Spec.Containers {
-		if pod.Spec.Containers[i].Name == name {
-			return &pod.Spec.Containers[i], nil
-		}
-	}
-	if e := ephemeralOf(pod, name); e != nil {
-		c := v1.Container(e.EphemeralContainerCommon)
-		return &c, nil
+	if m, ok := status.MemberOf(pod, name); ok {
+		return m.Container, nil
 	}
 	return nil, fmt.Errorf("container %s: not in pod %s", name, pod.Name)
 }
@@ -214,7 +212,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	}
 	cfg := containers.Config{
 		ID: status.ContainerID(h.uid, s.Name, s.Attempt), Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
-		Key: s.Key, Backoff: s.Backoff, Boot: h.r.BootID,
+		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID,
 		Sandbox: h.r.Sandboxes.Ref(pod, box, netns),
 		Mounts:  append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
 	}
@@ -497,6 +495,13 @@ func (h *host) recordExit(ctx context.Context, s plan.Step) error {
 	killpoint.At("record.before")
 	defer killpoint.At("record.after")
 	return h.change(ctx, func(r record) record { return r.withExit(c) })
+}
+
+// beginEra notes that all containers of the pod are to run anew.
+func (h *host) beginEra(ctx context.Context, s plan.Step) error {
+	killpoint.At("restart-all.before")
+	defer killpoint.At("restart-all.after")
+	return h.change(ctx, func(r record) record { return r.withEra(s.Attempt, s.Name) })
 }
 
 // remove takes an instance away. Its record in containerd goes after its task and its FIFOs, since it is what says that

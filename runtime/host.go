@@ -142,8 +142,8 @@ func newlyHeld(prev, next v1.PodStatus) []v1.ContainerStatus {
 		return ""
 	}
 	var held []v1.ContainerStatus
-	before := slices.Concat(prev.ContainerStatuses, prev.EphemeralContainerStatuses)
-	for _, c := range slices.Concat(next.ContainerStatuses, next.EphemeralContainerStatuses) {
+	before := status.Statuses(&prev)
+	for _, c := range status.Statuses(&next) {
 		same := func(p v1.ContainerStatus) bool { return p.Name == c.Name && reason(p) == reason(c) }
 		if reason(c) != "" && !slices.ContainsFunc(before, same) {
 			held = append(held, c)

@@ -33,6 +33,8 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 		Static:  pod.Annotations[SourceAnnotation] == SourceFile,
 		Gone:    !ok,
 		Verdict: rec.Verdict,
+		Era:     rec.Era,
+		EraBy:   rec.EraBy,
 		Images:  map[string]status.Image{},
 		Pulled:  h.pulled(),
 	}
@@ -51,7 +53,11 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 		if i.Name == "" {
 			f.Sandboxes = append(f.Sandboxes, h.sandbox(i))
 		} else if _, ended := rec.exit(i.Name, i.Attempt); !ended {
-			f.Containers = append(f.Containers, h.container(i, f.Now))
+			c := h.container(i, f.Now)
+			if i.Resources == nil {
+				c.Resources = firstResources(instances, c)
+			}
+			f.Containers = append(f.Containers, c)
 		}
 	}
 	f.Sandboxes = withGone(f.Sandboxes, rec.Sandbox)
@@ -77,6 +83,20 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 // skeleton stands for a pod whose object is gone: what is needed to take away what is left of it.
 func skeleton(uid types.UID, rec record) *v1.Pod {
 	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, Namespace: rec.Namespace, Name: rec.Name}}
+}
+
+// firstResources is what an instance was made with that does not say so, since an older podd made it, which changed no
+// resources of a pod: what its sandbox has of the pod.
+func firstResources(instances []containers.Instance, c status.Container) v1.ResourceRequirements {
+	for _, i := range instances {
+		if i.ID != c.Sandbox || i.PodSpec == nil {
+			continue
+		}
+		if m, ok := status.MemberOf(i.PodSpec, c.Name); ok {
+			return m.Resources
+		}
+	}
+	return v1.ResourceRequirements{}
 }
 
 // withGone adds the newest sandbox that was removed, so that the next one gets another attempt.
@@ -120,7 +140,11 @@ func (h *host) container(i containers.Instance, now time.Time) status.Container 
 	c := status.Container{
 		Name: i.Name, Attempt: i.Attempt, ID: i.ID, Sandbox: i.Sandbox, State: state, Key: i.Key,
 		Image: i.Image, ImageID: i.ImageID, User: i.User,
+		Ref: i.Ref, Era: i.Era,
 		CreatedAt: i.CreatedAt, Backoff: i.Backoff, Present: true,
+	}
+	if i.Resources != nil {
+		c.Resources = *i.Resources
 	}
 	if state == status.Created {
 		return c
@@ -186,14 +210,11 @@ func (h *host) observeNetwork(pod *v1.Pod, rec record, f *status.Facts) error {
 // observeImages says which of the pod's images are on the host. When containerd goes away meanwhile nothing is said of
 // any: an image that cannot be asked for must not be pulled as if it were missing.
 func (h *host) observeImages(ctx context.Context, pod *v1.Pod, f *status.Facts) {
-	var refs []string
-	for _, c := range pod.Spec.Containers {
-		refs = append(refs, c.Image)
-	}
-	for _, c := range pod.Spec.EphemeralContainers {
-		refs = append(refs, c.Image)
-	}
-	for _, ref := range refs {
+	for _, m := range status.Members(pod) {
+		ref := m.Image
+		if _, known := f.Images[ref]; known {
+			continue
+		}
 		info, ok, err := h.r.Images.Look(ctx, ref)
 		if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errors.Is(err, context.DeadlineExceeded) {
 			f.Reachable = false

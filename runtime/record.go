@@ -21,6 +21,8 @@ type record struct {
 	Verdict   *status.Verdict    `json:"verdict,omitempty"`
 	Sandbox   *status.Sandbox    `json:"sandbox,omitempty"` // the newest one that was removed while the pod lives on
 	Exits     []status.Container `json:"exits,omitempty"`   // by name, then attempt; the newest two of each container
+	Era       int                `json:"era,omitempty"`     // status.Facts.Era
+	EraBy     string             `json:"eraBy,omitempty"`
 }
 
 // recordVersion is the format written now. A record of a newer version is not read.
@@ -59,6 +61,9 @@ func (r record) exit(name string, attempt int) (status.Container, bool) {
 // withExit is r with the end of one more instance; the oldest beyond exitsKept are dropped. r itself is not changed.
 func (r record) withExit(c status.Container) record {
 	c.Present, c.Recorded = false, false
+	if c.Era < r.Era {
+		c = restartedAll(c)
+	}
 	exits := make([]status.Container, 0, len(r.Exits)+1)
 	same := 0
 	for _, e := range r.Exits {
@@ -78,6 +83,32 @@ func (r record) withExit(c status.Container) record {
 	}
 	r.Exits = exits
 	return r
+}
+
+// withEra is r with all containers running anew, by the exit of the one called by. What has ended before ended for it: it
+// was done, but is to be done again. An era that has begun does not begin again.
+func (r record) withEra(era int, by string) record {
+	if era <= r.Era {
+		return r
+	}
+	r.Era, r.EraBy = era, by
+	r.Exits = slices.Clone(r.Exits)
+	for i, c := range r.Exits {
+		if newest := i+1 == len(r.Exits) || r.Exits[i+1].Name != c.Name; newest {
+			r.Exits[i] = restartedAll(c)
+		}
+	}
+	return r
+}
+
+// restartedAll is the exit of an instance that had to go, or to be forgotten, since all containers run anew. It keeps its
+// exit code and times, which upstream loses with the container (pkg/kubelet/kubelet_pods.go, RestartingAllContainers).
+func restartedAll(c status.Container) status.Container {
+	c.Reason = "RestartingAllContainers"
+	if c.Message == "" {
+		c.Message = "The container is removed because RestartAllContainers in place"
+	}
+	return c
 }
 
 func byNameAttempt(a, b status.Container) int {

@@ -20,6 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
+
 	"podd/runtime/killpoint"
 )
 
@@ -243,22 +245,14 @@ func memorySize(pod *v1.Pod, e *v1.EmptyDirVolumeSource) int64 {
 
 // memoryLimit is the pod's, in bytes; 0 unless every container has one.
 func memoryLimit(pod *v1.Pod) int64 {
-	var sum int64
-	for _, c := range pod.Spec.Containers {
-		m := c.Resources.Limits.Memory().Value()
-		if m == 0 {
-			return 0
-		}
-		sum += m
+	all := true
+	sum := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{
+		ContainerFn: func(r v1.ResourceList, _ resourcehelper.ContainerType) { all = all && !r.Memory().IsZero() },
+	})
+	if !all {
+		return 0
 	}
-	for _, c := range pod.Spec.InitContainers {
-		m := c.Resources.Limits.Memory().Value()
-		if m == 0 {
-			return 0
-		}
-		sum = max(sum, m)
-	}
-	return sum
+	return sum.Memory().Value()
 }
 
 // Look says whether Ensure has come to its end once and all that podd keeps for the pod's volumes is there. A hostPath

@@ -331,12 +331,19 @@ func TestMemorySize(t *testing.T) {
 		}
 		return p
 	}
+	always := v1.ContainerRestartPolicyAlways
+	sidecar, init := limited("1Mi"), limited("1Mi")
+	sidecar.Spec.InitContainers = limited("4Mi").Spec.Containers
+	sidecar.Spec.InitContainers[0].RestartPolicy = &always
+	init.Spec.InitContainers = limited("4Mi").Spec.Containers
 	for _, c := range []struct {
 		pod  *v1.Pod
 		size string
 		want int64
 	}{
 		{limited(""), "", 0},
+		{sidecar, "", 5 << 20},
+		{init, "", 4 << 20},
 		{limited("1Mi", ""), "", 0},
 		{limited("1Mi", "2Mi"), "", 3 << 20},
 		{limited("1Mi", "2Mi"), "1Mi", 1 << 20},

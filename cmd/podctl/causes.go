@@ -176,7 +176,9 @@ func container(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Ti
 }
 
 func isInit(pod *v1.Pod, name string) bool {
-	return slices.ContainsFunc(pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == name })
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c v1.Container) bool {
+		return c.Name == name && (c.RestartPolicy == nil || *c.RestartPolicy != v1.ContainerRestartPolicyAlways)
+	})
 }
 
 func inNamespace(pod *v1.Pod) string {

@@ -52,6 +52,7 @@ type Config struct {
 	Image     Image
 	Key       string        // status.RestartKey
 	Backoff   time.Duration // the crash-loop delay to write on the instance
+	Era       int           // status.Facts.Era
 	Sandbox   Sandbox
 	Mounts    []specs.Mount // the pod's etc files, /dev/shm, volumes
 	Boot      string        // boot id of the host
@@ -110,6 +111,9 @@ type Instance struct {
 	Key       string
 	Image     string
 	ImageID   string
+	Ref       string                   // the image reference of the spec it was made from; "" of one that an older podd made
+	Era       int                      // Config.Era
+	Resources *v1.ResourceRequirements // of the spec it was made from; nil of one that an older podd made
 	Boot      string
 	Cgroup    string // its path from the cgroup mount point
 	Backoff   time.Duration

@@ -42,6 +42,7 @@ func (c *Client) Ensure(ctx context.Context, cfg Config) error {
 		Attempt: cfg.Attempt, Sandbox: cfg.Sandbox.ID, Key: cfg.Key, Image: cfg.Image.Name, ImageID: cfg.Image.ID,
 		Boot: cfg.Boot, Backoff: cfg.Backoff, User: user, Cgroup: spec.Linux.CgroupsPath,
 		StopSignal: stopSignal(cfg.Image.Config.Config.StopSignal),
+		Ref:        cfg.Container.Image, Era: cfg.Era, Resources: &cfg.Container.Resources,
 	}
 	if err := c.ensureSnapshot(ctx, r.UID, cfg.ID, cfg.Image.ChainID); err != nil {
 		return fmt.Errorf("create %s: %w", r.Name, err)
@@ -113,7 +114,7 @@ func (c *Client) replace(ctx context.Context, made containers.Container, r recor
 		return err
 	}
 	old, err := readRecord(there)
-	if err == nil && old.UID == r.UID && old.Name == r.Name && old.Key == r.Key && old.Sandbox == r.Sandbox {
+	if err == nil && old.UID == r.UID && old.Name == r.Name && old.Key == r.Key && old.Sandbox == r.Sandbox && old.Era == r.Era {
 		return nil
 	}
 	t, err := c.task(c.Context(ctx), made.ID)

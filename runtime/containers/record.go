@@ -36,12 +36,16 @@ type record struct {
 	Key        string            `json:"key,omitempty"`
 	Image      string            `json:"image,omitempty"`
 	ImageID    string            `json:"imageID,omitempty"`
+	Ref        string            `json:"ref,omitempty"`
+	Era        int               `json:"era,omitempty"`
 	Boot       string            `json:"boot,omitempty"`
 	Backoff    time.Duration     `json:"backoff,omitempty"`
 	StopSignal string            `json:"stopSignal,omitempty"`
 	Cgroup     string            `json:"cgroup,omitempty"`
 	User       *v1.ContainerUser `json:"user,omitempty"`
 	Spec       *v1.Pod           `json:"spec,omitempty"`
+
+	Resources *v1.ResourceRequirements `json:"resources,omitempty"`
 }
 
 func (r record) labels() map[string]string {
@@ -73,7 +77,7 @@ func (r record) instance(c containers.Container) Instance {
 	return Instance{
 		ID: c.ID, UID: r.UID, Namespace: r.Namespace, Pod: r.Pod, Name: r.Name, Attempt: r.Attempt, Sandbox: r.Sandbox,
 		Key: r.Key, Image: r.Image, ImageID: r.ImageID, Boot: r.Boot, Cgroup: r.Cgroup, Backoff: r.Backoff, User: r.User,
-		CreatedAt: c.CreatedAt, StopSignal: r.StopSignal, PodSpec: r.Spec,
+		CreatedAt: c.CreatedAt, StopSignal: r.StopSignal, PodSpec: r.Spec, Ref: r.Ref, Era: r.Era, Resources: r.Resources,
 	}
 }
 
