@@ -624,6 +624,17 @@ func TestEvents(t *testing.T) {
 	if second, ok := changed.Object.(*v1.Event); !ok || changed.Type != watch.Modified || second.Count != 2 {
 		t.Errorf("second: %v", changed)
 	}
+	p.Spec.InitContainers = []v1.Container{{Name: "first"}}
+	p.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: "look"}}}
+	for _, of := range []struct{ container, want string }{
+		{"", ""}, {"first", "spec.initContainers{first}"}, {"look", "spec.ephemeralContainers{look}"},
+	} {
+		e.server.ContainerEvent(p, of.container, v1.EventTypeNormal, "Tested", "of %q", of.container)
+		got := <-w.ResultChan()
+		if event, ok := got.Object.(*v1.Event); !ok || event.InvolvedObject.FieldPath != of.want {
+			t.Errorf("container %q: %v", of.container, got)
+		}
+	}
 }
 
 func TestNodeAndNamespaces(t *testing.T) {

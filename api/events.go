@@ -25,14 +25,34 @@ func (s *Server) Event(pod *v1.Pod, eventtype, reason, format string, args ...an
 	s.ContainerEvent(pod, "", eventtype, reason, format, args...)
 }
 
-// ContainerEvent records an event of one container of a pod. It does not block.
+// ContainerEvent records an event of one container of a pod, or of the pod if container is "". It does not block.
 func (s *Server) ContainerEvent(pod *v1.Pod, container, eventtype, reason, format string, args ...any) {
+	s.event(podReference(pod, container), pod.Namespace, eventtype, reason, fmt.Sprintf(format, args...))
+}
+
+// podReference is what an event of a container, or of the pod, is about (upstream: pkg/kubelet/container/ref.go).
+func podReference(pod *v1.Pod, container string) v1.ObjectReference {
 	about := v1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
 		ResourceVersion: pod.ResourceVersion}
 	if container != "" {
-		about.FieldPath = "spec.containers{" + container + "}"
+		about.FieldPath = "spec." + listOf(pod, container) + "{" + container + "}"
 	}
-	s.event(about, pod.Namespace, eventtype, reason, fmt.Sprintf(format, args...))
+	return about
+}
+
+// listOf is the list of the spec that a container is in.
+func listOf(pod *v1.Pod, container string) string {
+	for i := range pod.Spec.InitContainers {
+		if pod.Spec.InitContainers[i].Name == container {
+			return "initContainers"
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if pod.Spec.EphemeralContainers[i].Name == container {
+			return "ephemeralContainers"
+		}
+	}
+	return "containers"
 }
 
 // NodeEvent records an event of this host, in the default namespace as upstream does. It does not block.

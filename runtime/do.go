@@ -218,18 +218,18 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	}
 	shared := cfg.Sandbox.PIDNS != ""
 	if err := h.aim(ctx, pod, &cfg); err != nil {
-		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because("CreateContainerConfigError", err)
 	}
 	if err := h.r.Containers.Ensure(ctx, cfg); err != nil {
-		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because(createReason(err), err)
 	}
 	killpoint.At("create.done")
 	if h.pulled()[c.Image].IsZero() {
-		h.event(pod, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine", c.Image)
+		h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine", c.Image)
 	}
-	h.event(pod, v1.EventTypeNormal, "Created", "Container created: %s", s.Name)
+	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Created", "Container created: %s", s.Name)
 	if shared { // made by the pause container, which may not be there yet
 		return nil
 	}
@@ -264,7 +264,7 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	err = h.r.slot(ctx, func() error { return h.r.Containers.Create(ctx, id, io) })
 	var failed *containers.StartError
 	if errors.As(err, &failed) {
-		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", failed)
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", failed)
 		return h.recordStartError(ctx, s, failed)
 	}
 	killpoint.At("create.prepared")
@@ -365,10 +365,10 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	case errors.Is(err, containers.ErrStopped):
 		return nil // the next look sees the exit
 	case errors.As(err, &failed):
-		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", failed)
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", failed)
 		return h.recordStartError(ctx, s, failed)
 	case err != nil:
-		h.event(pod, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because("RunContainerError", err)
 	}
 	killpoint.At("start.running")
@@ -378,7 +378,7 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if err := logs.EnsureLink(h.r.LogDir, pod.Namespace, pod.Name, s.Name, id, target.Path); err != nil {
 		h.r.Log.Warn("link log", "pod", pod.Name, "container", s.Name, "err", err)
 	}
-	h.event(pod, v1.EventTypeNormal, "Started", "Container started: %s", s.Name)
+	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Started", "Container started: %s", s.Name)
 	return nil
 }
 
@@ -444,7 +444,7 @@ func (h *host) ask(ctx context.Context, pod *v1.Pod, s plan.Step, i containers.I
 	asked := h.termed[i.ID]
 	h.mu.Unlock()
 	if !asked {
-		h.event(pod, v1.EventTypeNormal, "Killing", "Stopping container %s", s.Name)
+		h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Killing", "Stopping container %s", s.Name)
 		if err := h.r.Containers.Signal(ctx, i.ID, stopSignal(i.StopSignal)); err != nil {
 			return false, err
 		}
@@ -631,7 +631,15 @@ func (h *host) event(pod *v1.Pod, kind, reason, format string, args ...any) {
 	if pod.Name == "" {
 		return
 	}
-	h.r.Event(pod, kind, reason, format, args...)
+	h.r.Event(pod, "", kind, reason, format, args...)
+}
+
+// containerEvent records an event of one container.
+func (h *host) containerEvent(pod *v1.Pod, container, kind, reason, format string, args ...any) {
+	if pod.Name == "" {
+		return
+	}
+	h.r.Event(pod, container, kind, reason, format, args...)
 }
 
 // tell is true when what is to be told was not told within the time.

@@ -155,10 +155,10 @@ func newlyHeld(prev, next v1.PodStatus) []v1.ContainerStatus {
 // heldBack records the event for it, in upstream's words.
 func (h *host) heldBack(pod *v1.Pod, c v1.ContainerStatus) {
 	if c.State.Waiting.Reason == imagePullBackOff {
-		h.event(pod, v1.EventTypeNormal, "BackOff", "%s", c.State.Waiting.Message)
+		h.containerEvent(pod, c.Name, v1.EventTypeNormal, "BackOff", "%s", c.State.Waiting.Message)
 		return
 	}
-	h.event(pod, v1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", c.Name, pod.Name, pod.Namespace, pod.UID)
+	h.containerEvent(pod, c.Name, v1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", c.Name, pod.Name, pod.Namespace, pod.UID)
 }
 
 // reasoned is an error with the waiting reason that a status shows for it.

@@ -50,8 +50,9 @@ type Options struct {
 	LogFiles  int    // files kept of a log
 	Parallel  int    // host-changing container starts at the same time, over all pods
 
-	// Event records an event on a pod; it must not block. Adopt gives the store a pod that runs, but that it has lost.
-	Event func(pod *v1.Pod, eventtype, reason, format string, args ...any)
+	// Event records an event on a pod, or on one of its containers if that is named; it must not block. Adopt gives the
+	// store a pod that runs, but that it has lost.
+	Event func(pod *v1.Pod, container, eventtype, reason, format string, args ...any)
 	Adopt func(ctx context.Context, pod *v1.Pod) error
 	Log   *slog.Logger
 	// Reject, if set, says why this host does not take a pod that was bound to it; nil is that it does. It is asked often.

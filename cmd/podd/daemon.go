@@ -241,8 +241,8 @@ func (p *podd) open(boot string) error {
 		Store: p.store, Containers: p.client, Sandboxes: p.sandboxes, Images: p.images, Network: p.network, Volumes: vols,
 		Writer: logs.Dial(p.bundle.LogdSocket()), Namespace: c.Namespace, Node: node, Limits: limits, BootID: boot,
 		RunDir: c.State, PodsDir: pods, LogDir: c.LogDir, LogSize: c.LogMaxSize, LogFiles: c.LogMaxFiles, Parallel: parallel(c),
-		Event: func(pod *v1.Pod, kind, reason, format string, args ...any) {
-			p.api.Event(pod, kind, reason, format, args...)
+		Event: func(pod *v1.Pod, container, kind, reason, format string, args ...any) {
+			p.api.ContainerEvent(pod, container, kind, reason, format, args...)
 		},
 		Adopt:  func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
 		Reject: func(pod *v1.Pod) *status.Verdict { return rejected(p.api.Rejects(pod)) },
