@@ -21,7 +21,7 @@ import (
 )
 
 // admit is what podd adds to upstream's validation: the namespace must be there, a pod gets the account and the classes
-// that it names, a pod without a node gets this one, and what podd does not honour is refused.
+// that it names, and what podd does not honour is refused.
 type admit struct{ server *Server }
 
 var (
@@ -75,7 +75,6 @@ func (a *admit) pod(ctx context.Context, attr admission.Attributes, pod *core.Po
 				return err
 			}
 		}
-		a.server.place(pod)
 	case admission.Update:
 		old, ok := attr.GetOldObject().(*core.Pod)
 		if !ok {

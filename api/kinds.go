@@ -29,7 +29,7 @@ import (
 
 // registries are the storages that podd itself uses too.
 type registries struct {
-	pods              *podstorage.REST
+	pods              *podREST
 	events            *eventstorage.REST
 	nodes             *nodestorage.REST
 	nodeStatus        *nodestorage.StatusREST
@@ -70,9 +70,9 @@ func (s *Server) podKinds(opts backend.Options, table served) error {
 	if err != nil {
 		return err
 	}
-	s.registry.pods, s.registry.bindings = pods.Pod, pods.Binding
+	s.registry.pods, s.registry.bindings = &podREST{pods.Pod, s}, pods.Binding
 	table.add(coreV1, map[string]rest.Storage{
-		"pods":                     pods.Pod,
+		"pods":                     s.registry.pods,
 		"pods/status":              pods.Status,
 		"pods/ephemeralcontainers": pods.EphemeralContainers,
 		"pods/resize":              pods.Resize,

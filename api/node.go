@@ -38,6 +38,7 @@ import (
 type Host struct {
 	Addresses     func() []string // as NodeIPs, at this time; nil: they never change
 	StateDir      string          // on the file system that pods may use
+	MaxPods       int             // pods that may be here at the same time; 0 = MaxPods
 	Configuration any             // of podd, for /configz; encoded as JSON
 }
 
@@ -45,9 +46,9 @@ const (
 	nodeCheck  = 10 * time.Second // upstream's nodeStatusUpdateFrequency
 	nodeReport = 5 * time.Minute  // and nodeStatusReportFrequency: an unchanged status is written this often
 	imageCheck = 5 * time.Minute  // how often the images are looked at when podd has changed none
-	maxPods    = 110
-	maxImages  = 50 // upstream's nodeStatusMaxImages
-	leaseTime  = 40 // seconds; upstream's nodeLeaseDurationSeconds
+	MaxPods    = 110              // upstream's default of maxPods
+	maxImages  = 50               // upstream's nodeStatusMaxImages
+	leaseTime  = 40               // seconds; upstream's nodeLeaseDurationSeconds
 )
 
 func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }
@@ -238,11 +239,12 @@ type hostFacts struct {
 	disk, diskFree           uint64
 	inodes, inodesFree       uint64
 	maxPID, tasks            uint64
+	pods                     int
 	hugepages                map[v1.ResourceName]resource.Quantity
 }
 
 func (s *Server) hostFacts() hostFacts {
-	var f hostFacts
+	f := hostFacts{pods: cmp.Or(s.Host.MaxPods, MaxPods)}
 	info, _ := os.ReadFile("/proc/meminfo")
 	for line := range strings.Lines(string(info)) {
 		key, value, _ := strings.Cut(line, ":")
@@ -288,7 +290,7 @@ func (f hostFacts) capacity() v1.ResourceList {
 		v1.ResourceCPU:              *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
 		v1.ResourceMemory:           *resource.NewQuantity(int64(f.memory), resource.BinarySI),
 		v1.ResourceEphemeralStorage: *resource.NewQuantity(int64(f.disk), resource.BinarySI),
-		v1.ResourcePods:             *resource.NewQuantity(maxPods, resource.DecimalSI),
+		v1.ResourcePods:             *resource.NewQuantity(int64(f.pods), resource.DecimalSI),
 	}
 	maps.Copy(out, f.hugepages)
 	return out

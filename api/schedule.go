@@ -1,11 +1,13 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/core"
 
+	"podd/api/fit"
 	"podd/store"
 )
 
@@ -29,24 +32,6 @@ const (
 	otherNode      = "OtherNode"      // the pod is bound to a node that is not this one
 	otherScheduler = "OtherScheduler" // the pod waits for somebody to bind it
 )
-
-// place gives a pod that is made to this node, if it is podd's to place and may run here. Any other stays Pending, and
-// the scheduler says why.
-func (s *Server) place(pod *core.Pod) {
-	if pod.Spec.NodeName != "" || len(pod.Spec.SchedulingGates) > 0 || pod.Spec.SchedulerName != v1.DefaultSchedulerName {
-		return
-	}
-	node := s.thisNode()
-	if node == nil || len(node.Spec.Taints) == 0 && !node.Spec.Unschedulable && pod.Spec.NodeSelector == nil &&
-		(pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil) {
-		pod.Spec.NodeName = s.NodeName
-		return
-	}
-	external := &v1.Pod{}
-	if err := legacyscheme.Scheme.Convert(pod, external, nil); err == nil && unfit(external, node) == "" {
-		pod.Spec.NodeName = s.NodeName
-	}
-}
 
 // knownNode is the node object at a revision.
 type knownNode struct {
@@ -117,15 +102,18 @@ const unmatched = "node(s) didn't match Pod's node affinity/selector"
 // what a NoExecute taint of this node drives away.
 type scheduler struct {
 	server  *Server
-	due     map[string]bool      // keys of pods to look at
-	pending map[string]bool      // keys of pods that wait for the node to change
-	leaves  map[string]time.Time // keys of pods that tolerate a taint of the node until then
+	due     map[string]bool       // keys of pods to look at
+	pending map[string]bool       // keys of pods that wait for the node to change
+	short   map[string]bool       // those of them that wait for room
+	takes   map[string]fit.Amount // what each pod of the node takes
+	leaves  map[string]time.Time  // keys of pods that tolerate a taint of the node until then
 	since   map[v1.Taint]time.Time
 	node    *v1.Node // as it was looked at last
 }
 
 func (s *scheduler) begin(entries []store.Entry) {
 	s.due, s.pending, s.leaves, s.since = map[string]bool{}, map[string]bool{}, map[string]time.Time{}, map[v1.Taint]time.Time{}
+	s.short, s.takes = map[string]bool{}, map[string]fit.Amount{}
 	s.node = nil
 	for _, e := range entries {
 		s.change(store.Change{Key: e.Key, Data: e.Data})
@@ -143,11 +131,33 @@ func (s *scheduler) change(c store.Change) {
 	case c.Data == nil:
 		delete(s.due, c.Key)
 		delete(s.pending, c.Key)
+		delete(s.short, c.Key)
 		delete(s.leaves, c.Key)
+		s.take(c.Key, fit.Amount{})
 	default:
 		pod, ok := s.server.Store.Pod(namespace, name)
+		if ok && s.server.takesRoom(pod) {
+			s.take(c.Key, fit.Counted(pod))
+		} else {
+			s.take(c.Key, fit.Amount{})
+		}
 		if ok && (pod.Spec.NodeName != s.server.NodeName || len(s.evicting()) > 0) {
 			s.due[c.Key] = true
+		}
+	}
+}
+
+// take notes what a pod takes of the node. When it takes less than before, all that wait for room are due.
+func (s *scheduler) take(key string, now fit.Amount) {
+	was := s.takes[key]
+	if now == (fit.Amount{}) {
+		delete(s.takes, key)
+	} else {
+		s.takes[key] = now
+	}
+	if now.Less(was) {
+		for key := range s.short {
+			s.due[key] = true
 		}
 	}
 }
@@ -156,7 +166,8 @@ func (s *scheduler) change(c store.Change) {
 func (s *scheduler) lookAtNode() {
 	node := s.server.thisNode()
 	if node == nil || s.node != nil && s.node.Spec.Unschedulable == node.Spec.Unschedulable &&
-		equality.Semantic.DeepEqual(s.node.Spec.Taints, node.Spec.Taints) && maps.Equal(s.node.Labels, node.Labels) {
+		equality.Semantic.DeepEqual(s.node.Spec.Taints, node.Spec.Taints) && maps.Equal(s.node.Labels, node.Labels) &&
+		fit.Capacity(s.node.Status.Allocatable) == fit.Capacity(node.Status.Allocatable) {
 		return
 	}
 	was := s.evicting()
@@ -211,13 +222,14 @@ func (s *scheduler) work(ctx context.Context) (more bool, err error) {
 		}
 	}
 	var errs []error
-	for key := range maps.Clone(s.due) {
+	for _, key := range s.inOrder() {
 		delete(s.due, key)
 		_, namespace, name := s.server.stored.of(key)
 		pod, ok := s.server.Store.Pod(namespace, name)
 		if !ok || pod.DeletionTimestamp != nil {
 			delete(s.leaves, key)
 			delete(s.pending, key)
+			delete(s.short, key)
 			continue
 		}
 		if err := s.look(ctx, key, pod, now); err != nil && !apierrors.IsNotFound(err) {
@@ -228,9 +240,32 @@ func (s *scheduler) work(ctx context.Context) (more bool, err error) {
 	return false, errors.Join(errs...)
 }
 
+// inOrder is the keys of the pods that are due: those of more priority first, then the older ones.
+func (s *scheduler) inOrder() []string {
+	pods := make([]*v1.Pod, 0, len(s.due))
+	for key := range s.due {
+		_, namespace, name := s.server.stored.of(key)
+		if pod, ok := s.server.Store.Pod(namespace, name); ok {
+			pods = append(pods, pod)
+		} else {
+			delete(s.due, key)
+		}
+	}
+	slices.SortFunc(pods, func(a, b *v1.Pod) int {
+		return cmp.Or(cmp.Compare(corev1.PodPriority(b), corev1.PodPriority(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+			strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
+	})
+	keys := make([]string, len(pods))
+	for i, pod := range pods {
+		keys[i] = store.PodPrefix + pod.Namespace + "/" + pod.Name
+	}
+	return keys
+}
+
 // look does what is to be done with one pod.
 func (s *scheduler) look(ctx context.Context, key string, pod *v1.Pod, now time.Time) error {
 	delete(s.pending, key)
+	delete(s.short, key)
 	delete(s.leaves, key)
 	switch {
 	case pod.Spec.NodeName == s.server.NodeName:
@@ -252,6 +287,12 @@ func (s *scheduler) look(ctx context.Context, key string, pod *v1.Pod, now time.
 		s.pending[key] = true
 		return s.explain(ctx, pod, v1.PodReasonUnschedulable, "0/1 nodes are available: 1 "+why+".")
 	}
+	stored, lacks := s.server.reserve(pod, s.node)
+	if len(lacks) > 0 {
+		s.pending[key], s.short[key] = true, true
+		return s.explain(ctx, pod, v1.PodReasonUnschedulable, unschedulable(lacks))
+	}
+	defer stored()
 	return s.bind(ctx, pod)
 }
 

@@ -64,6 +64,7 @@ type Server struct {
 
 	stored storedKinds
 	known  atomic.Pointer[knownNode]
+	room   *room
 	events chan *v1.Event
 }
 
@@ -79,7 +80,7 @@ func New(c Config) (*Server, error) {
 		c.ServiceCIDR = DefaultServiceCIDR
 	}
 	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
-	s := &Server{Config: c, events: make(chan *v1.Event, 1000),
+	s := &Server{Config: c, events: make(chan *v1.Event, 1000), room: newRoom(),
 		authorizer: &roles{}, patience: defaultPatience()}
 	if err := s.openPKI(); err != nil {
 		return nil, err

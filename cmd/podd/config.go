@@ -51,6 +51,7 @@ type config struct {
 	BackoffMax  duration `json:"restart-backoff-max,omitempty"`
 	PullBase    duration `json:"pull-backoff,omitempty"`
 	Parallel    int      `json:"parallel-starts,omitempty"`
+	MaxPods     int      `json:"max-pods,omitempty"`
 }
 
 // duration reads "10s" in YAML as well as on the command line.
@@ -79,7 +80,7 @@ func defaults() config {
 		BootID: "/proc/sys/kernel/random/boot_id", LogLevel: "info",
 		LogMaxSize: 10 << 20, LogMaxFiles: 5,
 		BackoffBase: duration{10 * time.Second}, BackoffMax: duration{300 * time.Second},
-		PullBase: duration{10 * time.Second},
+		PullBase: duration{10 * time.Second}, MaxPods: api.MaxPods,
 	}
 }
 
@@ -108,6 +109,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.DurationVar(&c.BackoffBase.Duration, "restart-backoff", c.BackoffBase.Duration, "first crash-loop back-off")
 	f.DurationVar(&c.BackoffMax.Duration, "restart-backoff-max", c.BackoffMax.Duration, "longest crash-loop back-off")
 	f.DurationVar(&c.PullBase.Duration, "pull-backoff", c.PullBase.Duration, "first back-off after a failed image pull")
+	f.IntVar(&c.MaxPods, "max-pods", c.MaxPods, "pods that may be on this host at the same time")
 	f.IntVar(&c.Parallel, "parallel-starts", c.Parallel, "containers started at the same time (default: twice the processors)")
 }
 
@@ -197,6 +199,9 @@ func (c *config) check() error {
 		if d.Duration <= 0 {
 			return fmt.Errorf("%s %v: must be more than nothing", name, d.Duration)
 		}
+	}
+	if c.MaxPods < 1 {
+		return fmt.Errorf("max-pods %d: must be at least 1", c.MaxPods)
 	}
 	if c.Parallel < 0 {
 		return fmt.Errorf("parallel-starts %d: must not be negative", c.Parallel)

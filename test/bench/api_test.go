@@ -280,7 +280,7 @@ func readStamps(tb testing.TB, body io.Reader, updates int) series {
 
 // BenchmarkMemory is podd with nothing and with 200 pods that run.
 func BenchmarkMemory(tb *testing.B) {
-	b := open(tb)
+	b := open(tb, "--max-pods=250")
 	settle := func() { time.Sleep(15 * time.Second) }
 	settle()
 	none, whole := rss(tb, b.podd), b.status("VmRSS")/1024

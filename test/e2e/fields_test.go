@@ -72,7 +72,7 @@ for n in cgroup ipc mnt net pid uts; do readlink /proc/self/ns/$n; done | grep -
 		{pod{Name: "limits", Script: printLimits, Container: `
 resources: {limits: {cpu: 250m, memory: 32Mi}, requests: {cpu: 100m, memory: 16Mi}}`}, limits("33554432", "25000 100000", "102")},
 		{pod{Name: "limits-as-requests", Script: printLimits, Container: `
-resources: {limits: {cpu: "2", memory: 64Mi}}`}, limits("67108864", "200000 100000", "2048")},
+resources: {limits: {cpu: 500m, memory: 64Mi}}`}, limits("67108864", "50000 100000", "512")},
 		{pod{Name: "smallest-cpu-limit", Script: printLimits + " | grep quota", Container: `
 resources: {limits: {cpu: 5m}}`}, "quota 1000 100000"},
 		{pod{Name: "shm", Script: `df -P /dev/shm | awk 'NR==2 {print $1}'; stat -c %a /dev/shm; echo x >/dev/shm/x`}, "tmpfs\n1777"},

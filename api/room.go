@@ -1,0 +1,132 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/apis/core"
+	podstorage "k8s.io/kubernetes/pkg/registry/core/pod/storage"
+
+	"podd/api/fit"
+)
+
+// podREST gives pods that are made their node.
+type podREST struct {
+	*podstorage.REST
+	server *Server
+}
+
+// Create places the pod and stores it.
+func (p *podREST) Create(ctx context.Context, obj runtime.Object, valid rest.ValidateObjectFunc, opts *metav1.CreateOptions) (runtime.Object, error) {
+	if pod, ok := obj.(*core.Pod); ok {
+		defer p.server.place(pod)()
+	}
+	return p.REST.Create(ctx, obj, valid, opts)
+}
+
+// place gives a pod that is made to this node, if it is podd's to place, may run here and has room. Any other stays
+// Pending, and the scheduler says why. stored is to be called when the pod is stored, or will not be.
+func (s *Server) place(pod *core.Pod) (stored func()) {
+	nothing := func() {}
+	if pod.Spec.NodeName != "" || len(pod.Spec.SchedulingGates) > 0 || pod.Spec.SchedulerName != v1.DefaultSchedulerName {
+		return nothing
+	}
+	node := s.thisNode()
+	if node == nil {
+		pod.Spec.NodeName = s.NodeName
+		return nothing
+	}
+	external := &v1.Pod{}
+	if err := legacyscheme.Scheme.Convert(pod, external, nil); err != nil || unfit(external, node) != "" {
+		return nothing
+	}
+	stored, lacks := s.reserve(external, node)
+	if len(lacks) > 0 {
+		return nothing
+	}
+	pod.Spec.NodeName = s.NodeName
+	return stored
+}
+
+// room is what of the node is promised to pods that are just being bound to it, so that no two get the same.
+type room struct {
+	mu       sync.Mutex
+	settled  sync.Cond // something promised has been stored, or given back
+	promised fit.Amount
+}
+
+func newRoom() *room {
+	r := &room{}
+	r.settled.L = &r.mu
+	return r
+}
+
+// reserve promises the pod what it asks for, until stored is called. lacks says what there is too little of; nothing is
+// promised then. If it is only too little because of what is promised to others, it waits for what becomes of that: they
+// may be stored by now, and count twice.
+func (s *Server) reserve(pod *v1.Pod, node *v1.Node) (stored func(), lacks []fit.Lack) {
+	if len(node.Status.Allocatable) == 0 { // it was made just now
+		return func() {}, nil
+	}
+	want, all := fit.Of(pod), fit.Capacity(node.Status.Allocatable)
+	r := s.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		used := s.used()
+		if lacks = fit.Lacks(want, used, all); len(lacks) > 0 {
+			return nil, lacks
+		}
+		if len(fit.Lacks(want, used.Plus(r.promised), all)) == 0 {
+			break
+		}
+		r.settled.Wait()
+	}
+	r.promised = r.promised.Plus(want)
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.promised = r.promised.Minus(want)
+		r.settled.Broadcast()
+	}, nil
+}
+
+// used is what the pods of this node take together.
+func (s *Server) used() (sum fit.Amount) {
+	for _, pod := range s.Store.Pods() {
+		if s.takesRoom(pod) {
+			sum = sum.Plus(fit.Counted(pod))
+		}
+	}
+	return sum
+}
+
+// takesRoom tells whether the pod is on this node and not over.
+func (s *Server) takesRoom(pod *v1.Pod) bool {
+	return pod.Spec.NodeName == s.NodeName && pod.Status.Phase != v1.PodSucceeded && pod.Status.Phase != v1.PodFailed
+}
+
+// unschedulable is upstream's message for a node that lacks something.
+func unschedulable(lacks []fit.Lack) string {
+	var whys []string
+	for _, l := range lacks {
+		whys = append(whys, "1 "+l.Why())
+	}
+	slices.Sort(whys)
+	return "0/1 nodes are available: " + strings.Join(whys, ", ") + "."
+}
+
+// Allocatable is what pods may have of this node in all, shared and read-only; nil while it is not known.
+func (s *Server) Allocatable() v1.ResourceList {
+	if node := s.thisNode(); node != nil && len(node.Status.Allocatable) > 0 {
+		return node.Status.Allocatable
+	}
+	return nil
+}
