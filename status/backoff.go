@@ -2,11 +2,27 @@ package status
 
 import (
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // forgetAfter is how long after the last back-off step an instance must end for its crash loop to be forgotten:
 // it ran well for that long (pkg/kubelet/kubelet.go, crashLoopBackOff.HasExpiredFunc).
 const forgetAfter = 600 * time.Second
+
+// NextStart tells when the instance of m after last, which has exited, may be created and which delay it is to carry. What
+// podd itself took away to restart the whole pod has not crashed, and an init container is made anew with the sandbox; but
+// an exit that restarts the whole pod counts for its container as any other does.
+func NextStart(pod *v1.Pod, f Facts, m Member, last Container) (until time.Time, next time.Duration) {
+	home, _ := Home(pod, f)
+	switch {
+	case last.Era < f.Era && (m.Name != f.EraBy || last.Era != f.Era-1):
+		return earlier(last.FinishedAt, f.Now), last.Backoff
+	case (m.Kind == PlainInit || m.Kind == Sidecar) && last.Sandbox != home:
+		return earlier(last.FinishedAt, f.Now), 0
+	}
+	return RestartBackoff(last, f, RestartKey(pod, m.Container))
+}
 
 // RestartBackoff tells from the newest instance of a container, which has exited, when the next one may be created
 // and which delay that one is to carry in Container.Backoff. key is the RestartKey of the spec as it is now: another

@@ -16,6 +16,8 @@ const (
 	notReady        = "ContainersNotReady"
 	notInitialized  = "ContainersNotInitialized"
 	gatesNotReady   = "ReadinessGatesNotReady"
+
+	restartAllStarted = "RestartAllContainersStarted"
 )
 
 // owned are the conditions that podd writes; Stamp keeps all others as they are.
@@ -30,13 +32,16 @@ func conditions(pod *v1.Pod, f Facts, s v1.PodStatus) []v1.PodCondition {
 	out := []v1.PodCondition{
 		{Type: v1.PodReadyToStartContainers, Status: truth(readyToStart(f))},
 		initializedCondition(pod, s),
-		ready(pod, containers),
+		readyCondition(pod, containers),
 		containers,
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue},
 	}
 	if restartsAll(pod) {
 		c := v1.PodCondition{Type: v1.AllContainersRestarting, Status: v1.ConditionFalse}
-		c.Reason = terminalReason(s.Phase)
+		switch c.Reason = terminalReason(s.Phase); {
+		case c.Reason == "" && renewing(pod, f):
+			c.Status, c.Reason, c.Message = v1.ConditionTrue, restartAllStarted, "container exited with restart policy rule"
+		}
 		out = append(out, c)
 	}
 	for i := range out {
@@ -119,8 +124,8 @@ func containersReady(pod *v1.Pod, s v1.PodStatus) v1.PodCondition {
 	return c
 }
 
-// ready is the Ready condition: all containers ready, and every readiness gate passed by who is responsible for it.
-func ready(pod *v1.Pod, containers v1.PodCondition) v1.PodCondition {
+// readyCondition is the Ready condition: all containers ready, and every readiness gate passed by who is responsible for it.
+func readyCondition(pod *v1.Pod, containers v1.PodCondition) v1.PodCondition {
 	c := containers
 	c.Type = v1.PodReady
 	if c.Status != v1.ConditionTrue {

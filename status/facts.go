@@ -182,8 +182,9 @@ const (
 	ByLiveness  Cause = "liveness"
 	ByStartup   Cause = "startup"
 	ByPostStart Cause = "postStart"
-	BySpec      Cause = "spec"   // its image was changed
-	ByResources Cause = "resize" // its resources were changed, and its resizePolicy says RestartContainer
+	BySpec      Cause = "spec"     // its image was changed
+	ByResources Cause = "resize"   // its resources were changed, and its resizePolicy says RestartContainer
+	ByDeadline  Cause = "deadline" // the pod's activeDeadlineSeconds have passed
 )
 
 // Image is one image on the host.

@@ -22,6 +22,10 @@ func Outcome(pod *v1.Pod, f Facts) *Verdict {
 	if !f.Reachable || f.Gone || !settled(pod, f) {
 		return nil
 	}
+	if Exceeded(pod, f) {
+		return &Verdict{Phase: v1.PodFailed, Reason: deadlineExceeded,
+			Message: "Pod was active on the node longer than the specified deadline"}
+	}
 	if pod.DeletionTimestamp != nil && !f.Static {
 		return ended(pod, f)
 	}
@@ -46,8 +50,9 @@ func rejected(f Facts) *Verdict {
 
 // completed is the verdict over a pod whose containers have all ended for good by their policies. It follows from
 // recorded exits alone, so it holds whether containerd can be asked or not, and before the verdict is recorded.
+// One whose containers were still at it when its deadline came has not completed.
 func completed(pod *v1.Pod, f Facts) *Verdict {
-	if !settled(pod, f) {
+	if !settled(pod, f) || overran(pod, f) {
 		return nil
 	}
 	statuses := append(initStatuses(pod, f), regularStatuses(pod, f)...)
@@ -91,33 +96,37 @@ func IsEphemeral(pod *v1.Pod, name string) bool {
 }
 
 // Stranded tells whether pod has lost its sandbox and may not have another: under restartPolicy Never, once a
-// container has run, unless one of them is to run again by a policy of its own. What has not run yet never will
+// container has run, unless one of them is to run again by a policy of its own or because podd ended it for that. A
+// sidecar's policy does not count: it lives for the others. What has not run yet never will
 // (pkg/kubelet/kuberuntime/kuberuntime_manager.go computePodActions).
 func Stranded(pod *v1.Pod, f Facts) bool {
 	if sandbox, ok := f.Sandbox(); ok && sandbox.State != Exited || pod.Spec.RestartPolicy != v1.RestartPolicyNever {
 		return false
 	}
 	ran := false
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		last, ok := f.Newest(c.Name)
+	for _, m := range Members(pod) {
+		last, ok := f.Newest(m.Name)
 		if ok && last.State == Created {
-			last, ok = f.Previous(c.Name)
+			last, ok = f.Previous(m.Name)
 		}
-		if !ok {
+		if !ok || m.Kind == Ephemeral {
 			continue
 		}
 		ran = true
-		if last.State == Exited && ShouldRestart(pod, c, last.ExitCode) {
+		done := m.Kind == PlainInit && last.ExitCode == 0 && last.Era == f.Era
+		if last.State == Exited && m.Kind != Sidecar && !done && RunsAgain(pod, f, m.Container, last) {
 			return false
 		}
 	}
 	return ran
 }
 
-// neverRan tells whether v ended the pod before any container was made: there is no container to report on.
-func neverRan(v Verdict, f Facts) bool {
-	return v.Reason != "" && len(f.Containers) == 0
+// deadlineExceeded is the reason of a pod that was active for longer than it may be.
+const deadlineExceeded = "DeadlineExceeded"
+
+// refused tells whether v is that of a pod which the host did not take: there is no container to report on.
+func refused(v Verdict, f Facts) bool {
+	return v.Reason != "" && v.Reason != deadlineExceeded && len(f.Containers) == 0
 }
 
 // terminate makes the container statuses of a pod with a verdict final: what had a chance to run and has no exit is

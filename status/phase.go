@@ -4,10 +4,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// restartingAll is the reason of an exit that podd itself made to restart the whole pod: such a container runs again
-// whatever its policy says.
-const restartingAll = "RestartingAllContainers"
-
 // tally counts the containers of a pod by what they mean for its phase.
 type tally struct {
 	initPending, initFinal            int // plain init containers: still to come; failed for good
@@ -152,11 +148,11 @@ func anyStarted(statuses []v1.ContainerStatus) bool {
 	return false
 }
 
-// initialized tells whether a regular container exists in the current sandbox.
+// initialized tells whether a regular container exists in the current sandbox, and era.
 func initialized(pod *v1.Pod, f Facts) bool {
 	sandbox, ok := f.Sandbox()
 	for _, c := range pod.Spec.Containers {
-		if i, known := f.Newest(c.Name); ok && known && i.Sandbox == sandbox.ID {
+		if i, known := f.Newest(c.Name); ok && known && i.Sandbox == sandbox.ID && i.Era == f.Era {
 			return true
 		}
 	}

@@ -12,15 +12,26 @@ func ShouldRestart(pod *v1.Pod, c *v1.Container, exitCode int32) bool {
 	if c.RestartPolicy == nil {
 		return byPolicy(string(pod.Spec.RestartPolicy), exitCode)
 	}
-	for _, rule := range c.RestartPolicyRules {
-		if matches(rule, exitCode) {
-			if rule.Action == v1.ContainerRestartRuleActionRestart || rule.Action == v1.ContainerRestartRuleActionRestartAllContainers {
-				return true
-			}
-			break // an action of a later release: the container's policy decides
-		}
+	if rule := firstRule(c, exitCode); rule != nil {
+		if rule.Action == v1.ContainerRestartRuleActionRestart || rule.Action == v1.ContainerRestartRuleActionRestartAllContainers {
+			return true
+		} // else it is an action of a later release: the container's policy decides
 	}
 	return byPolicy(string(*c.RestartPolicy), exitCode)
+}
+
+// firstRule is the first rule of c that matches exitCode, nil if none does. Without a policy of its own a container has no
+// rules.
+func firstRule(c *v1.Container, exitCode int32) *v1.ContainerRestartRule {
+	if c.RestartPolicy == nil {
+		return nil
+	}
+	for i := range c.RestartPolicyRules {
+		if matches(c.RestartPolicyRules[i], exitCode) {
+			return &c.RestartPolicyRules[i]
+		}
+	}
+	return nil
 }
 
 func byPolicy(policy string, exitCode int32) bool {

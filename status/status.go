@@ -22,7 +22,7 @@ func Of(pod *v1.Pod, f Facts) v1.PodStatus {
 	}
 	addresses(&s, pod, f)
 	verdict := published(pod, f)
-	if verdict == nil || !neverRan(*verdict, f) {
+	if verdict == nil || !refused(*verdict, f) {
 		s.InitContainerStatuses = initStatuses(pod, f)
 		s.ContainerStatuses = regularStatuses(pod, f)
 		s.EphemeralContainerStatuses = ephemeralStatuses(pod, f)

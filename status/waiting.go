@@ -18,33 +18,55 @@ const (
 	invalidImageName   = "InvalidImageName"
 	createContainer    = "CreateContainerError"
 	runContainer       = "RunContainerError"
+	postStartHook      = "PostStartHookError"
 	defaultPullFailure = "image pull failed"
 )
 
 // PullErrorShown is how long a failed pull shows its own error before the status says that podd backs off.
 const PullErrorShown = 2 * time.Second
 
-// waiting tells what c waits for, nil when it does not wait: it runs, has ended for good, or its next start is at hand
+// waiting tells what m waits for, nil when it does not wait: it is up, has ended for good, or its next start is at hand
 // and its last exit says more.
-func waiting(pod *v1.Pod, f Facts, c *v1.Container, k Kind) *v1.ContainerStateWaiting {
-	last, known := f.Newest(c.Name)
+func waiting(pod *v1.Pod, f Facts, m Member) *v1.ContainerStateWaiting {
+	last, known := f.Newest(m.Name)
 	exited := known && last.State == Exited
-	if known && last.State == Running {
+	past := exited && Past(pod, f, last)
+	switch {
+	case known && last.State == Running:
+		return startingUp(pod, m, last)
+	case exited && !startsAgain(pod, f, m, last):
+		return nil
+	case past && renewing(pod, f):
+		return &v1.ContainerStateWaiting{Reason: restartingAll, Message: "The container is removed because RestartAllContainers in place"}
+	}
+	if m.Kind == Ephemeral || isDue(pod, f, m.Name) {
+		if w := obstacle(pod, f, m, last, known); w != nil && !ending(pod, f) {
+			return w
+		}
+	}
+	if exited && !past {
 		return nil
 	}
-	if exited && !startsAgain(pod, f, c, k, last) {
+	return &v1.ContainerStateWaiting{Reason: coming(pod)}
+}
+
+// startingUp is what i, which runs, waits for: its postStart hook. It is nil when there is none, or it has ended well.
+func startingUp(pod *v1.Pod, m Member, i Container) *v1.ContainerStateWaiting {
+	switch {
+	case Up(m.Container, i):
 		return nil
+	case i.PostStart.Failed != "":
+		return &v1.ContainerStateWaiting{Reason: postStartHook, Message: i.PostStart.Failed}
 	}
-	if w := obstacle(pod, f, c, last, known); w != nil && !ending(pod, f) {
-		return w
-	}
-	if exited {
-		return nil
-	}
+	return &v1.ContainerStateWaiting{Reason: coming(pod)}
+}
+
+// coming is the reason of a wait that nothing holds back.
+func coming(pod *v1.Pod) string {
 	if len(pod.Spec.InitContainers) > 0 {
-		return &v1.ContainerStateWaiting{Reason: podInitializing}
+		return podInitializing
 	}
-	return &v1.ContainerStateWaiting{Reason: containerCreating}
+	return containerCreating
 }
 
 // ending tells whether no container of the pod is started any more.
@@ -52,20 +74,24 @@ func ending(pod *v1.Pod, f Facts) bool {
 	return pod.DeletionTimestamp != nil || f.Gone || f.Verdict != nil
 }
 
-// startsAgain tells whether c gets another instance after last, which has exited.
-func startsAgain(pod *v1.Pod, f Facts, c *v1.Container, k Kind, last Container) bool {
-	if ending(pod, f) || k == Ephemeral || k == PlainInit && last.ExitCode == 0 {
+// startsAgain tells whether m gets another instance after last, which has exited.
+func startsAgain(pod *v1.Pod, f Facts, m Member, last Container) bool {
+	switch {
+	case ending(pod, f) || m.Kind == Ephemeral || Spent(pod, f):
 		return false
+	case m.Kind == PlainInit && last.ExitCode == 0:
+		return last.Era < f.Era
 	}
-	return ShouldRestart(pod, c, last.ExitCode)
+	return RunsAgain(pod, f, m.Container, last)
 }
 
-// obstacle is what holds the next start of c back, in the order in which a start meets them.
-func obstacle(pod *v1.Pod, f Facts, c *v1.Container, last Container, known bool) *v1.ContainerStateWaiting {
+// obstacle is what holds the next start of m back, in the order in which a start meets them.
+func obstacle(pod *v1.Pod, f Facts, m Member, last Container, known bool) *v1.ContainerStateWaiting {
+	c := m.Container
 	if known && last.State == Created {
 		return failed(f, Task{Op: OpStart, Name: c.Name}, runContainer)
 	}
-	loop, holds := crashLoop(pod, f, c, last, known)
+	loop, holds := crashLoop(pod, f, m, last, known)
 	if holds {
 		return loop
 	}
@@ -75,23 +101,25 @@ func obstacle(pod *v1.Pod, f Facts, c *v1.Container, last Container, known bool)
 	if w := failed(f, Task{Op: OpCreate, Name: c.Name}, createContainer); w != nil {
 		return w
 	}
+	if loop == nil && known && last.PostStart.Failed != "" {
+		return &v1.ContainerStateWaiting{Reason: postStartHook, Message: last.PostStart.Failed}
+	}
 	return loop
 }
 
 // crashLoop is the back-off after last, and whether it holds c back still. When it is over it stays the reason until
 // there is a new instance, so that the status does not flicker.
-func crashLoop(pod *v1.Pod, f Facts, c *v1.Container, last Container, known bool) (*v1.ContainerStateWaiting, bool) {
-	if !known {
+func crashLoop(pod *v1.Pod, f Facts, m Member, last Container, known bool) (*v1.ContainerStateWaiting, bool) {
+	if !known || fresh(last, RestartKey(pod, m.Container)) {
 		return nil, false
 	}
-	key := RestartKey(pod, c)
-	if fresh(last, key) {
-		return nil, false
+	until, _ := NextStart(pod, f, m, last)
+	if !until.After(last.FinishedAt) {
+		return nil, false // nothing holds it: podd took it away itself
 	}
-	until, _ := RestartBackoff(last, f, key)
 	return &v1.ContainerStateWaiting{Reason: crashLoopBackOff, Message: fmt.Sprintf(
 		"back-off %s restarting failed container=%s pod=%s_%s(%s)",
-		min(last.Backoff, f.Limits.RestartMax), c.Name, pod.Name, pod.Namespace, pod.UID)}, until.After(f.Now)
+		min(last.Backoff, f.Limits.RestartMax), m.Name, pod.Name, pod.Namespace, pod.UID)}, until.After(f.Now)
 }
 
 // imageObstacle is what holds the image of c back: the error of the last pull while it is fresh, then the back-off.

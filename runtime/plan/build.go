@@ -1,8 +1,6 @@
 package plan
 
 import (
-	"time"
-
 	v1 "k8s.io/api/core/v1"
 
 	"podd/status"
@@ -17,34 +15,25 @@ type goal struct {
 	clear   bool            // nothing of another one is left, and podd takes nothing away: building may begin
 }
 
-// target is the newest sandbox, or the one to come after it if it has died. Of the next one nothing is begun until the
-// dead one is gone, so that what is found on the host belongs to one sandbox at a time.
+// target is the sandbox that is to be there. Of the next one nothing is begun until the dead one is gone, so that what is
+// found on the host belongs to one sandbox at a time.
 func (p *planner) target() goal {
 	idle := !p.f.BusyWith(RemoveSandbox, DetachNetwork)
 	newest, ok := p.f.Sandbox()
 	for _, s := range p.f.Sandboxes {
 		idle = idle && (!s.Present || s.ID == newest.ID)
 	}
+	g := goal{clear: idle}
+	g.id, g.attempt = status.Home(p.pod, p.f)
 	switch {
 	case !ok: // none yet, or somebody took it away under containers that run on
-		return goal{id: status.ContainerID(p.pod.UID, "", 0), clear: idle && !p.running()}
-	case newest.State != status.Exited:
-		return goal{id: newest.ID, attempt: newest.Attempt, running: newest.State == status.Running, clear: idle}
+		g.clear = idle && !p.running()
+	case newest.State == status.Exited:
+		g.dead, g.clear = &newest, idle && !newest.Present
+	default:
+		g.running = newest.State == status.Running
 	}
-	next := newest.Attempt + 1
-	return goal{id: status.ContainerID(p.pod.UID, "", next), attempt: next, dead: &newest, clear: idle && !newest.Present}
-}
-
-// needed tells whether a container runs or is to run, now or after its back-off.
-func (p *planner) needed() bool {
-	for i := range p.pod.Spec.Containers {
-		c := &p.pod.Spec.Containers[i]
-		last, known := p.f.Newest(c.Name)
-		if !known || last.State != status.Exited || status.ShouldRestart(p.pod, c, last.ExitCode) {
-			return true
-		}
-	}
-	return false
+	return g
 }
 
 // ground asks for the directories, the cgroup and the volumes.
@@ -70,48 +59,56 @@ func (p *planner) sandbox(g goal) {
 	}
 }
 
-// container brings c one step nearer to running.
-func (p *planner) container(c *v1.Container, g goal) {
-	last, known := p.f.Newest(c.Name)
+// container brings m, whose turn has come, one step nearer to running.
+func (p *planner) container(m status.Member, g goal) {
+	last, known := p.f.Newest(m.Name)
 	if known && last.State == status.Running {
 		return
 	}
 	if known && last.State == status.Created {
-		p.start(last, g)
+		p.start(m, last, g)
 		return
 	}
-	step := Step{Op: Create, Name: c.Name, Sandbox: g.id, Key: status.RestartKey(p.pod, c), Why: "first start"}
+	step := Step{Op: Create, Name: m.Name, Sandbox: g.id, Key: status.RestartKey(p.pod, m.Container), Era: p.f.Era, Why: "first start"}
 	if known {
-		if !status.ShouldRestart(p.pod, c, last.ExitCode) {
+		anew := m.Kind != status.Regular && !p.here(last, g)
+		if !anew && !status.RunsAgain(p.pod, p.f, m.Container, last) {
 			return
 		}
-		until, next := status.RestartBackoff(last, p.f, step.Key)
+		until, next := status.NextStart(p.pod, p.f, m, last)
 		if until.After(p.f.Now) {
 			p.wait(until)
 			return
 		}
 		step.Attempt, step.Backoff, step.Why = last.Attempt+1, next, "restart after an exit"
 	}
-	if p.image(c, last, known) && p.grounded() && g.clear && p.free(c.Name) {
+	p.create(m, last, known, step, g)
+}
+
+// create asks for the next instance of m once its image is there and nothing is in its way.
+func (p *planner) create(m status.Member, last status.Container, known bool, step Step, g goal) {
+	if p.image(m.Container, last, known) && p.grounded() && g.clear && p.free(m.Name) {
 		p.try(step)
 	}
 }
 
+// here tells whether i is of the sandbox that is to be there and of this era.
+func (p *planner) here(i status.Container, g goal) bool {
+	return i.Sandbox == g.id && !status.Past(p.pod, p.f, i)
+}
+
 // ephemeral runs e once, whatever becomes of it, in a sandbox that runs (pkg/kubelet/kuberuntime/kuberuntime_manager.go
 // computePodActions).
-func (p *planner) ephemeral(e *v1.EphemeralContainer, g goal) {
+func (p *planner) ephemeral(e status.Member, g goal) {
 	last, known := p.f.Newest(e.Name)
 	if known && last.State == status.Created {
-		p.start(last, g)
+		p.start(e, last, g)
 	}
 	if known || !g.running && !p.busy(Create, e.Name) {
 		return
 	}
-	c := v1.Container(e.EphemeralContainerCommon)
-	step := Step{Op: Create, Name: c.Name, Sandbox: g.id, Key: status.RestartKey(p.pod, &c), Why: "ephemeral"}
-	if p.image(&c, last, known) && p.grounded() && g.clear && p.free(c.Name) {
-		p.try(step)
-	}
+	p.create(e, last, known, Step{Op: Create, Name: e.Name, Sandbox: g.id, Key: status.RestartKey(p.pod, e.Container), Era: p.f.Era,
+		Why: "ephemeral"}, g)
 }
 
 // free tells whether nothing of an instance of name is left, so that the next one can be made. An exit must be
@@ -125,13 +122,13 @@ func (p *planner) free(name string) bool {
 	return !p.busy(Remove, name) && !p.busy(Stop, name)
 }
 
-// start asks for the process of i once all it needs is there and has come to rest.
-func (p *planner) start(i status.Container, g goal) {
-	if i.Sandbox != g.id {
+// start asks for the process of i, an instance of m, once all it needs is there and has come to rest.
+func (p *planner) start(m status.Member, i status.Container, g goal) {
+	if !p.here(i, g) || status.Outdated(m.Container, i) {
 		return // it is swept away
 	}
 	if p.busy(Create, i.Name) {
-		p.try(Step{Op: Create, Name: i.Name, Attempt: i.Attempt, Sandbox: i.Sandbox, Key: i.Key, Backoff: i.Backoff,
+		p.try(Step{Op: Create, Name: i.Name, Attempt: i.Attempt, Sandbox: i.Sandbox, Key: i.Key, Backoff: i.Backoff, Era: i.Era,
 			Why: "all but done"})
 		return
 	}
@@ -171,31 +168,4 @@ func (p *planner) pull(image string) {
 		p.wait(failure.Last.Add(status.PullErrorShown)) // the status changes then
 	}
 	p.try(Step{Op: PullImage, Name: image, Why: "image of a container to be made"})
-}
-
-// closeTime is when the ephemeral containers of a pod are killed that is over by itself: a grace period after the last of
-// its containers has ended. Nothing else runs in it then.
-func (p *planner) closeTime() time.Time {
-	var last time.Time
-	for _, c := range p.f.Containers {
-		if c.State == status.Exited && !status.IsEphemeral(p.pod, c.Name) && c.FinishedAt.After(last) {
-			last = c.FinishedAt
-		}
-	}
-	grace := p.pod.Spec.TerminationGracePeriodSeconds
-	if last.IsZero() || grace == nil {
-		return time.Time{}
-	}
-	return last.Add(time.Duration(*grace) * time.Second)
-}
-
-// killTime is when the containers of a deleted pod are killed: the deletion time, which the API set to the request's
-// plus the grace period and cut to whole seconds. Rounded up again, or a short grace period would be next to none. Zero
-// is at once.
-func (p *planner) killTime() time.Time {
-	grace := p.pod.DeletionGracePeriodSeconds
-	if p.f.Gone || p.pod.DeletionTimestamp == nil || grace != nil && *grace == 0 {
-		return time.Time{}
-	}
-	return p.pod.DeletionTimestamp.Add(time.Second)
 }

@@ -63,18 +63,33 @@ func (p *planner) close() {
 
 // live keeps a pod running.
 func (p *planner) live() {
+	if at, ok := status.Deadline(p.pod, p.f); ok {
+		p.wait(at)
+	}
+	if name, ok := status.Trigger(p.pod, p.f); ok {
+		p.try(Step{Op: BeginEra, Name: name, Attempt: p.f.Era + 1, Why: "container exited with restart policy rule"})
+		return // nothing is done before it is noted
+	}
 	g := p.target()
+	p.renew(g)
 	p.sweep(g)
-	if !p.needed() {
+	if status.Spent(p.pod, p.f) {
+		p.retire()
 		return
 	}
 	p.ground()
 	p.sandbox(g)
-	for i := range p.pod.Spec.Containers {
-		p.container(&p.pod.Spec.Containers[i], g)
+	if !status.Renewing(p.pod, p.f) {
+		for _, m := range status.Due(p.pod, p.f) {
+			p.container(m, g)
+		}
 	}
-	for i := range p.pod.Spec.EphemeralContainers {
-		p.ephemeral(&p.pod.Spec.EphemeralContainers[i], g)
+	for _, m := range status.Members(p.pod) {
+		if m.Kind == status.Ephemeral {
+			p.ephemeral(m, g)
+			continue
+		}
+		p.attend(m, g)
 	}
 }
 

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"time"
 
 	"podd/status"
@@ -8,20 +9,51 @@ import (
 
 // empty ends and takes away every container of the pod. One that has not started cannot be stopped and one that is
 // being made cannot be removed: both wait until podd's own work on it has ended.
-func (p *planner) empty(deadline time.Time) {
+func (p *planner) empty(until time.Time) {
 	for _, i := range p.f.Containers {
-		p.end(i, deadline, "the pod ends")
+		p.end(i, limit{until: until, ordered: true}, "the pod ends")
 	}
+}
+
+// retire ends what still runs of a pod that is spent. Ephemeral containers go with the sandbox, unless there are others
+// to be ended before.
+func (p *planner) retire() {
+	exceeded := status.Exceeded(p.pod, p.f)
+	until := p.closeTime()
+	for _, i := range p.f.Containers {
+		l := limit{until: until, ordered: true}
+		m, ok := status.MemberOf(p.pod, i.Name)
+		switch {
+		case ok && m.Kind == status.Ephemeral && !exceeded && !p.sidecars():
+			continue
+		case ok && i.State == status.Running && i.Condemned != nil:
+			l = p.condemned(m, i)
+			l.ordered = true
+		case ok && i.State == status.Running && exceeded:
+			p.condemn(m, i, status.ByDeadline, "Stopping container "+i.Name)
+			continue
+		}
+		p.end(i, l, "the pod is over")
+	}
+}
+
+func (p *planner) sidecars() bool {
+	return slices.ContainsFunc(status.Members(p.pod), func(m status.Member) bool { return m.Kind == status.Sidecar })
 }
 
 // sweep takes away what does not belong to a living pod: exits, instances of another sandbox, sandboxes before g.
 func (p *planner) sweep(g goal) {
 	for _, i := range p.f.Containers {
+		if i.Sandbox == g.id && status.Past(p.pod, p.f, i) {
+			continue // renew does it
+		}
 		newest, _ := p.f.Newest(i.Name)
-		belongs := i.Sandbox == g.id && i.Attempt == newest.Attempt && p.inSpec(i.Name)
+		m, inSpec := status.MemberOf(p.pod, i.Name)
+		belongs := i.Sandbox == g.id && i.Attempt == newest.Attempt && inSpec
 		orphan := i.State == status.Running && !g.running
-		if i.State == status.Exited || orphan || !belongs {
-			p.end(i, time.Time{}, "not of the living sandbox")
+		stale := inSpec && i.State == status.Created && status.Outdated(m.Container, i)
+		if i.State == status.Exited || orphan || !belongs || stale {
+			p.end(i, limit{}, "not of the living sandbox")
 		}
 	}
 	if g.dead != nil && g.dead.Present {
@@ -33,24 +65,44 @@ func (p *planner) sweep(g goal) {
 	p.removeOlder(g)
 }
 
-func (p *planner) inSpec(name string) bool {
-	for i := range p.pod.Spec.Containers {
-		if p.pod.Spec.Containers[i].Name == name {
-			return true
+// renew takes away what is left of earlier eras in g: regular containers, then init containers, and last the one whose
+// exit began this era (pkg/kubelet/kuberuntime/kuberuntime_manager.go computePodActions).
+func (p *planner) renew(g goal) {
+	rank := func(i status.Container) int {
+		m, _ := status.MemberOf(p.pod, i.Name)
+		switch {
+		case i.Name == p.f.EraBy:
+			return 2
+		case m.Kind == status.Regular:
+			return 0
+		}
+		return 1
+	}
+	lowest := 2
+	for _, i := range p.f.Containers {
+		if status.Past(p.pod, p.f, i) && (i.Present || i.State != status.Exited) {
+			lowest = min(lowest, rank(i))
 		}
 	}
-	return status.IsEphemeral(p.pod, name)
+	for _, i := range p.f.Containers {
+		if i.Sandbox == g.id && status.Past(p.pod, p.f, i) && rank(i) <= lowest {
+			p.end(i, limit{}, "all containers are restarted")
+		}
+	}
 }
 
 // end brings one instance one step nearer to being gone: stop, record, remove.
-func (p *planner) end(i status.Container, deadline time.Time, why string) {
+func (p *planner) end(i status.Container, l limit, why string) {
 	if p.busy(Create, i.Name) || p.busy(Start, i.Name) {
 		return
 	}
 	step := Step{Name: i.Name, Attempt: i.Attempt, Why: why}
 	switch {
 	case i.State == status.Running:
-		step.Op, step.Deadline = Stop, deadline
+		p.stop(i, l, why)
+		return
+	case p.busy(Condemn, i.Name) || p.busy(Resize, i.Name):
+		return
 	case i.State == status.Exited && !i.Recorded && (!p.f.Gone || p.busy(Record, i.Name)):
 		step.Op = Record // nobody will ask for the exits of an object that is gone
 	case i.Present || i.State == status.Created:
