@@ -49,6 +49,14 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return h.start(ctx, pod, s)
 	case plan.Stop:
 		return h.stop(ctx, pod, s)
+	case plan.PostStart:
+		return h.postStart(ctx, pod, s)
+	case plan.PreStop:
+		return h.preStop(ctx, pod, s)
+	case plan.Startup, plan.Readiness, plan.Liveness:
+		return h.probe(ctx, pod, s)
+	case plan.Condemn:
+		return h.condemn(pod, s)
 	case plan.Record:
 		return h.recordExit(ctx, s)
 	case plan.Remove:
@@ -444,7 +452,7 @@ func (h *host) ask(ctx context.Context, pod *v1.Pod, s plan.Step, i containers.I
 	asked := h.termed[i.ID]
 	h.mu.Unlock()
 	if !asked {
-		h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Killing", "Stopping container %s", s.Name)
+		h.announce(pod, s)
 		if err := h.r.Containers.Signal(ctx, i.ID, stopSignal(i.StopSignal)); err != nil {
 			return false, err
 		}
@@ -528,7 +536,11 @@ func (h *host) remove(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 			return err
 		}
 	}
-	return errors.Join(h.marks.drop(filepath.Join("stdin", id)), h.marks.drop(filepath.Join("started", id)))
+	h.mu.Lock()
+	delete(h.termed, id)
+	delete(h.announced, id)
+	h.mu.Unlock()
+	return h.marks.forget(id)
 }
 
 func (h *host) removeSandbox(ctx context.Context, pod *v1.Pod, s plan.Step) error {

@@ -31,19 +31,20 @@ type host struct {
 	uid   types.UID
 	marks markers
 
-	mu      sync.Mutex
-	rec     record                // as stored; guarded by mu
-	last    []containers.Instance // what containerd showed last; guarded by mu
-	looked  bool                  // containerd has answered at least once; guarded by mu
-	pulls   map[string]time.Time  // last pull of an image for this pod; guarded by mu
-	termed  map[string]bool       // ids that this podd has sent their stop signal; guarded by mu
-	telling map[string]time.Time  // last time a repeating event was recorded; guarded by mu
+	mu        sync.Mutex
+	rec       record                // as stored; guarded by mu
+	last      []containers.Instance // what containerd showed last; guarded by mu
+	looked    bool                  // containerd has answered at least once; guarded by mu
+	pulls     map[string]time.Time  // last pull of an image for this pod; guarded by mu
+	termed    map[string]bool       // ids that this podd has sent their stop signal; guarded by mu
+	announced map[string]bool       // ids whose coming end was told; guarded by mu
+	telling   map[string]time.Time  // last time a repeating event was recorded; guarded by mu
 }
 
 func newHost(r *Runtime, uid types.UID) *host {
 	h := &host{
 		r: r, uid: uid, marks: markersOf(r.RunDir, uid),
-		pulls: map[string]time.Time{}, termed: map[string]bool{}, telling: map[string]time.Time{},
+		pulls: map[string]time.Time{}, termed: map[string]bool{}, announced: map[string]bool{}, telling: map[string]time.Time{},
 	}
 	data, ok := r.Store.Record(uid)
 	if !ok {

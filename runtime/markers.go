@@ -18,6 +18,8 @@ import (
 //	<dir>/ground         all of the pod's directories, cgroup and volumes were made
 //	<dir>/network        the addresses that the hosts file was written with
 //	<dir>/started/<id>   when the process of container <id> was started; the zero time from just before its start
+//	<dir>/found/<id>/    what was found out about container <id> since: a file for each hook that has ended and for each
+//	                     probe that has come to a result, by the name of the step, and condemned
 type markers struct{ dir string }
 
 func markersOf(runDir string, uid types.UID) markers {
@@ -62,6 +64,24 @@ func (m markers) started(id string) (time.Time, bool) {
 	var at time.Time
 	ok := m.get(filepath.Join("started", id), &at)
 	return at, ok
+}
+
+// condemned is the name of the note that podd ends an instance.
+const condemned = "condemned"
+
+// found is the marker of what was found out about a container; the directory of all of them if what is "".
+func found(id, what string) string { return filepath.Join("found", id, what) }
+
+// has tells whether there is such a marker, or a directory of them.
+func (m markers) has(name string) bool {
+	_, err := os.Stat(filepath.Join(m.dir, name))
+	return err == nil
+}
+
+// forget drops all that is known of a container.
+func (m markers) forget(id string) error {
+	return errors.Join(os.RemoveAll(filepath.Join(m.dir, found(id, ""))),
+		m.drop(filepath.Join("stdin", id)), m.drop(filepath.Join("started", id)))
 }
 
 // any tells whether there is a directory of the pod at all: clear may have ended before it was removed.

@@ -149,6 +149,7 @@ func (h *host) container(i containers.Instance, now time.Time) status.Container 
 	if state == status.Created {
 		return c
 	}
+	h.findings(&c)
 	c.StartedAt = i.CreatedAt
 	if at, ok := h.marks.started(i.ID); ok && !at.IsZero() {
 		c.StartedAt = at

@@ -21,6 +21,7 @@ import (
 	"podd/runtime/containers"
 	"podd/runtime/images"
 	"podd/runtime/logs"
+	"podd/runtime/probes"
 	"podd/runtime/worker"
 	"podd/sandbox"
 	"podd/status"
@@ -65,6 +66,8 @@ type Options struct {
 type Runtime struct {
 	Options
 	starts chan struct{} // a slot per container that may be started at the same time
+	prober *probes.Prober
+	begun  time.Time // of this podd
 
 	accounts accountCache
 	stdins   feeds
@@ -90,6 +93,8 @@ func New(o Options) *Runtime {
 	return &Runtime{
 		Options: o,
 		starts:  make(chan struct{}, max(o.Parallel, 1)),
+		prober:  probes.New(),
+		begun:   time.Now(),
 		dirty:   map[types.UID]bool{},
 		workers: map[types.UID]*worker.Worker{},
 		wake:    make(chan struct{}, 1),

@@ -34,7 +34,7 @@ type Client struct {
 // reconnect is the longest pause between two tries to reach a containerd that went away.
 const reconnect = 500 * time.Millisecond
 
-// maxExecs bounds the processes that run beside the containers' own at one time, over all pods.
+// maxExecs bounds the processes that others have run beside the containers' own at one time, over all pods.
 const maxExecs = 512
 
 // Connect is lazy: it does not block and does not need containerd to be there. It reads what the host can do, and takes
