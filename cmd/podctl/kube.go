@@ -25,7 +25,6 @@ import (
 	"k8s.io/kubectl/pkg/cmd/patch"
 	"k8s.io/kubectl/pkg/cmd/portforward"
 	"k8s.io/kubectl/pkg/cmd/replace"
-	kubectlrun "k8s.io/kubectl/pkg/cmd/run"
 	"k8s.io/kubectl/pkg/cmd/top"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/cmd/wait"
@@ -66,9 +65,7 @@ func (p *podctl) verbs(args []string) []verb {
 	all := slices.Concat(p.lookVerbs(f), p.insideVerbs(f, args), p.changeVerbs(f))
 	return append(all,
 		verb{"apply", nil, basic, "Make what manifests say, or change it", func() *cobra.Command { return p.apply(f) }},
-		verb{"run", nil, basic, "Run an image in a pod", p.interactive(args, func(s genericiooptions.IOStreams) *cobra.Command {
-			return kubectlrun.NewCmdRun(f, s)
-		})},
+		verb{"run", nil, basic, "Run an image in a pod, or with -f the pods of manifests to their end", p.runVerb(f, args)},
 		verb{"delete", nil, basic, "Delete pods and other objects", func() *cobra.Command { return delete.NewCmdDelete(f, p.shown) }},
 		verb{"why", nil, look, "Say why a pod is not running or not ready", func() *cobra.Command { return p.why(f) }},
 		verb{"image", []string{"images"}, settings, "List, pull, load and remove images", p.image},

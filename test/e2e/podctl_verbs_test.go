@@ -123,7 +123,7 @@ func testPodctlUnreachable(t *testing.T, s *suite) {
 		"get pods", "get nonsense", "describe pod x", "logs x", "exec x -- true", "attach x", "port-forward x 1:1", "cp " + file + " x:/y", "cp x:/y z",
 		"top pod", "top node", "events", "wait pod/x --for=delete", "apply -f " + file, "diff -f " + file, "create -f " + file, "create configmap x",
 		"edit pod x", "patch pod x -p {}", "replace -f " + file, "label pod x a=b", "annotate pod x a=b", "delete pod x", "debug x --image=y", "explain pod",
-		"api-resources", "api-versions", "auth whoami", "auth can-i get pods", "run x --image=y", "why", "why x", "kubeconfig", "image ls", "image pull x",
+		"api-resources", "api-versions", "auth whoami", "auth can-i get pods", "run x --image=y", "run -q -f " + file + " --until=ready", "why", "why x", "kubeconfig", "image ls", "image pull x",
 	} {
 		got := s.refused(t, "", append([]string{"--socket=/no/such.sock"}, strings.Fields(args)...)...)
 		if !strings.HasPrefix(got, "error: podd is not running (nothing answers on /no/such.sock): start it with ") || strings.Count(got, "\n") != 1 {

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// stage is how far a pod is, as a run sees it.
+type stage uint8
+
+const (
+	goesOn stage = iota
+	done
+	failed   // it has ended, not well
+	hopeless // it can never come to what is waited for
+)
+
+// verdict is what is to be thought of a pod.
+type verdict struct {
+	stage     stage
+	container string // that it is about; empty if it is about the pod
+	why       string // of failed and hopeless
+	code      int32  // the exit code of the container; 0 if there is none
+}
+
+// rules are what a pod is judged by.
+type rules struct {
+	until       string
+	maxRestarts int32 // below 0 any number
+}
+
+// How often something is tried that may work the next time.
+const (
+	surePulls  = 2                // pulls that the registry has answered with no
+	otherPulls = 5                // pulls that have failed otherwise
+	startLimit = 10 * time.Second // that making or starting a container goes on failing
+	mounts     = 5                // failures to mount a volume or to make the sandbox
+	readyFor   = time.Second      // that a pod is ready of which no probe says so: it may be about to crash
+)
+
+// history is what a pod's status does not say of its past. The zero history is that of a new pod.
+type history struct {
+	pulls  map[string]int       // failed pulls by container
+	reason map[string]string    // what each container waits for
+	since  map[string]time.Time // and since when
+	ready  time.Time            // since when the pod is ready; zero if it is not
+}
+
+// note keeps what will not be seen later.
+func (h *history) note(pod *v1.Pod, now time.Time) {
+	if h.pulls == nil {
+		h.pulls, h.reason, h.since = map[string]int{}, map[string]string{}, map[string]time.Time{}
+	}
+	if c := condition(pod, v1.PodReady); c == nil || c.Status != v1.ConditionTrue {
+		h.ready = time.Time{}
+	} else if h.ready.IsZero() {
+		h.ready = now
+	}
+	for _, s := range statuses(pod) {
+		reason := ""
+		if s.State.Waiting != nil {
+			reason = s.State.Waiting.Reason
+		}
+		if reason == h.reason[s.Name] {
+			continue
+		}
+		if reason == "ErrImagePull" {
+			h.pulls[s.Name]++
+		}
+		h.reason[s.Name], h.since[s.Name] = reason, now
+	}
+}
+
+// judge says whether a pod is done, has failed, can never be done, or goes on. The events are the pod's, oldest first.
+func judge(pod *v1.Pod, events []v1.Event, h *history, r rules, now time.Time) verdict {
+	switch pod.Status.Phase {
+	case v1.PodSucceeded:
+		if r.until == untilReady {
+			return verdict{stage: hopeless, why: "all its containers have ended with exit code 0, so it will not be ready"}
+		}
+		return verdict{stage: done}
+	case v1.PodFailed:
+		v := failure(pod)
+		if r.until == untilReady {
+			v.stage = hopeless
+		}
+		return v
+	}
+	if pod.DeletionTimestamp != nil {
+		return verdict{stage: hopeless, why: "somebody else deletes it"}
+	}
+	if c := condition(pod, v1.PodScheduled); c != nil && c.Status == v1.ConditionFalse && c.Reason != v1.PodReasonSchedulingGated {
+		return verdict{stage: hopeless, why: "no host runs it: " + cmp.Or(c.Message, c.Reason)}
+	}
+	for _, s := range statuses(pod) {
+		if v := judgeContainer(pod, s, events, h, r, now); v.stage != goesOn {
+			return v
+		}
+	}
+	if why := unprepared(pod, events); why != "" {
+		return verdict{stage: hopeless, why: why}
+	}
+	if r.until == untilReady && !h.ready.IsZero() && (probed(pod) || now.Sub(h.ready) >= readyFor) {
+		return verdict{stage: done}
+	}
+	return verdict{}
+}
+
+// probed says whether every container has a readiness probe.
+func probed(pod *v1.Pod) bool {
+	return !slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool { return c.ReadinessProbe == nil })
+}
+
+// judgeContainer finds what a container can never come out of.
+func judgeContainer(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, h *history, r rules, now time.Time) verdict {
+	w := s.State.Waiting
+	if w == nil {
+		return verdict{}
+	}
+	never := func(format string, args ...any) verdict {
+		return verdict{stage: hopeless, container: s.Name, why: "container " + s.Name + ": " + fmt.Sprintf(format, args...)}
+	}
+	switch w.Reason {
+	case "ErrImageNeverPull":
+		return never("image %s is not on this host, and imagePullPolicy is Never", s.Image)
+	case "InvalidImageName", "CreateContainerConfigError":
+		return never("%s: %s", w.Reason, w.Message)
+	case "ErrImagePull", "ImagePullBackOff":
+		if n := max(h.pulls[s.Name], failedPulls(events, s.Image)); n >= otherPulls || n >= surePulls && sure(w.Message) {
+			return never("image %s could not be pulled in %d attempts: %s", s.Image, n, w.Message)
+		}
+	case "CreateContainerError", "RunContainerError":
+		if since, known := h.since[s.Name]; known && now.Sub(since) >= startLimit {
+			return never("%s: %s", w.Reason, w.Message)
+		}
+	case "CrashLoopBackOff":
+		if r.maxRestarts < 0 || s.RestartCount < r.maxRestarts {
+			break
+		}
+		v := never("it was restarted %s and has ended again", times(s.RestartCount))
+		if last := s.LastTerminationState.Terminated; last != nil {
+			v.code = last.ExitCode
+			v.why = fmt.Sprintf("container %s was restarted %s and has ended again: it %s", s.Name, times(s.RestartCount), ended(pod, s.Name, last))
+		}
+		if probe := lastWarning(events, "Unhealthy", s.Name); probe != "" {
+			v.why += ". " + probe
+		}
+		return v
+	}
+	return verdict{}
+}
+
+// failedPulls counts the pulls of an image that events tell of: a status that says the same again is not seen to change.
+func failedPulls(events []v1.Event, image string) (n int) {
+	for _, e := range events {
+		if e.Reason == "Failed" && strings.HasPrefix(e.Message, fmt.Sprintf("Failed to pull image %q", image)) {
+			n += int(max(e.Count, seriesCount(e), 1))
+		}
+	}
+	return n
+}
+
+// sure tells whether a failed pull is the registry's own answer.
+func sure(message string) bool {
+	message = strings.ToLower(message)
+	return slices.ContainsFunc([]string{"not found", "manifest unknown", "name unknown", "unauthorized", "denied", "manifest has no", "no match for platform", "no such host"},
+		func(part string) bool { return strings.Contains(message, part) })
+}
+
+// unprepared is why a pod of which nothing runs yet will not come to that.
+func unprepared(pod *v1.Pod, events []v1.Event) string {
+	if pod.Status.Phase != v1.PodPending || running(pod) {
+		return ""
+	}
+	var n int32
+	for _, e := range events {
+		if e.Type == v1.EventTypeWarning && (e.Reason == "FailedMount" || e.Reason == "FailedCreatePodSandBox") {
+			n += max(e.Count, seriesCount(e), 1)
+		}
+		if n >= mounts {
+			return e.Reason + ": " + strings.TrimSpace(e.Message)
+		}
+	}
+	return ""
+}
+
+// failure is the verdict on a pod that has failed: it is about the container that failed first.
+func failure(pod *v1.Pod) verdict {
+	v := verdict{stage: failed, why: "it has failed"}
+	if pod.Status.Reason != "" || pod.Status.Message != "" {
+		v.why = strings.Trim(pod.Status.Reason+": "+pod.Status.Message, ": ")
+	}
+	name, first := firstFailed(pod)
+	if first == nil {
+		return v
+	}
+	v.container, v.code = name, first.ExitCode
+	why := fmt.Sprintf("container %s %s", name, ended(pod, name, first))
+	if pod.Status.Reason != "" {
+		why = v.why + "; " + why
+	}
+	v.why = why
+	return v
+}
+
+// firstFailed is the container whose failure came first. Sidecars do not count: they are stopped when all else has ended.
+func firstFailed(pod *v1.Pod) (string, *v1.ContainerStateTerminated) {
+	var name string
+	var first *v1.ContainerStateTerminated
+	for _, s := range statuses(pod) {
+		t := s.State.Terminated
+		if t == nil || t.ExitCode == 0 || isSidecar(pod, s.Name) {
+			continue
+		}
+		if first == nil || t.FinishedAt.Before(&first.FinishedAt) {
+			name, first = s.Name, t
+		}
+	}
+	return name, first
+}
+
+func isSidecar(pod *v1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c v1.Container) bool {
+		return c.Name == name && c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
+	})
+}
+
+// exitOf is how a container has ended for good, nil if it has not. The first end of one that is always started again counts.
+func exitOf(pod *v1.Pod, name string) *v1.ContainerStateTerminated {
+	for _, s := range statuses(pod) {
+		if s.Name != name {
+			continue
+		}
+		t := s.State.Terminated
+		if t == nil {
+			t = s.LastTerminationState.Terminated
+			if t == nil || !policyOf(pod, name, 0) { // one that is started again only if it failed goes on
+				return nil
+			}
+			return t
+		}
+		final := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+		if final || policyOf(pod, name, 0) || !policyOf(pod, name, t.ExitCode) {
+			return t
+		}
+	}
+	return nil
+}
