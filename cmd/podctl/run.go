@@ -75,7 +75,7 @@ func (p *podctl) runVerb(f cmdutil.Factory, args []string) func() *cobra.Command
 	}
 }
 
-// ofManifests tells whether the arguments of run name manifests and no image.
+// ofManifests tells whether the arguments of run name manifests, or have flags that only go with them, and name no image.
 func ofManifests(args []string) bool {
 	if i := slices.Index(args, "--"); i >= 0 {
 		args = args[:i]
@@ -87,7 +87,7 @@ func ofManifests(args []string) bool {
 			})
 		})
 	}
-	return given("-f", "--filename", "-k", "--kustomize") && !given("--image")
+	return given("-f", "--filename", "-k", "--kustomize", "--until", "--exit-from", "--junit", "--logs", "--keep") && !given("--image")
 }
 
 func (p *podctl) runManifests(f cmdutil.Factory) *cobra.Command {
@@ -179,7 +179,9 @@ func (p *podctl) runAll(f cmdutil.Factory, o *runFlags) (int, error) {
 			r.writeReport(outcome{why: why, code: codeNever})
 		}
 		if r.work.Err() != nil {
-			return r.cut().code, nil
+			o := r.cut()
+			fmt.Fprintln(p.shown.ErrOut, "error: "+o.why)
+			return o.code, nil
 		}
 		return 0, err
 	}

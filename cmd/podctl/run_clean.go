@@ -20,6 +20,13 @@ const cleanLimit = time.Minute
 func (r *runner) clean() (left []string) {
 	ctx, cancel := context.WithTimeout(r.last, cleanLimit+r.longestGrace())
 	defer cancel()
+	for _, t := range r.things {
+		if t.asked && t.uid == "" {
+			if err := t.recall(ctx); err != nil {
+				left = append(left, fmt.Sprintf("%s, if it was made: %v", t.where(), err))
+			}
+		}
+	}
 	for _, group := range r.groups() {
 		for _, t := range group {
 			if err := r.remove(ctx, t, nil); err != nil {
@@ -31,7 +38,7 @@ func (r *runner) clean() (left []string) {
 			if t.uid == "" {
 				continue
 			}
-			if err := r.await1(ctx, t); err != nil {
+			if err := r.outwait(ctx, t); err != nil {
 				left = append(left, fmt.Sprintf("%s: it is deleted and not gone yet: %v", t.where(), err))
 				continue
 			}
@@ -39,6 +46,20 @@ func (r *runner) clean() (left []string) {
 		}
 	}
 	return left
+}
+
+// recall finds out whether t was made, though podd did not say so.
+func (t *thing) recall(ctx context.Context) error {
+	return insist(ctx, func(ctx context.Context) error {
+		found, err := t.find(ctx)
+		if found != nil {
+			t.name, t.uid = found.GetName(), found.GetUID()
+		}
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
 }
 
 // groups are the things that were made, by what can go at the same time.
@@ -90,8 +111,8 @@ func (r *runner) remove(ctx context.Context, t *thing, grace *int64) error {
 	})
 }
 
-// await1 waits until t is gone. When the user asks a second time it goes without grace.
-func (r *runner) await1(ctx context.Context, t *thing) error {
+// outwait waits until t is gone. When the user asks a second time it goes without grace.
+func (r *runner) outwait(ctx context.Context, t *thing) error {
 	if r.gentle.Err() == nil {
 		gentle, cancel := context.WithCancel(ctx)
 		unhook := context.AfterFunc(r.gentle, cancel)

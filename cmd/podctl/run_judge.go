@@ -118,12 +118,15 @@ func probed(pod *v1.Pod) bool {
 
 // judgeContainer finds what a container can never come out of.
 func judgeContainer(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, h *history, r rules, now time.Time) verdict {
+	never := func(format string, args ...any) verdict {
+		return verdict{stage: hopeless, container: s.Name, why: "container " + s.Name + ": " + fmt.Sprintf(format, args...)}
+	}
+	if v := worn(pod, s, events, r); v.stage != goesOn {
+		return v
+	}
 	w := s.State.Waiting
 	if w == nil {
 		return verdict{}
-	}
-	never := func(format string, args ...any) verdict {
-		return verdict{stage: hopeless, container: s.Name, why: "container " + s.Name + ": " + fmt.Sprintf(format, args...)}
 	}
 	switch w.Reason {
 	case "ErrImageNeverPull":
@@ -138,21 +141,32 @@ func judgeContainer(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, h *his
 		if since, known := h.since[s.Name]; known && now.Sub(since) >= startLimit {
 			return never("%s: %s", w.Reason, w.Message)
 		}
-	case "CrashLoopBackOff":
-		if r.maxRestarts < 0 || s.RestartCount < r.maxRestarts {
-			break
-		}
-		v := never("it was restarted %s and has ended again", times(s.RestartCount))
-		if last := s.LastTerminationState.Terminated; last != nil {
-			v.code = last.ExitCode
-			v.why = fmt.Sprintf("container %s was restarted %s and has ended again: it %s", s.Name, times(s.RestartCount), ended(pod, s.Name, last))
-		}
-		if probe := lastWarning(events, "Unhealthy", s.Name); probe != "" {
-			v.why += ". " + probe
-		}
-		return v
 	}
 	return verdict{}
+}
+
+// worn finds a container that was restarted as often as it may be and has ended again, or was restarted once more already.
+func worn(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, r rules) verdict {
+	last := s.State.Terminated
+	again := last != nil && policyOf(pod, s.Name, last.ExitCode) || crashing(s)
+	if last == nil {
+		last = s.LastTerminationState.Terminated
+	}
+	if r.maxRestarts < 0 || s.RestartCount < r.maxRestarts || s.RestartCount == r.maxRestarts && !again {
+		return verdict{}
+	}
+	v := verdict{stage: hopeless, container: s.Name, why: fmt.Sprintf("container %s has ended", s.Name)}
+	if s.RestartCount > 0 {
+		v.why = fmt.Sprintf("container %s was restarted %s and has ended again", s.Name, times(s.RestartCount))
+	}
+	if last != nil {
+		v.code = last.ExitCode
+		v.why += ": it " + ended(pod, s.Name, last)
+	}
+	if probe := lastWarning(events, "Unhealthy", s.Name); probe != "" {
+		v.why += ". " + probe
+	}
+	return v
 }
 
 // failedPulls counts the pulls of an image that events tell of: a status that says the same again is not seen to change.

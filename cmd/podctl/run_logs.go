@@ -114,7 +114,8 @@ func (l *runLogs) settle() {
 	}
 }
 
-// finish ends the printing. Of pods that are gone it waits for the end of what they wrote; of pods that are kept not.
+// finish ends the printing. Of pods that are gone it waits for the end of what they wrote; of those that are kept it prints what
+// they have written so far.
 func (l *runLogs) finish(kept bool) {
 	if l == nil {
 		return
@@ -122,6 +123,16 @@ func (l *runLogs) finish(kept bool) {
 	defer l.running.Wait()
 	defer l.stop()
 	if kept {
+		l.stop()
+		l.running.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		for _, s := range l.streams {
+			pod, gone, _ := l.board.look(s.pod.uid)
+			if n, _ := instance(pod, s.container); !gone && n == s.position() && s.copy(ctx, n, past) == nil {
+				s.printed(n)
+			}
+		}
 		return
 	}
 	ended := make(chan struct{})
@@ -179,7 +190,11 @@ func (s *stream) run(ctx context.Context) {
 				s.printed(n - 2)
 				next = n - 1
 			}
-			s.print(ctx, next, n > next)
+			part := following
+			if n > next {
+				part = previous
+			}
+			s.print(ctx, next, part)
 			continue
 		case gone, final:
 			return
@@ -201,13 +216,13 @@ func (s *stream) printed(n int32) {
 }
 
 // print prints what is left of the log of instance n, which is the newest or the previous one, as far as it can be had now.
-func (s *stream) print(ctx context.Context, n int32, previous bool) {
-	err := s.copy(ctx, n, previous)
+func (s *stream) print(ctx context.Context, n int32, p part) {
+	err := s.copy(ctx, n, p)
 	switch {
 	case ctx.Err() != nil:
-	case apierrors.IsNotFound(err), apierrors.IsBadRequest(err) && (previous || s.ended(ctx, n)):
+	case apierrors.IsNotFound(err), apierrors.IsBadRequest(err) && (p == previous || s.ended(ctx, n)):
 		s.printed(n) // nothing is kept of it
-	case err == nil && (previous || s.ended(ctx, n)):
+	case err == nil && (p == previous || s.ended(ctx, n)):
 		s.printed(n)
 	default: // podd was lost, or has ended the stream because it ends itself
 		select {
@@ -236,12 +251,21 @@ func (s *stream) ended(ctx context.Context, n int32) bool {
 	}
 }
 
+// part is what of a container's log is asked for.
+type part uint8
+
+const (
+	following part = iota // of the newest instance, to its end
+	past                  // of the newest instance, what is there
+	previous              // of the instance before the newest
+)
+
 // errOther is that the log is another instance's.
 var errOther = errors.New("another instance was started meanwhile")
 
 // copy prints the lines of instance n that were not printed yet; nil is that its log was read to the end.
-func (s *stream) copy(ctx context.Context, n int32, previous bool) error {
-	opts := &v1.PodLogOptions{Container: s.container, Follow: !previous, Previous: previous, Timestamps: true}
+func (s *stream) copy(ctx context.Context, n int32, p part) error {
+	opts := &v1.PodLogOptions{Container: s.container, Follow: p == following, Previous: p == previous, Timestamps: true}
 	if !s.last.IsZero() {
 		opts.SinceTime = &metav1.Time{Time: s.last}
 	}
@@ -252,10 +276,10 @@ func (s *stream) copy(ctx context.Context, n int32, previous bool) error {
 	}
 	defer in.Close()
 	pod, err := pods.Get(ctx, s.pod.name, metav1.GetOptions{})
-	if err != nil {
+	if err != nil && !apierrors.IsNotFound(err) { // of a pod that has gone just now the stream is open still
 		return err
 	}
-	if newest, _ := instance(pod, s.container); newest > n+1 || newest > n && !previous {
+	if newest, _ := instance(pod, s.container); err == nil && (newest > n+1 || newest > n && p != previous) {
 		return errOther
 	}
 	return s.lines(in)

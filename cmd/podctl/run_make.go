@@ -36,8 +36,9 @@ type thing struct {
 	kind   string                     // in lower case, as people write it
 	old    *unstructured.Unstructured // what an earlier run has left under the name
 
-	name string    // empty until it is made if the server gives it
-	uid  types.UID // empty until it is made
+	name  string    // empty until it is made if the server gives it
+	uid   types.UID // empty until it is made
+	asked bool      // it was asked for, so that it may be there also if no answer came
 }
 
 func (t *thing) String() string { return t.kind + "/" + cmp.Or(t.name, t.object.GetGenerateName()+"*") }
@@ -215,7 +216,7 @@ func (r *runner) build() (outcome, bool) {
 			t.uid = t.old.GetUID()
 			continue
 		}
-		if err := r.build1(t); err != nil {
+		if err := r.create(t); err != nil {
 			return r.unbuilt(t, err), false
 		}
 		r.say("%s created", t)
@@ -246,9 +247,11 @@ func (r *runner) unbuilt(t *thing, err error) outcome {
 	return outcome{code: codeNever, why: fmt.Sprintf("%s could not be made:\n%s", t, strings.Join(lines, "\n"))}
 }
 
-// build1 makes t, over deaths of podd. A request that is on its way is waited for also after a signal: what it makes has to be
+// create makes t, over deaths of podd. A request that is on its way is waited for also after a signal: what it makes has to be
 // known, so that it can be deleted.
-func (r *runner) build1(t *thing) error {
+func (r *runner) create(t *thing) error {
+	t.asked = true
+	began := time.Now()
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.work), answerLimit)
 		made, err := t.client.Create(ctx, t.object, metav1.CreateOptions{FieldManager: "podctl", FieldValidation: metav1.FieldValidationStrict})
@@ -262,7 +265,7 @@ func (r *runner) build1(t *thing) error {
 			t.name, t.uid = made.GetName(), made.GetUID()
 			return nil
 		}
-		if !lost(err) || time.Since(r.began) > awayLimit {
+		if !lost(err) || time.Since(began) > awayLimit {
 			return err
 		}
 		select {
@@ -311,6 +314,9 @@ func (t *thing) find(ctx context.Context) (*unstructured.Unstructured, error) {
 
 // policyOf tells whether a container of the pod is started again after it has ended with code.
 func policyOf(pod *v1.Pod, name string, code int32) bool {
+	if isInit(pod, name) && !isSidecar(pod, name) && code == 0 {
+		return false
+	}
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		if c.Name == name {
 			return status.ShouldRestart(pod, &c, code)

@@ -90,10 +90,13 @@ func TestJudge(t *testing.T) {
 		"crashed twice":            {pod: crash("2")},
 		"crashed three times":      {pod: crash("3"), stage: hopeless, why: "container app was restarted 3 times and has ended again: it ended with exit code 3", code: 3},
 		"killed by a probe":        {pod: crash("3"), events: []v1.Event{{Type: "Warning", Reason: "Unhealthy", Message: "Liveness probe failed: 503", InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}}}, stage: hopeless, why: "Liveness probe failed: 503", code: 3},
-		"runs again":               {pod: app("restartCount: 9, lastState: " + ended("3") + ", state: {running: {}}")},
+		"runs again":               {pod: app("restartCount: 3, lastState: " + ended("3") + ", state: {running: {}}")},
+		"runs once more":           {pod: app("restartCount: 4, lastState: " + ended("3") + ", state: {running: {}}"), stage: hopeless, why: "restarted 4 times", code: 3},
+		"ended, runs again soon":   {pod: "spec: {restartPolicy: OnFailure, containers: [{name: app}]}\n" + strings.SplitN(app("restartCount: 3, state: "+ended("4")), "\n", 2)[1], stage: hopeless, why: "restarted 3 times and has ended again: it ended with exit code 4", code: 4},
 		"mounts fail":              {pod: "status: {phase: Pending}", events: warned("FailedMount", "no such directory", mounts), stage: hopeless, why: "FailedMount: no such directory"},
 		"a mount failed":           {pod: "status: {phase: Pending}", events: warned("FailedMount", "no such directory", mounts-1)},
-		"init":                     {pod: "spec: {initContainers: [{name: i}], containers: [{name: app}]}\nstatus: {phase: Pending, initContainerStatuses: [{name: i, restartCount: 3, state: {waiting: {reason: CrashLoopBackOff}}}]}", stage: hopeless, why: "container i: it was restarted 3 times"},
+		"init is done":             {pod: "spec: {initContainers: [{name: i}], containers: [{name: app}]}\nstatus: {phase: Pending, initContainerStatuses: [{name: i, restartCount: 3, state: {terminated: {exitCode: 0}}}]}"},
+		"init":                     {pod: "spec: {initContainers: [{name: i}], containers: [{name: app}]}\nstatus: {phase: Pending, initContainerStatuses: [{name: i, restartCount: 3, state: {waiting: {reason: CrashLoopBackOff}}}]}", stage: hopeless, why: "container i was restarted 3 times and has ended again"},
 	} {
 		h := c.history
 		if h == nil {
@@ -103,6 +106,10 @@ func TestJudge(t *testing.T) {
 		if got.stage != c.stage || !strings.Contains(got.why, c.why) || (got.why == "") != (c.why == "") || got.code != c.code {
 			t.Errorf("%s: %+v, want stage %d, %q, code %d", name, got, c.stage, c.why, c.code)
 		}
+	}
+	once := "spec: {restartPolicy: OnFailure, containers: [{name: app}]}\nstatus: {phase: Running, containerStatuses: [{name: app, state: " + ended("4") + "}]}"
+	if got := judge(judged(t, once), nil, &history{}, rules{}, noon); got.stage != hopeless || got.code != 4 {
+		t.Errorf("no restart at all: %+v", got)
 	}
 	if got := judge(judged(t, crash("30")), nil, &history{}, rules{maxRestarts: -1}, noon); got.stage != goesOn {
 		t.Errorf("any number of restarts: %+v", got)
@@ -156,6 +163,7 @@ func TestExitOf(t *testing.T) {
 			"state: "+ended("42")), -1},
 		"no rule for it": {pod("Never", ", restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]",
 			"state: "+ended("43")), 43},
+		"init":      {"spec: {initContainers: [{name: app}]}\nstatus: {phase: Pending, initContainerStatuses: [{name: app, state: " + ended("0") + "}]}", 0},
 		"not there": {"status: {phase: Pending}", -1},
 	} {
 		got := int32(-1)
@@ -373,6 +381,7 @@ func TestOfManifests(t *testing.T) {
 		"web":                           false,
 		"":                              false,
 		"--until=ready -f x --keep":     true,
+		"--junit x":                     true,
 		"x -- -f y":                     false,
 		"--field-manager=x web --image": false,
 	} {
