@@ -67,10 +67,14 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return h.detach(ctx, pod)
 	case plan.RemoveGround:
 		return h.removeGround(ctx, pod)
+	case plan.Allocate:
+		return h.allocate(ctx, pod)
+	case plan.Resize:
+		return h.resize(ctx, pod, s)
 	case plan.BeginEra:
 		return h.beginEra(ctx, s)
 	case plan.Conclude:
-		return h.change(ctx, func(r record) record { r.Verdict = s.Verdict; return r })
+		return h.conclude(ctx, pod, s.Verdict)
 	case plan.Finish:
 		return h.finish(ctx)
 	default:
@@ -80,11 +84,7 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 
 func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 	if h.record().Started.IsZero() {
-		err := h.change(ctx, func(r record) record {
-			r.Namespace, r.Name, r.Started = pod.Namespace, pod.Name, time.Now()
-			return r
-		})
-		if err != nil {
+		if err := h.admit(ctx, pod); err != nil {
 			return err
 		}
 	}
@@ -100,7 +100,7 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 	if err := h.writeEtc(pod, nil); err != nil {
 		return err
 	}
-	if err := h.r.Sandboxes.EnsureCgroup(ctx, pod); err != nil {
+	if err := h.r.Sandboxes.EnsureCgroup(ctx, h.admitted(pod)); err != nil {
 		return err
 	}
 	killpoint.At("ground.cgroup")
@@ -196,6 +196,7 @@ func containerOf(pod *v1.Pod, name string) (*v1.Container, error) {
 }
 
 func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	pod = h.admitted(pod)
 	c, err := containerOf(pod, s.Name)
 	if err != nil {
 		return err
@@ -223,6 +224,9 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID,
 		Sandbox: h.r.Sandboxes.Ref(pod, box, netns),
 		Mounts:  append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
+	}
+	if err := h.makeRoom(ctx, pod, s.Name); err != nil {
+		return because("CreateContainerError", err)
 	}
 	shared := cfg.Sandbox.PIDNS != ""
 	if err := h.aim(ctx, pod, &cfg); err != nil {

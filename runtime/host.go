@@ -31,6 +31,8 @@ type host struct {
 	uid   types.UID
 	marks markers
 
+	resizing sync.Mutex // one change of what the pod's containers are held to at a time
+
 	mu        sync.Mutex
 	rec       record                // as stored; guarded by mu
 	last      []containers.Instance // what containerd showed last; guarded by mu
@@ -56,6 +58,7 @@ func newHost(r *Runtime, uid types.UID) *host {
 		return h
 	}
 	h.rec = rec
+	h.adoptResources()
 	return h
 }
 
@@ -78,6 +81,7 @@ func (h *host) change(ctx context.Context, edit func(record) record) error {
 		return fmt.Errorf("store the record of pod %s: %w", h.uid, err)
 	}
 	h.rec = next
+	h.r.note(h.uid, next)
 	return nil
 }
 
@@ -109,8 +113,9 @@ func (h *host) Publish(pod *v1.Pod, next v1.PodStatus) error {
 	looked := h.looked
 	h.mu.Unlock()
 	var held []v1.ContainerStatus
+	var before v1.PodStatus
 	err := h.r.Store.SetStatus(store.By(context.Background(), itself), h.uid, func(prev v1.PodStatus) v1.PodStatus {
-		held = newlyHeld(prev, next)
+		held, before = newlyHeld(prev, next), prev
 		if !looked {
 			unknown := *prev.DeepCopy()
 			if prev.Phase == v1.PodRunning {
@@ -124,6 +129,7 @@ func (h *host) Publish(pod *v1.Pod, next v1.PodStatus) error {
 		return nil
 	}
 	if err == nil && looked {
+		h.resizeNews(pod, before, next)
 		for _, c := range held {
 			h.heldBack(pod, c)
 		}

@@ -41,6 +41,16 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 	if ok && h.r.Reject != nil {
 		f.Rejected = h.r.Reject(pod)
 	}
+	if ok && f.Rejected == nil && f.Verdict == nil {
+		f.Rejected = h.refusal(pod)
+	}
+	f.Allocated, f.Room = rec.Allocated, h.room(pod, rec)
+	if h.r.Allocatable != nil {
+		f.Node.Allocatable = h.r.Allocatable()
+	}
+	if !ok {
+		h.r.wakeWaiting() // it counts no more
+	}
 	instances, err := h.r.Containers.Look(ctx, string(h.uid))
 	f.Reachable = err == nil
 	if err != nil {

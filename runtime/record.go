@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
+
 	"podd/status"
 )
 
@@ -13,16 +15,18 @@ import (
 // anywhere: who the pod is (so that it can be cleaned up when its object is gone), when it was taken up, which exits it
 // had and the terminal phase it reached. It is stored durably, by pod uid, as JSON.
 type record struct {
-	Version   int                `json:"version"`
-	Namespace string             `json:"namespace"`
-	Name      string             `json:"name"`
-	Started   time.Time          `json:"started"`
-	IPs       []string           `json:"ips,omitempty"`
-	Verdict   *status.Verdict    `json:"verdict,omitempty"`
-	Sandbox   *status.Sandbox    `json:"sandbox,omitempty"` // the newest one that was removed while the pod lives on
-	Exits     []status.Container `json:"exits,omitempty"`   // by name, then attempt; the newest two of each container
-	Era       int                `json:"era,omitempty"`     // status.Facts.Era
-	EraBy     string             `json:"eraBy,omitempty"`
+	Version   int                                `json:"version"`
+	Namespace string                             `json:"namespace"`
+	Name      string                             `json:"name"`
+	Started   time.Time                          `json:"started"`
+	IPs       []string                           `json:"ips,omitempty"`
+	Verdict   *status.Verdict                    `json:"verdict,omitempty"`
+	Sandbox   *status.Sandbox                    `json:"sandbox,omitempty"`   // the newest one that was removed while the pod lives on
+	Allocated map[string]v1.ResourceRequirements `json:"allocated,omitempty"` // status.Facts.Allocated
+	Resized   bool                               `json:"resized,omitempty"`   // they are others than the pod was taken up with
+	Exits     []status.Container                 `json:"exits,omitempty"`     // by name, then attempt; the newest two of each container
+	Era       int                                `json:"era,omitempty"`       // status.Facts.Era
+	EraBy     string                             `json:"eraBy,omitempty"`
 }
 
 // recordVersion is the format written now. A record of a newer version is not read.

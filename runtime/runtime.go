@@ -58,6 +58,8 @@ type Options struct {
 	Log   *slog.Logger
 	// Reject, if set, says why this host does not take a pod that was bound to it; nil is that it does. It is asked often.
 	Reject func(pod *v1.Pod) *status.Verdict
+	// Allocatable, if set, is what pods may have of this host in all; nil is that it is not known, and everything fits.
+	Allocatable func() v1.ResourceList
 
 	Timing Timing
 }
@@ -70,6 +72,7 @@ type Runtime struct {
 	begun  time.Time // of this podd
 
 	accounts accountCache
+	promises promises
 	stdins   feeds
 
 	mu      sync.Mutex
@@ -91,15 +94,16 @@ const renet = 15 * time.Second
 // New gives a runtime that does nothing before Run.
 func New(o Options) *Runtime {
 	return &Runtime{
-		Options: o,
-		starts:  make(chan struct{}, max(o.Parallel, 1)),
-		prober:  probes.New(),
-		begun:   time.Now(),
-		dirty:   map[types.UID]bool{},
-		workers: map[types.UID]*worker.Worker{},
-		wake:    make(chan struct{}, 1),
-		again:   make(chan struct{}, 1),
-		claimed: make(chan struct{}),
+		Options:  o,
+		starts:   make(chan struct{}, max(o.Parallel, 1)),
+		prober:   probes.New(),
+		begun:    time.Now(),
+		dirty:    map[types.UID]bool{},
+		workers:  map[types.UID]*worker.Worker{},
+		wake:     make(chan struct{}, 1),
+		again:    make(chan struct{}, 1),
+		claimed:  make(chan struct{}),
+		promises: promises{known: map[types.UID]promise{}, waits: map[types.UID]bool{}},
 	}
 }
 
@@ -183,6 +187,7 @@ func (r *Runtime) start(ctx context.Context, uid types.UID) {
 		r.mu.Lock()
 		delete(r.workers, uid)
 		r.mu.Unlock()
+		r.release(uid)
 		if r.mine(uid) { // the same pod again, such as that of a manifest file that came back
 			r.Wake(uid)
 		}

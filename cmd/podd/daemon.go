@@ -244,9 +244,10 @@ func (p *podd) open(boot string) error {
 		Event: func(pod *v1.Pod, container, kind, reason, format string, args ...any) {
 			p.api.ContainerEvent(pod, container, kind, reason, format, args...)
 		},
-		Adopt:  func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
-		Reject: func(pod *v1.Pod) *status.Verdict { return rejected(p.api.Rejects(pod)) },
-		Log:    p.log,
+		Adopt:       func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
+		Reject:      func(pod *v1.Pod) *status.Verdict { return rejected(p.api.Rejects(pod)) },
+		Allocatable: func() v1.ResourceList { return p.api.Allocatable() },
+		Log:         p.log,
 		Timing: runtime.Timing{
 			Turn: func(took time.Duration) { p.api.Turn(took) },
 			Step: func(kind string, took time.Duration, err error) { p.api.Step(kind, took, err) },

@@ -1,0 +1,202 @@
+package runtime
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+
+	"podd/api/fit"
+	"podd/status"
+)
+
+// promises is what podd has admitted of what its pods ask for: the resources in their records. One that is being stored
+// counts already, so that no two pods get the same.
+type promises struct {
+	mu    sync.Mutex
+	known map[types.UID]promise // read from the record when it is asked for first; guarded by mu
+	waits map[types.UID]bool    // pods that ask for other resources than they have; guarded by mu
+}
+
+// promise is what one pod was admitted with.
+type promise struct {
+	holds     bool // it was admitted, and is not over
+	resources map[string]v1.ResourceRequirements
+}
+
+func promiseOf(rec record) promise {
+	return promise{holds: !rec.Started.IsZero() && rec.Verdict == nil, resources: rec.Allocated}
+}
+
+// note keeps what a record says now. When it holds less than before, those that wait are looked at.
+func (r *Runtime) note(uid types.UID, rec record) {
+	r.promises.mu.Lock()
+	before := r.promises.known[uid]
+	now := promiseOf(rec)
+	r.promises.known[uid] = now
+	r.promises.mu.Unlock()
+	if before.holds && (!now.holds || !equality.Semantic.DeepEqual(before.resources, now.resources)) {
+		r.wakeWaiting()
+	}
+}
+
+// release forgets a pod that is gone.
+func (r *Runtime) release(uid types.UID) {
+	r.promises.mu.Lock()
+	delete(r.promises.known, uid)
+	delete(r.promises.waits, uid)
+	r.promises.mu.Unlock()
+	r.wakeWaiting()
+}
+
+// wakeWaiting has all pods looked at that wait for room.
+func (r *Runtime) wakeWaiting() {
+	r.promises.mu.Lock()
+	defer r.promises.mu.Unlock()
+	for uid := range r.promises.waits {
+		r.Wake(uid)
+	}
+}
+
+// others is what all admitted pods of this host but one hold. promises.mu is held.
+func (r *Runtime) others(but types.UID) (sum fit.Amount) {
+	for _, pod := range r.Store.Pods() {
+		if pod.UID == but || pod.Spec.NodeName != r.Node.Name || pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed {
+			continue
+		}
+		p, ok := r.promises.known[pod.UID]
+		if !ok {
+			data, _ := r.Store.Record(pod.UID)
+			rec, err := decodeRecord(data)
+			if err != nil { // none yet
+				continue
+			}
+			p = promiseOf(rec)
+			r.promises.known[pod.UID] = p
+		}
+		if p.holds {
+			sum = sum.Plus(fit.Of(withResources(pod, p.resources)))
+		}
+	}
+	return sum
+}
+
+// lacks is what there is too little of for an amount that the pod wants, beside the others. promises.mu is held.
+func (r *Runtime) lacks(uid types.UID, want fit.Amount) []fit.Lack {
+	var all v1.ResourceList
+	if r.Allocatable != nil {
+		all = r.Allocatable()
+	}
+	if all == nil {
+		return nil
+	}
+	return fit.Lacks(want, r.others(uid), fit.Capacity(all))
+}
+
+// refusal is the verdict over a pod that asks for more than is left of this host, nil if it has its place already. It is
+// the kubelet's (pkg/kubelet/lifecycle/predicate.go), for a pod that was bound past all scheduling.
+func (h *host) refusal(pod *v1.Pod) *status.Verdict {
+	if !h.record().Started.IsZero() || len(h.lastSeen()) > 0 {
+		return nil
+	}
+	h.r.promises.mu.Lock()
+	defer h.r.promises.mu.Unlock()
+	return refused(h.r.lacks(h.uid, fit.Of(pod)))
+}
+
+func refused(lacks []fit.Lack) *status.Verdict {
+	if len(lacks) == 0 {
+		return nil
+	}
+	return &status.Verdict{Phase: v1.PodFailed, Reason: lacks[0].Reason(), Message: lacks[0].String()}
+}
+
+// promise takes the pod's place for what next says, unless there is too little left for want.
+func (h *host) promise(want fit.Amount, next record) (lacks []fit.Lack) {
+	p := &h.r.promises
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if lacks = h.r.lacks(h.uid, want); len(lacks) == 0 {
+		p.known[h.uid] = promiseOf(next)
+	}
+	return lacks
+}
+
+// unpromise goes back to what is stored.
+func (h *host) unpromise() {
+	h.r.promises.mu.Lock()
+	defer h.r.promises.mu.Unlock()
+	delete(h.r.promises.known, h.uid)
+}
+
+// room is what the others leave of this host to a pod that asks for other resources than it has; nil for any other pod,
+// and while it is not known.
+func (h *host) room(pod *v1.Pod, rec record) v1.ResourceList {
+	p := &h.r.promises
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if sameResources(pod, rec.Allocated) {
+		delete(p.waits, h.uid)
+		return nil
+	}
+	p.waits[h.uid] = true
+	if h.r.Allocatable == nil {
+		return nil
+	}
+	all := h.r.Allocatable()
+	if all == nil {
+		return nil
+	}
+	left := fit.Capacity(all).Minus(h.r.others(h.uid))
+	return v1.ResourceList{
+		v1.ResourceCPU:    *resource.NewMilliQuantity(left.CPU, resource.DecimalSI),
+		v1.ResourceMemory: *resource.NewQuantity(left.Memory, resource.BinarySI),
+	}
+}
+
+// resourcesOf is what the pod's spec asks for, by container. Ephemeral ones have no resources.
+func resourcesOf(pod *v1.Pod) map[string]v1.ResourceRequirements {
+	all := map[string]v1.ResourceRequirements{}
+	for _, m := range status.Members(pod) {
+		if m.Kind != status.Ephemeral {
+			all[m.Name] = *m.Resources.DeepCopy()
+		}
+	}
+	return all
+}
+
+// sameResources tells whether every container of the spec asks for what it has. What is not said in has was as it is.
+func sameResources(pod *v1.Pod, has map[string]v1.ResourceRequirements) bool {
+	for _, m := range status.Members(pod) {
+		if r, ok := has[m.Name]; ok && !equality.Semantic.DeepEqual(m.Resources, r) {
+			return false
+		}
+	}
+	return true
+}
+
+// withResources is the pod with these resources of its containers. It shares everything else with it.
+func withResources(pod *v1.Pod, r map[string]v1.ResourceRequirements) *v1.Pod {
+	if sameResources(pod, r) {
+		return pod
+	}
+	changed := *pod
+	for _, list := range []*[]v1.Container{&changed.Spec.InitContainers, &changed.Spec.Containers} {
+		*list = slices.Clone(*list)
+		for i := range *list {
+			if has, ok := r[(*list)[i].Name]; ok {
+				(*list)[i].Resources = has
+			}
+		}
+	}
+	return &changed
+}
+
+// errRefused is the error of a pod that is not admitted: the next look sees why.
+func errRefused(pod *v1.Pod, lacks []fit.Lack) error {
+	return fmt.Errorf("admit pod %s: %s", pod.Name, lacks[0])
+}

@@ -1,0 +1,231 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/pkg/kubelet/events"
+
+	"podd/api/fit"
+	"podd/runtime/containers"
+	"podd/runtime/plan"
+	"podd/status"
+)
+
+// admit takes the pod up, with the resources that it asks for, and stores both.
+func (h *host) admit(ctx context.Context, pod *v1.Pod) error {
+	took := func(r record) record {
+		r.Namespace, r.Name, r.Started, r.Allocated = pod.Namespace, pod.Name, time.Now(), resourcesOf(pod)
+		return r
+	}
+	want := fit.Of(pod)
+	if len(h.lastSeen()) > 0 { // it runs, and was lost from the store
+		want = fit.Amount{}
+	}
+	if lacks := h.promise(want, took(h.record())); len(lacks) > 0 {
+		return errRefused(pod, lacks)
+	}
+	err := h.change(ctx, took)
+	if err != nil {
+		h.unpromise()
+	}
+	return err
+}
+
+// conclude stores the verdict over the pod. One that was never taken up is told why, as the kubelet does.
+func (h *host) conclude(ctx context.Context, pod *v1.Pod, v *status.Verdict) error {
+	err := h.change(ctx, func(r record) record { r.Verdict = v; return r })
+	if err == nil && v.Reason != "" && h.record().Started.IsZero() {
+		h.event(pod, v1.EventTypeWarning, v.Reason, "%s", strings.TrimPrefix(v.Message, "Pod was rejected: "))
+	}
+	return err
+}
+
+// adoptResources stores the resources of a pod that an older podd took up, which changed none and noted none: those of its
+// spec, before there is a change of them.
+func (h *host) adoptResources() {
+	pod, ok := h.r.Store.PodByUID(h.uid)
+	if !ok || h.rec.Started.IsZero() || h.rec.Allocated != nil {
+		return
+	}
+	next := h.rec
+	next.Allocated = resourcesOf(pod)
+	data, err := next.encode()
+	if err == nil {
+		err = h.r.Store.PutRecord(context.Background(), h.uid, data)
+	}
+	h.rec = next
+	if err != nil {
+		h.r.Log.Error("note the resources of a pod", "namespace", pod.Namespace, "pod", pod.Name, "err", err)
+	}
+}
+
+// admitted is the pod with the resources that podd has admitted, which may be others than it asks for now.
+func (h *host) admitted(pod *v1.Pod) *v1.Pod { return withResources(pod, h.record().Allocated) }
+
+// allocate admits the resources that the pod asks for now. When another pod has taken the room meanwhile, nothing is done:
+// the next look sees it.
+func (h *host) allocate(ctx context.Context, pod *v1.Pod) error {
+	rec := h.record()
+	if sameResources(pod, rec.Allocated) {
+		return nil
+	}
+	had, want := fit.Of(withResources(pod, rec.Allocated)), fit.Of(pod)
+	grows := fit.Amount{}
+	if want.CPU > had.CPU {
+		grows.CPU = want.CPU
+	}
+	if want.Memory > had.Memory {
+		grows.Memory = want.Memory
+	}
+	allocated := func(r record) record {
+		r.Allocated, r.Resized = resourcesOf(pod), true
+		return r
+	}
+	if lacks := h.promise(grows, allocated(rec)); len(lacks) > 0 {
+		h.r.Log.Info("a resize waits: another pod was faster", "namespace", pod.Namespace, "pod", pod.Name, "lacks", lacks)
+		return nil
+	}
+	if err := h.change(ctx, allocated); err != nil {
+		h.unpromise()
+		return err
+	}
+	h.r.wakeWaiting()
+	h.event(pod, v1.EventTypeNormal, events.ResizeStarted, "%s", events.PodResizeStartedMsg(klog.Background(), pod, pod.Generation))
+	if h.held(h.lastSeen(), pod, "") { // nothing runs that has to be changed
+		h.event(pod, v1.EventTypeNormal, events.ResizeCompleted, "%s", events.PodResizeCompletedMsg(klog.Background(), pod, pod.Generation))
+	}
+	return nil
+}
+
+// held tells whether all running containers of the pod but one are held to what is admitted.
+func (h *host) held(instances []containers.Instance, admitted *v1.Pod, but string) bool {
+	for _, i := range instances {
+		m, ok := status.MemberOf(admitted, i.Name)
+		if !ok || i.Name == but || m.Kind == status.Ephemeral || i.Resources == nil {
+			continue
+		}
+		if state, _ := h.state(i); state == status.Running && !sameAmounts(m.Resources, *i.Resources) {
+			return false
+		}
+	}
+	return true
+}
+
+// sameAmounts tells whether two say the same of cpu and memory.
+func sameAmounts(a, b v1.ResourceRequirements) bool {
+	pick := func(l v1.ResourceList) [2]int64 { return [2]int64{l.Cpu().MilliValue(), l.Memory().Value()} }
+	return pick(a.Requests) == pick(b.Requests) && pick(a.Limits) == pick(b.Limits)
+}
+
+// resize holds one running container to what is admitted. The pod's cgroup gets more before it does, and less when all
+// containers are held to theirs (pkg/kubelet/kuberuntime/kuberuntime_manager.go doPodResizeAction). That is noted last: a
+// resize that was cut off is done again.
+func (h *host) resize(ctx context.Context, pod *v1.Pod, s plan.Step) error {
+	h.resizing.Lock()
+	defer h.resizing.Unlock()
+	pod = h.admitted(pod)
+	c, err := containerOf(pod, s.Name)
+	if err != nil {
+		return err
+	}
+	i, ok, err := h.instance(ctx, s)
+	if state, _ := h.state(i); err != nil || !ok || state != status.Running {
+		return err
+	}
+	if err := h.checkMemory(pod, c, i); err != nil {
+		return err
+	}
+	if err := h.r.Sandboxes.RaiseCgroup(pod); err != nil {
+		return err
+	}
+	if err := h.r.Containers.UpdateTask(ctx, i.ID, c.Resources); err != nil {
+		return err
+	}
+	if err := h.lowerCgroup(ctx, pod, s.Name); err != nil {
+		return err
+	}
+	return h.r.Containers.NoteResources(ctx, i.ID, c.Resources)
+}
+
+// checkMemory is the error of a resize that would set a memory limit below what is in use, in upstream's words
+// (validateMemoryResizeAction).
+func (h *host) checkMemory(admitted *v1.Pod, c *v1.Container, i containers.Instance) error {
+	errs := []error{h.r.Sandboxes.CheckCgroup(admitted)}
+	now := int64(0)
+	if i.Resources != nil {
+		now = i.Resources.Limits.Memory().Value()
+	}
+	if limit := c.Resources.Limits.Memory().Value(); limit > 0 && (now == 0 || limit < now) {
+		used, err := h.r.Containers.MemoryInUse(i.Cgroup)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("read memory of container %q: %w", c.Name, err))
+		case used >= limit:
+			errs = append(errs, fmt.Errorf("attempting to set container %q memory limit (%d) below current usage (%d)", c.Name, limit, used))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("cannot decrease memory limits: %w", err)
+	}
+	return nil
+}
+
+// lowerCgroup gives the pod's cgroup its limits if all containers but one are held to theirs.
+func (h *host) lowerCgroup(ctx context.Context, admitted *v1.Pod, but string) error {
+	instances, err := h.r.Containers.Look(ctx, string(h.uid))
+	if err != nil || !h.held(instances, admitted, but) {
+		return err
+	}
+	return h.r.Sandboxes.LowerCgroup(admitted)
+}
+
+// makeRoom fits the pod's cgroup to a container that is to be made with what is admitted, after another one of it with
+// other resources. What cannot be taken back just now is not worth holding the container back for.
+func (h *host) makeRoom(ctx context.Context, admitted *v1.Pod, name string) error {
+	if !h.record().Resized {
+		return nil
+	}
+	h.resizing.Lock()
+	defer h.resizing.Unlock()
+	if err := h.r.Sandboxes.RaiseCgroup(admitted); err != nil {
+		return err
+	}
+	if err := h.lowerCgroup(ctx, admitted, name); err != nil {
+		h.r.Log.Warn("the pod's cgroup keeps more than the pod's limits", "namespace", admitted.Namespace, "pod", admitted.Name, "err", err)
+	}
+	return nil
+}
+
+// resizeNews is the events that a change of the pod's status is worth, in upstream's words.
+func (h *host) resizeNews(pod *v1.Pod, prev, next v1.PodStatus) {
+	find := func(s v1.PodStatus, t v1.PodConditionType) *v1.PodCondition {
+		for i := range s.Conditions {
+			if s.Conditions[i].Type == t {
+				return &s.Conditions[i]
+			}
+		}
+		return nil
+	}
+	log := klog.Background()
+	was, is := find(prev, v1.PodResizePending), find(next, v1.PodResizePending)
+	if is != nil && (was == nil || was.Reason != is.Reason || was.ObservedGeneration != is.ObservedGeneration) {
+		reason := events.ResizeDeferred
+		if is.Reason == v1.PodReasonInfeasible {
+			reason = events.ResizeInfeasible
+		}
+		h.event(pod, v1.EventTypeWarning, reason, "%s", events.PodResizePendingMsg(log, pod, is.Reason, is.Message, pod.Generation))
+	}
+	was, is = find(prev, v1.PodResizeInProgress), find(next, v1.PodResizeInProgress)
+	switch {
+	case is != nil && is.Reason == v1.PodReasonError && (was == nil || was.Reason != is.Reason || was.Message != is.Message):
+		h.event(pod, v1.EventTypeWarning, events.ResizeError, "%s", events.PodResizeErrorMsg(log, h.admitted(pod), is.ObservedGeneration, is.Message))
+	case was != nil && is == nil && next.Phase == v1.PodRunning:
+		h.event(pod, v1.EventTypeNormal, events.ResizeCompleted, "%s", events.PodResizeCompletedMsg(log, h.admitted(pod), was.ObservedGeneration))
+	}
+}
