@@ -98,7 +98,7 @@ func (node) LoadImages(_ context.Context, r io.Reader) ([]images.Info, error) {
 }
 
 func (node) RemoveImage(_ context.Context, ref string) error {
-	if ref == "busybox" {
+	if ref == "busybox:1.36" || ref == busybox.Name { // podd takes a name without a tag for :latest
 		removed.Store(true)
 	}
 	return nil
@@ -108,6 +108,7 @@ func (node) Healthy() error { return nil }
 
 // serve runs podd's API until the test is over.
 func serve(t testing.TB) {
+	removed.Store(false)
 	dir := t.TempDir()
 	data, err := store.Open(store.Options{Path: filepath.Join(dir, "state.db")})
 	if err != nil {
@@ -250,7 +251,8 @@ func TestVerbs(t *testing.T) {
 		{args: "__complete logs web -c ", out: "app\nother"},
 		{args: "__complete get pods w", out: "web"},
 		{args: "__complete image rm ", out: "busybox"},
-		{args: "image rm busybox", out: `^image "docker.io/library/busybox:1.36" deleted\n$`},
+		{args: "image rm busybox", out: "^$", errOut: `^error: image "busybox" is not here\n$`, code: 1},
+		{args: "image rm busybox:1.36", out: `^image "docker.io/library/busybox:1.36" deleted\n$`},
 		{args: "delete pod web --grace-period=0 --force", out: `pod "web" force deleted`, errOut: "Warning: Immediate deletion"},
 		{args: "delete -f " + web, errOut: "NotFound", code: 1},
 		{args: "delete pod two three --now --wait=false", out: `pod "two" deleted.*\npod "three" deleted`},

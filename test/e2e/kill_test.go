@@ -143,6 +143,7 @@ type mortal struct {
 // victim is the pod that podd works on when it dies.
 type victim struct {
 	uid     types.UID
+	empty   bool            // the directory for its hostPaths was emptied
 	entered bool            // exec was tried
 	killed  map[string]bool // ids of the containers whose process the test has killed
 }
@@ -403,13 +404,14 @@ volumeMounts: [{name: data, mountPath: /data}, {name: memory, mountPath: /memory
 }
 
 func (m *mortal) create(ctx context.Context) error {
-	if m.victim.uid == "" { // hostPath is to make these
+	if !m.victim.empty { // hostPath is to make what is there; once: podd may have died after it took the pod, but before it said so
 		if err := os.RemoveAll(m.Dir + "/host"); err != nil {
 			return err
 		}
 		if err := os.MkdirAll(m.Dir+"/host", 0o700); err != nil {
 			return err
 		}
+		m.victim.empty = true
 	}
 	m.name = "victim"
 	var wanted v1.Pod
