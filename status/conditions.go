@@ -29,13 +29,13 @@ var owned = []v1.PodConditionType{
 // conditions are podd's, in the order in which they are written.
 func conditions(pod *v1.Pod, f Facts, s v1.PodStatus) []v1.PodCondition {
 	containers := containersReady(pod, s)
-	out := []v1.PodCondition{
+	out := append(resizeConditions(pod, f, s.Phase), []v1.PodCondition{
 		{Type: v1.PodReadyToStartContainers, Status: truth(readyToStart(f))},
 		initializedCondition(pod, s),
 		readyCondition(pod, containers),
 		containers,
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue},
-	}
+	}...)
 	if restartsAll(pod) {
 		c := v1.PodCondition{Type: v1.AllContainersRestarting, Status: v1.ConditionFalse}
 		switch c.Reason = terminalReason(s.Phase); {

@@ -87,8 +87,8 @@ func instance(s *v1.ContainerStatus, i Container, c *v1.Container) {
 	s.ContainerID = "containerd://" + i.ID
 	s.RestartCount = int32(i.Attempt)
 	s.User = i.User.DeepCopy()
-	s.Resources = c.Resources.DeepCopy()
-	s.AllocatedResources = s.Resources.Requests.DeepCopy()
+	s.Resources = actual(c, i)
+	s.AllocatedResources = c.Resources.Requests.DeepCopy()
 }
 
 // longestMessages is how many bytes of termination messages a pod's status may have in all

@@ -19,12 +19,11 @@ func Outcome(pod *v1.Pod, f Facts) *Verdict {
 	if v := completed(pod, f); v != nil {
 		return v
 	}
+	if v := expired(pod, f); v != nil {
+		return v
+	}
 	if !f.Reachable || f.Gone || !settled(pod, f) {
 		return nil
-	}
-	if Exceeded(pod, f) {
-		return &Verdict{Phase: v1.PodFailed, Reason: deadlineExceeded,
-			Message: "Pod was active on the node longer than the specified deadline"}
 	}
 	if pod.DeletionTimestamp != nil && !f.Static {
 		return ended(pod, f)
@@ -52,7 +51,7 @@ func rejected(f Facts) *Verdict {
 // recorded exits alone, so it holds whether containerd can be asked or not, and before the verdict is recorded.
 // One whose containers were still at it when its deadline came has not completed.
 func completed(pod *v1.Pod, f Facts) *Verdict {
-	if !settled(pod, f) || overran(pod, f) {
+	if !settled(pod, f) || overran(pod, f) || comesBack(pod, f) {
 		return nil
 	}
 	statuses := append(initStatuses(pod, f), regularStatuses(pod, f)...)
@@ -61,6 +60,25 @@ func completed(pod *v1.Pod, f Facts) *Verdict {
 		return nil
 	}
 	return &Verdict{Phase: phase}
+}
+
+// expired is the verdict over a pod whose deadline has passed and of which nothing is left to end. It holds while
+// containerd is away, too, if the facts are those that it showed last: then its sandbox is among them.
+func expired(pod *v1.Pod, f Facts) *Verdict {
+	seen := f.Reachable || slices.ContainsFunc(f.Sandboxes, func(s Sandbox) bool { return s.Present })
+	if !seen || f.Gone || !Exceeded(pod, f) || !settled(pod, f) {
+		return nil
+	}
+	return &Verdict{Phase: v1.PodFailed, Reason: deadlineExceeded,
+		Message: "Pod was active on the node longer than the specified deadline"}
+}
+
+// comesBack tells whether podd has ended a container to run it again, whatever its policies say.
+func comesBack(pod *v1.Pod, f Facts) bool {
+	return slices.ContainsFunc(Members(pod), func(m Member) bool {
+		last, known := f.Newest(m.Name)
+		return known && m.Kind != Ephemeral && last.State == Exited && (last.Era < f.Era || replaced(last))
+	})
 }
 
 // ended is the verdict over a deleted pod that has stopped: what its exits say, and Failed when some container never

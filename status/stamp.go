@@ -22,6 +22,7 @@ func Stamp(prev, next v1.PodStatus, now time.Time) v1.PodStatus {
 		keepUnseen(out.ContainerStatuses, prev.ContainerStatuses)
 		keepUnseen(out.EphemeralContainerStatuses, prev.EphemeralContainerStatuses)
 	}
+	staysInitialized(out.Conditions, prev.Conditions)
 	var merged, before []v1.PodCondition
 	for _, c := range prev.Conditions {
 		if slices.Contains(owned, c.Type) {
@@ -58,6 +59,19 @@ func stay(out *v1.PodStatus, prev v1.PodStatus) {
 		c := &out.Conditions[i]
 		if c.Type == v1.PodReady || c.Type == v1.ContainersReady {
 			c.Status, c.Reason, c.Message = v1.ConditionFalse, terminalReason(prev.Phase), ""
+		}
+	}
+}
+
+// staysInitialized keeps a pod initialized that has been, also while its init containers run once more
+// (pkg/kubelet/status/generate.go GeneratePodInitializedCondition).
+func staysInitialized(next, prev []v1.PodCondition) {
+	was := slices.ContainsFunc(prev, func(c v1.PodCondition) bool {
+		return c.Type == v1.PodInitialized && c.Status == v1.ConditionTrue
+	})
+	for i := range next {
+		if c := &next[i]; was && c.Type == v1.PodInitialized && c.Reason == notInitialized {
+			c.Status, c.Reason, c.Message = v1.ConditionTrue, "", ""
 		}
 	}
 }

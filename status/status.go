@@ -12,6 +12,8 @@ import (
 // conditions of others are left out: Stamp puts both in. Of pod.Status only what is not podd's is read: the conditions
 // that readiness gates name, and the QoS class that the API fixed at creation.
 func Of(pod *v1.Pod, f Facts) v1.PodStatus {
+	spec := pod
+	pod = Admitted(spec, f)
 	s := v1.PodStatus{
 		ObservedGeneration: pod.Generation,
 		QOSClass:           qos.GetPodQOS(pod),
@@ -37,7 +39,7 @@ func Of(pod *v1.Pod, f Facts) v1.PodStatus {
 	default:
 		s.Phase = livingPhase(pod, f, s)
 	}
-	s.Conditions = conditions(pod, f, s)
+	s.Conditions = conditions(spec, f, s)
 	return s
 }
 
@@ -49,7 +51,10 @@ func published(pod *v1.Pod, f Facts) *Verdict {
 	if v := rejected(f); v != nil {
 		return v
 	}
-	return completed(pod, f)
+	if v := completed(pod, f); v != nil {
+		return v
+	}
+	return expired(pod, f)
 }
 
 // livingPhase is the phase of a pod without a verdict. A terminal one is held back until its exits are recorded and

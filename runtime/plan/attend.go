@@ -21,6 +21,9 @@ func (p *planner) attend(m status.Member, g goal) {
 		p.condemn(m, i, by, why)
 		return
 	}
+	if differs, _ := status.Unapplied(m.Container, p.f, i); differs {
+		p.try(Step{Op: Resize, Name: m.Name, Attempt: i.Attempt, Why: "resources have changed"})
+	}
 	step := Step{Name: m.Name, Attempt: i.Attempt}
 	switch {
 	case !status.Up(m.Container, i):
@@ -55,7 +58,7 @@ func (p *planner) guilt(m status.Member, i status.Container) (by status.Cause, w
 		again = ""
 	}
 	probed := again
-	if !restarts(p.pod, m.Container) {
+	if !mayRestart(p.pod, m.Container) {
 		probed = ""
 	}
 	switch {
@@ -68,11 +71,21 @@ func (p *planner) guilt(m status.Member, i status.Container) (by status.Cause, w
 	case i.Startup == status.Failure && m.StartupProbe != nil:
 		return status.ByStartup, what + " failed startup probe" + probed
 	}
+	if _, restart := status.Unapplied(m.Container, p.f, i); restart {
+		return status.ByResources, "Container " + m.Name + " resize requires restart"
+	}
 	return "", ""
 }
 
-// restarts tells whether c may run again after podd has killed it, whatever its exit code will be.
-func restarts(pod *v1.Pod, c *v1.Container) bool {
+// allocate admits the resources that the spec asks for, if they fit.
+func (p *planner) allocate() {
+	if r := status.ResizeOf(p.spec, p.f); r.Wanted && r.Reason == "" {
+		p.try(Step{Op: Allocate, Why: "resources have changed"})
+	}
+}
+
+// mayRestart tells whether c may run again after podd has killed it, whatever its exit code will be.
+func mayRestart(pod *v1.Pod, c *v1.Container) bool {
 	if c.RestartPolicy != nil {
 		return *c.RestartPolicy != v1.ContainerRestartPolicyNever
 	}

@@ -126,7 +126,7 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 	})
 	switch {
 	case w.reachable:
-		f.Sandboxes = slices.Clone(w.sandboxes)
+		f.Sandboxes = w.boxes()
 		f.Containers = w.instances(w.containers)
 		d.seen = &f
 	case d.seen != nil:
@@ -136,6 +136,15 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		f.Containers = w.instances(nil)
 	}
 	return w.pod, f
+}
+
+// boxes are the sandboxes on the host, and the newest one that podd has removed, so that the next one is another.
+func (w *world) boxes() []status.Sandbox {
+	out := slices.Clone(w.sandboxes)
+	if r := w.removed; r != nil && !slices.ContainsFunc(out, func(s status.Sandbox) bool { return s.Attempt >= r.Attempt }) {
+		out = append([]status.Sandbox{*r}, out...)
+	}
+	return out
 }
 
 // instances joins what containerd has with the two newest records of each container.

@@ -14,7 +14,8 @@ import (
 //
 // At most one step of a task (Step.Task) is in the set, so a task under way stands for the step that began it.
 func Next(pod *v1.Pod, f status.Facts) (set []Step, again time.Time) {
-	p := &planner{pod: pod, f: f}
+	p := &planner{spec: pod, pod: status.Admitted(pod, f), f: f}
+	pod = p.pod
 	switch {
 	case !f.Reachable:
 		p.blind()
@@ -30,8 +31,9 @@ func Next(pod *v1.Pod, f status.Facts) (set []Step, again time.Time) {
 
 // planner gathers one answer of Next.
 type planner struct {
-	pod *v1.Pod
-	f   status.Facts
+	spec *v1.Pod // as the object has it
+	pod  *v1.Pod // with the resources that are admitted
+	f    status.Facts
 
 	set   []Step
 	again time.Time
@@ -77,6 +79,7 @@ func (p *planner) live() {
 		p.retire()
 		return
 	}
+	p.allocate()
 	p.ground()
 	p.sandbox(g)
 	if !status.Renewing(p.pod, p.f) {

@@ -20,13 +20,13 @@ type limit struct {
 // stop ends i, which runs: its preStop hook, its turn, the signal. The grace period is one for all three, but the signal
 // has leastGrace (pkg/kubelet/kuberuntime/kuberuntime_container.go killContainer).
 func (p *planner) stop(i status.Container, l limit, why string) {
-	p.readiness(i)
 	step := Step{Op: Stop, Name: i.Name, Attempt: i.Attempt, Deadline: l.until, Why: why}
 	m, ok := status.MemberOf(p.pod, i.Name)
 	if l.until.IsZero() || !ok {
 		p.try(step)
 		return
 	}
+	p.readiness(i)
 	kill := later(l.until, l.least)
 	p.wait(l.until)
 	if status.HasPreStop(m.Container) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"podd/status"
 )
@@ -21,9 +22,15 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 // TestStories plays testdata/*.txt. Each is one behaviour: lines that begin with "> " are what happens, the others are
 // all that podd did since: instant, step begun, given up or failed, and the published status whenever it changed.
 //
-//	> pod Always app,side            restart policy and containers; each has the image img-<name>, which is on the host
+//	> pod Always app,side            restart policy and containers, also NAME/init and NAME/sidecar; each has the image img-<name>,
+//	>                                which is on the host
 //	> set KEY=VALUE ...              hostNetwork, static, grace=DURATION, rejected=MESSAGE, bad=CONTAINER, pull=POLICY, noimage=CONTAINER,
-//	>                                took=STEP:DURATION (default 100ms), ends=CONTAINER:DURATION:CODE, stubborn=CONTAINER
+//	>                                took=STEP:DURATION (default 100ms), ends=CONTAINER:DURATION:CODE, stubborn=CONTAINER,
+//	>                                deadline=DURATION, own=CONTAINER:POLICY, rule=CONTAINER:ACTION:CODE, image=CONTAINER:REF,
+//	>                                hook=CONTAINER:STEP:DURATION:WHY (WHY it fails), probe=CONTAINER:STEP:GRACE (GRACE may be empty),
+//	>                                cpu=CONTAINER:QUANTITY, memory=CONTAINER:QUANTITY, restarts=CONTAINER:RESOURCE, cpus=QUANTITY (of
+//	>                                the node), room=QUANTITY (cpu that others leave)
+//	> says CONTAINER STEP RESULT     a probe under way comes to a result
 //	> boot, kill, reboot, away, back podd starts, is killed; the host boots again; containerd goes and comes back
 //	> fail STEP, heal                every try of STEP fails; nothing fails any more
 //	> debug                          the pod gets an ephemeral container, debugger, whose image is on the host
@@ -57,7 +64,8 @@ func TestStories(t *testing.T) {
 
 // tell plays the commands of a script and writes them out with what podd does.
 func tell(t *testing.T, script string, out *bytes.Buffer) {
-	s := &story{t: t, out: out, took: map[status.Op]time.Duration{}, ends: map[string]string{}, fail: map[status.Op]bool{}}
+	s := &story{t: t, out: out, took: map[status.Op]time.Duration{}, ends: map[string]string{}, fail: map[status.Op]bool{},
+		hooks: map[status.Task]string{}}
 	for line := range strings.Lines(script) {
 		line = strings.TrimRight(line, "\n")
 		switch {
@@ -81,6 +89,7 @@ type story struct {
 	took  map[status.Op]time.Duration
 	ends  map[string]string
 	fail  map[status.Op]bool
+	hooks map[status.Task]string
 }
 
 func (s *story) command(words []string) {
@@ -101,7 +110,11 @@ func (s *story) command(words []string) {
 			key, value, _ := strings.Cut(word, "=")
 			s.set(key, value)
 		}
+		w.event()
 	case "boot":
+		if w.allocatable != nil && w.allocated == nil { // the host admits a pod when it takes it up
+			w.effect(Step{Op: Allocate})
+		}
 		w.boot()
 	case "kill":
 		w.kill()
@@ -122,6 +135,8 @@ func (s *story) command(words []string) {
 				}
 			}
 		})
+	case "says":
+		s.says(words[1], status.Op(words[2]), status.Result(words[3]))
 	case "debug":
 		w.happens(func() { w.images["img-"+debugger] = true; w.debug() })
 	case "load":
@@ -160,6 +175,13 @@ func (s *story) pod(policy v1.RestartPolicy, names []string) {
 			return failsBefore
 		}
 		return works
+	}
+	s.w.hooks = func(step Step) (time.Duration, string) {
+		d, why, _ := strings.Cut(s.hooks[step.Task()], ":")
+		if d == "" {
+			return time.Second, ""
+		}
+		return duration(s.t, d), why
 	}
 	s.w.run = func(c string, _ int) (time.Duration, int32) {
 		d, code, ok := strings.Cut(s.ends[c], ":")
@@ -200,9 +222,81 @@ func (s *story) set(key, value string) {
 			}
 			return time.Second
 		}
+	case "cpus":
+		s.w.allocatable = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
+	case "room":
+		s.w.room = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
+	case "deadline":
+		seconds := int64(duration(s.t, value).Seconds())
+		spec.ActiveDeadlineSeconds = &seconds
+	default:
+		name, rest, _ := strings.Cut(value, ":")
+		m, ok := status.MemberOf(s.w.pod, name)
+		if !ok {
+			s.t.Fatalf("story: %q cannot be set", key)
+		}
+		s.setOf(m.Container, key, rest)
+	}
+}
+
+// setOf sets what is of one container.
+func (s *story) setOf(c *v1.Container, key, value string) {
+	first, rest, _ := strings.Cut(value, ":")
+	switch key {
+	case "own":
+		own := v1.ContainerRestartPolicy(value)
+		c.RestartPolicy = &own
+	case "rule":
+		code, _ := strconv.Atoi(rest)
+		c.RestartPolicyRules = append(c.RestartPolicyRules, v1.ContainerRestartRule{Action: v1.ContainerRestartRuleAction(first),
+			ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{int32(code)}}})
+	case "image":
+		c.Image = value
+		s.w.images[value] = true
+	case "hook":
+		if c.Lifecycle == nil {
+			c.Lifecycle = &v1.Lifecycle{}
+		}
+		h := &v1.LifecycleHandler{}
+		if first == string(PreStop) {
+			c.Lifecycle.PreStop = h
+		} else {
+			c.Lifecycle.PostStart = h
+		}
+		s.hooks[status.Task{Op: status.Op(first), Name: c.Name}] = rest
+	case "probe":
+		probe := &v1.Probe{}
+		if rest != "" {
+			seconds := int64(duration(s.t, rest).Seconds())
+			probe.TerminationGracePeriodSeconds = &seconds
+		}
+		*map[string]**v1.Probe{string(Startup): &c.StartupProbe, string(Readiness): &c.ReadinessProbe, string(Liveness): &c.LivenessProbe}[first] = probe
+	case "cpu", "memory":
+		if c.Resources.Requests == nil {
+			c.Resources.Requests = v1.ResourceList{}
+		}
+		c.Resources.Requests[v1.ResourceName(key)] = resource.MustParse(value)
+	case "restarts":
+		c.ResizePolicy = append(c.ResizePolicy, v1.ContainerResizePolicy{ResourceName: v1.ResourceName(value), RestartPolicy: v1.RestartContainer})
 	default:
 		s.t.Fatalf("story: %q cannot be set", key)
 	}
+}
+
+// says lets a probe that is under way come to a result.
+func (s *story) says(name string, op status.Op, is status.Result) {
+	j := s.w.d.jobs[status.Task{Op: op, Name: name}]
+	if j == nil {
+		s.t.Fatalf("story: no %s of %s is under way", op, name)
+	}
+	s.w.note(j.step, func(c *status.Container) {
+		*map[status.Op]*status.Result{Startup: &c.Startup, Readiness: &c.Readiness, Liveness: &c.Liveness}[op] = is
+	})
+	if op == Readiness {
+		s.w.event()
+		return
+	}
+	s.w.end(s.w.d, j, nil)
 }
 
 func duration(t *testing.T, s string) time.Duration {

@@ -39,6 +39,7 @@ type world struct {
 	groundLeft  bool
 	network     status.Network
 	sandboxes   []status.Sandbox
+	removed     *status.Sandbox    // the newest that podd has removed
 	containers  []status.Container // present in containerd, each with the notes of this boot
 	images      map[string]bool
 	room        v1.ResourceList
@@ -202,7 +203,9 @@ func (w *world) effect(s Step) {
 		if c.Era < w.era {
 			r.Reason = "RestartingAllContainers"
 		}
+		hook := r.PostStart // why it failed is shown until the next start
 		forget(&r)
+		r.PostStart = hook
 		w.records[c.ID] = r
 	case Remove:
 		c := w.container(s.Name, s.Attempt)
@@ -215,6 +218,7 @@ func (w *world) effect(s Step) {
 		w.containers = slices.DeleteFunc(w.containers, func(x status.Container) bool { return x.ID == c.ID })
 	case RemoveSandbox:
 		w.need(s, !slices.ContainsFunc(w.containers, func(c status.Container) bool { return c.Sandbox == s.Sandbox }), "members left")
+		w.removed = &status.Sandbox{ID: s.Sandbox, Attempt: s.Attempt, State: status.Exited}
 		w.sandboxes = slices.DeleteFunc(w.sandboxes, func(x status.Sandbox) bool { return x.Attempt == s.Attempt })
 	case DetachNetwork:
 		w.need(s, !slices.ContainsFunc(w.containers, func(c status.Container) bool { return c.State == status.Running }), "a container uses it")
@@ -504,8 +508,8 @@ func (w *world) publish(d *daemon, pod *v1.Pod, f status.Facts) {
 		return // there is no object to publish to
 	}
 	s := status.Of(pod, f)
-	if want := modelPhase(pod, f); s.Phase != want {
-		w.t.Errorf("%s: phase %s, the model says %s\nfacts %+v", w.name, s.Phase, want, f)
+	for _, wrong := range newModel(w).check(s) {
+		w.t.Errorf("%s: %s: %s\nfacts %+v", w.name, stamp(w.now.Sub(w.started)), wrong, f)
 	}
 	over := d.last.Phase == v1.PodSucceeded || d.last.Phase == v1.PodFailed
 	if over && (s.Phase != d.last.Phase || s.Reason != d.last.Reason) {
@@ -532,13 +536,24 @@ func summary(s v1.PodStatus) string {
 		line += " " + s.Reason
 	}
 	for _, c := range s.Conditions {
-		if c.Type == v1.PodReady && c.Status == v1.ConditionTrue {
+		switch {
+		case c.Type == v1.PodReady && c.Status == v1.ConditionTrue:
 			line += " ready"
+		case c.Type == v1.PodInitialized && c.Status == v1.ConditionFalse:
+			line += " uninitialized"
+		case c.Type == v1.AllContainersRestarting && c.Status == v1.ConditionTrue:
+			line += " restarting all"
+		case c.Type == v1.PodResizePending:
+			line += fmt.Sprintf(" resize %s %q", c.Reason, c.Message)
+		case c.Type == v1.PodResizeInProgress:
+			line += strings.TrimRight(fmt.Sprintf(" resizing %s %s", c.Reason, c.Message), " ")
 		}
 	}
 	for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses) {
 		line += fmt.Sprintf("; %s #%d ", c.Name, c.RestartCount)
 		switch {
+		case c.State.Running != nil && c.Started != nil && !*c.Started:
+			line += "running, not started"
 		case c.State.Running != nil:
 			line += "running"
 		case c.State.Terminated != nil:
@@ -554,56 +569,6 @@ func summary(s v1.PodStatus) string {
 		}
 	}
 	return line
-}
-
-// modelPhase is the phase by another way: what is known of each container, without statuses and without counters.
-// It knows regular containers only.
-func modelPhase(pod *v1.Pod, f status.Facts) v1.PodPhase {
-	if f.Verdict != nil {
-		return f.Verdict.Phase
-	}
-	if f.Rejected != nil && len(f.Containers)+len(f.Sandboxes) == 0 {
-		return v1.PodFailed
-	}
-	fresh, live, again, good, bad := false, false, false, true, false
-	sure := !slices.ContainsFunc(f.Work, func(w status.Work) bool {
-		return (w.Task.Op == Create || w.Task.Op == Start) && w.Task.Name != debugger
-	})
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		var ever []status.Container
-		for _, x := range f.Containers {
-			if x.Name == c.Name {
-				ever = append(ever, x)
-				sure = sure && x.State == status.Exited && x.Recorded
-			}
-		}
-		if n := len(ever); n > 0 && ever[n-1].State == status.Running {
-			live = true
-			continue
-		}
-		exits := slices.DeleteFunc(ever, func(x status.Container) bool { return x.State != status.Exited })
-		if len(exits) == 0 {
-			fresh = true
-			continue
-		}
-		code := exits[len(exits)-1].ExitCode
-		again = again || status.ShouldRestart(pod, c, code)
-		good = good && code == 0
-		bad = bad || code != 0
-	}
-	final := !fresh && !live && !again && sure
-	switch {
-	case !final && !f.Reachable && (len(f.Sandboxes)+len(f.Containers) > 0 || f.Network.Attached || f.Network.Ready):
-		return v1.PodUnknown
-	case fresh:
-		return v1.PodPending
-	case !final:
-		return v1.PodRunning
-	case bad:
-		return v1.PodFailed
-	}
-	return v1.PodSucceeded
 }
 
 // everyContainer is all containers of a pod, as the spec has them: init, regular, ephemeral.
