@@ -5,6 +5,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 )
 
@@ -17,6 +18,11 @@ func Of(pod *v1.Pod, f Facts) v1.PodStatus {
 	s := v1.PodStatus{
 		ObservedGeneration: pod.Generation,
 		QOSClass:           qos.GetPodQOS(pod),
+	}
+	if f.Allocated != nil {
+		s.AllocatedResources = resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+		s.Resources = &v1.ResourceRequirements{Requests: s.AllocatedResources.DeepCopy(),
+			Limits: resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})}
 	}
 	if !f.Started.IsZero() {
 		t := metav1.NewTime(f.Started)

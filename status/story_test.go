@@ -21,7 +21,8 @@ import (
 var update = flag.Bool("update", false, "write what the stories tell now into testdata")
 
 // TestStories plays testdata/*.txt. Lines that begin with "> " state facts, at an instant counted from the beginning;
-// "> publish" writes the status that is published then, after the one before.
+// "> publish" writes the status that is published then, after the one before, and "> show" what it says in short: the
+// phase, the conditions that are not as they should be at the end, and a line for each container.
 //
 //	> pod POLICY CONTAINER,...           name, name/init, name/sidecar
 //	> set KEY=VALUE ...                  see (*story).set
@@ -100,9 +101,56 @@ func (s *story) command(words []string, out *bytes.Buffer) {
 		s.prev.Conditions = append(s.prev.Conditions, c)
 	case "publish":
 		s.publish(out)
+	case "show":
+		s.show(out)
 	default:
 		s.t.Fatalf("story: %q is not a command", words)
 	}
+}
+
+// show stamps the status and writes it in short.
+func (s *story) show(out *bytes.Buffer) {
+	s.prev = Stamp(s.prev, Of(s.pod, s.f), s.f.Now)
+	fmt.Fprintln(out, strings.TrimSpace(fmt.Sprintf("%s %s %s", s.prev.Phase, s.prev.Reason, s.prev.Message)))
+	for _, c := range s.prev.Conditions {
+		fine := c.Status == v1.ConditionTrue && c.Reason == ""
+		if c.Type == v1.AllContainersRestarting || c.Type == v1.PodResizeInProgress {
+			fine = c.Status == v1.ConditionFalse && c.Reason == ""
+		}
+		if !fine && c.Type != v1.PodReady {
+			fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("  %s=%s %s %s", c.Type, c.Status, c.Reason, c.Message), " "))
+		}
+	}
+	for _, c := range Statuses(&s.prev) {
+		line := fmt.Sprintf("  %s #%d %s", c.Name, c.RestartCount, shortState(c.State))
+		if c.Started != nil && *c.Started {
+			line += ", started"
+		}
+		if c.Ready {
+			line += ", ready"
+		}
+		if c.LastTerminationState.Terminated != nil {
+			line += ", last " + shortState(c.LastTerminationState)
+		}
+		if r := c.Resources; r != nil && len(r.Requests)+len(c.AllocatedResources) > 0 {
+			line += fmt.Sprintf(", has cpu %s of %s", r.Requests.Cpu(), c.AllocatedResources.Cpu())
+		}
+		fmt.Fprintln(out, line)
+	}
+}
+
+func shortState(s v1.ContainerState) string {
+	switch {
+	case s.Running != nil:
+		return "running"
+	case s.Waiting != nil:
+		return strings.TrimSpace("waiting " + s.Waiting.Reason + " " + s.Waiting.Message)
+	}
+	line := fmt.Sprintf("%s(%d)", s.Terminated.Reason, s.Terminated.ExitCode)
+	if n := len(s.Terminated.Message); n > 0 {
+		line += fmt.Sprintf(" with %d bytes", n)
+	}
+	return line
 }
 
 func (s *story) publish(out *bytes.Buffer) {
@@ -147,6 +195,7 @@ func (s *story) short(name, id string) string {
 func (s *story) newPod(policy v1.RestartPolicy, names []string) {
 	s.pod = &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "uid", Generation: 3}}
 	s.pod.Spec.RestartPolicy = policy
+	s.prev = v1.PodStatus{}
 	s.f = Facts{
 		Now: zero, Reachable: true, Node: Node{Name: "host", IPs: []string{"192.0.2.1", "2001:db8::1"}}, Limits: DefaultLimits(),
 		Started: zero, Ground: true, Images: map[string]Image{}, Failures: map[Task]Failed{},
@@ -198,6 +247,47 @@ func (s *story) set(key, value string) {
 	case "deleted":
 		at := metav1.NewTime(s.f.Now.Add(s.duration(value)))
 		s.pod.DeletionTimestamp = &at
+	case "deadline":
+		seconds := int64(s.duration(value).Seconds())
+		s.pod.Spec.ActiveDeadlineSeconds = &seconds
+	case "era": // a new one, begun by a container
+		s.f.Era, s.f.EraBy = s.f.Era+1, value
+	case "cpus": // of the node
+		s.f.Node.Allocatable = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
+	case "room": // cpu that the others leave
+		s.f.Room = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
+	case "admitted": // what the spec asks for now
+		s.f.Allocated = map[string]v1.ResourceRequirements{}
+		for _, m := range Members(s.pod) {
+			s.f.Allocated[m.Name] = *m.Resources.DeepCopy()
+		}
+	default:
+		name, rest, _ := strings.Cut(value, ":")
+		m, ok := MemberOf(s.pod, name)
+		if !ok {
+			s.t.Fatalf("story: %q cannot be set", key)
+		}
+		s.setOf(m.Container, key, rest)
+	}
+}
+
+// setOf sets what is of one container.
+func (s *story) setOf(c *v1.Container, key, value string) {
+	switch key {
+	case "own":
+		own := v1.ContainerRestartPolicy(value)
+		c.RestartPolicy = &own
+	case "restartsAll": // by an exit code
+		c.RestartPolicyRules = []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers,
+			ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{int32(s.number(value))}}}}
+	case "postStart":
+		c.Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{}}
+	case "startupProbe":
+		c.StartupProbe = &v1.Probe{}
+	case "readinessProbe":
+		c.ReadinessProbe = &v1.Probe{}
+	case "cpu":
+		c.Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
 	default:
 		s.t.Fatalf("story: %q cannot be set", key)
 	}
@@ -238,6 +328,24 @@ func (s *story) instance(name string, attempt int, state State, words []string) 
 			c.Backoff = s.duration(value)
 		case "unrecorded":
 			c.Recorded = false
+		case "removed":
+			c.Present = false
+		case "replace":
+			c.Replace = true
+		case "era":
+			c.Era = s.number(value)
+		case "sandbox":
+			c.Sandbox = ContainerID(s.pod.UID, "", s.number(value))
+		case "startup":
+			c.Startup = Result(value)
+		case "readiness":
+			c.Readiness = Result(value)
+		case "hook": // postStart has ended: well, or why not
+			c.PostStart = Hook{Ended: s.f.Now, Failed: strings.TrimPrefix(value, "well")}
+		case "cpu":
+			c.Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
+		case "says": // a termination message of so many bytes
+			c.Message = strings.Repeat("é", s.number(value)/2)
 		default:
 			s.t.Fatalf("story: an instance has no %q", key)
 		}
