@@ -101,3 +101,23 @@ func TestNoEventsInAGoingNamespace(t *testing.T) {
 	e.eventually(t, "b", "Last", "after all others")
 	e.gone(t, "mine")
 }
+
+// TestEventsOfContainers: an event about a container names it by the list that it is in.
+func TestEventsOfContainers(t *testing.T) {
+	e := serve(t)
+	p := e.create(t, pod("a"))
+	p.Spec.InitContainers = []v1.Container{{Name: "first"}}
+	p.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: "debug"}}}
+	for container, want := range map[string]string{
+		"": "", p.Spec.Containers[0].Name: "spec.containers{" + p.Spec.Containers[0].Name + "}", "first": "spec.initContainers{first}",
+		"debug": "spec.ephemeralContainers{debug}", "pause": "spec.containers{pause}",
+	} {
+		reason := "About" + container
+		e.server.ContainerEvent(p, container, v1.EventTypeNormal, reason, "told")
+		e.eventually(t, "a", reason, "told")
+		list, err := e.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "reason=" + reason})
+		if err != nil || list.Items[0].InvolvedObject.FieldPath != want {
+			t.Errorf("an event on container %q: %+v, %v; want it on %q", container, list.Items, err, want)
+		}
+	}
+}

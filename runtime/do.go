@@ -169,17 +169,17 @@ func (h *host) ensureSandbox(ctx context.Context, pod *v1.Pod, attempt int) erro
 }
 
 func (h *host) pull(ctx context.Context, pod *v1.Pod, ref string) error {
-	h.event(pod, v1.EventTypeNormal, "Pulling", "Pulling image %q", ref)
+	h.containerEvent(pod, userOf(pod, ref), v1.EventTypeNormal, "Pulling", "Pulling image %q", ref)
 	begun := time.Now()
 	info, err := h.r.Images.Pull(ctx, ref, nil)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err != nil {
-		h.event(pod, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", ref, err)
+		h.containerEvent(pod, userOf(pod, ref), v1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", ref, err)
 		return because(pullReason(err), err)
 	}
-	h.event(pod, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s. Image size: %d bytes.",
+	h.containerEvent(pod, userOf(pod, ref), v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s. Image size: %d bytes.",
 		ref, time.Since(begun).Round(time.Millisecond), info.Size)
 	h.mu.Lock()
 	h.pulls[ref] = time.Now()
@@ -241,7 +241,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if h.pulled()[c.Image].IsZero() {
 		h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine", c.Image)
 	}
-	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Created", "Container created: %s", s.Name)
+	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Created", "Container created")
 	if shared { // made by the pause container, which may not be there yet
 		return nil
 	}
@@ -390,7 +390,7 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if err := logs.EnsureLink(h.r.LogDir, pod.Namespace, pod.Name, s.Name, id, target.Path); err != nil {
 		h.r.Log.Warn("link log", "pod", pod.Name, "container", s.Name, "err", err)
 	}
-	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Started", "Container started: %s", s.Name)
+	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Started", "Container started")
 	return nil
 }
 
@@ -656,6 +656,16 @@ func (h *host) containerEvent(pod *v1.Pod, container, kind, reason, format strin
 		return
 	}
 	h.r.Event(pod, container, kind, reason, format, args...)
+}
+
+// userOf is the first container of the pod that is made from an image: events of its pull are on that one.
+func userOf(pod *v1.Pod, ref string) string {
+	for _, m := range status.Members(pod) {
+		if m.Container.Image == ref {
+			return m.Name
+		}
+	}
+	return ""
 }
 
 // tell is true when what is to be told was not told within the time.

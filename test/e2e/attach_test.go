@@ -526,8 +526,8 @@ func testAttachDebug(t *testing.T, s *suite, config *rest.Config) {
 	if got := s.must(t, "logs", name, "-c", "debug"); !strings.Contains(got, "pods hostname "+name) {
 		t.Errorf("the log is %q", got)
 	}
-	events := s.must(t, "events", "--for", "pod/"+name)
-	for _, want := range []string{"Container created: debug", "Container started: debug"} {
+	events := s.must(t, "get", "events", "--field-selector=involvedObject.name="+name+",involvedObject.fieldPath=spec.ephemeralContainers{debug}")
+	for _, want := range []string{"Container created", "Container started"} {
 		if !strings.Contains(events, want) {
 			t.Errorf("no event %q in\n%s", want, events)
 		}
