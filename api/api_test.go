@@ -32,6 +32,7 @@ import (
 	"k8s.io/utils/exec"
 
 	"podd/api"
+	"podd/api/history"
 	"podd/store"
 )
 
@@ -94,6 +95,13 @@ func (p *pods) LoadImages(_ context.Context, r io.Reader) ([]api.ImageInfo, erro
 	return []api.ImageInfo{{Name: "loaded", Size: n}}, err
 }
 func (p *pods) RemoveImage(context.Context, string) error { return nil }
+
+func (p *pods) History(namespace, name, uid string) ([]history.Pod, error) {
+	if name == "none" {
+		return nil, nil
+	}
+	return []history.Pod{{Namespace: namespace, Name: name, UID: uid, Entries: []history.Entry{{What: history.Ready}}}}, nil
+}
 
 func (p *pods) Healthy() error {
 	p.mu.Lock()
@@ -821,5 +829,27 @@ func BenchmarkCreateToWatch(b *testing.B) {
 	for n := 0; b.Loop(); n++ {
 		e.create(b, pod(fmt.Sprintf("p%d", n)))
 		<-w.ResultChan()
+	}
+}
+
+// TestHistory: the history of a pod is asked for by name or uid; of one that is not known it is empty.
+func TestHistory(t *testing.T) {
+	e := serve(t)
+	for query, want := range map[string]string{
+		"":                         "which pod?",
+		"?pod=web":                 `{"pods":[{"namespace":"default","name":"web","uid":"","since":"0001-01-01T00:00:00Z","entries":[{"time":"0001-01-01T00:00:00Z","what":"ready"}]}]}`,
+		"?namespace=n&pod=a&uid=u": `{"pods":[{"namespace":"n","name":"a","uid":"u",`,
+		"?uid=u":                   `{"pods":[{"namespace":"","name":"","uid":"u",`,
+		"?pod=none":                `{"pods":[]}`,
+	} {
+		res, err := e.http.Get("http://podd" + history.Path + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if good := query != ""; err != nil || (res.StatusCode == http.StatusOK) != good || !strings.Contains(string(text), want) {
+			t.Errorf("%q: %s %s, %v; want %s", query, res.Status, text, err, want)
+		}
 	}
 }

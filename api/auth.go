@@ -22,6 +22,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"podd/api/credentials"
+	"podd/api/history"
 	"podd/api/images"
 )
 
@@ -180,7 +181,7 @@ var (
 	readPaths = []string{
 		"/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", "/version", "/version/",
 		"/livez", "/livez/*", "/readyz", "/readyz/*", "/healthz", "/healthz/*",
-		"/metrics", "/metrics/*", "/stats/*", "/pods", "/runningpods/", "/configz", images.Path,
+		"/metrics", "/metrics/*", "/stats/*", "/pods", "/runningpods/", "/configz", images.Path, history.Path,
 	}
 	// readSubresources change nothing and lead nowhere else: exec, attach, portforward and proxy are not among them, which
 	// clients of WebSocket would ask for with GET.

@@ -19,6 +19,7 @@ import (
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
+	"podd/api/history"
 	"podd/api/images"
 )
 
@@ -89,6 +90,7 @@ func (s *Server) mux() http.Handler {
 	mux.HandleFunc("DELETE "+images.Path, s.removeImage)
 	mux.HandleFunc("POST "+images.PullPath, s.pullImage)
 	mux.HandleFunc("POST "+images.LoadPath, s.loadImages)
+	mux.HandleFunc("GET "+history.Path, s.podHistory)
 	mux.HandleFunc("GET /debug/podd/goroutines", serveGoroutines)
 	s.kubeletPaths(mux)
 	s.credentialPaths(mux)

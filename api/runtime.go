@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/remotecommand"
 
+	"podd/api/history"
 	"podd/api/images"
 	"podd/api/usage"
 )
@@ -38,6 +39,9 @@ type Runtime interface {
 	LoadImages(ctx context.Context, r io.Reader) ([]ImageInfo, error)
 	// RemoveImage removes the reference; nil when it is not there.
 	RemoveImage(ctx context.Context, ref string) error
+
+	// History is what happened to the pods of a name, or to the one of a uid, oldest first; also to those that went a while ago.
+	History(namespace, name, uid string) ([]history.Pod, error)
 
 	// Usage is what the host and its pods use now, or did at most a second ago.
 	Usage(ctx context.Context, want usage.Want) (*usage.Snapshot, error)

@@ -182,7 +182,7 @@ func TestAnonymous(t *testing.T) {
 		"/livez": 200, "/readyz": 200, "/version": 200, "/readyz?verbose": 200,
 		"/": 401, "/api": 401, "/api/v1/pods": 401, "/apis": 401, "/metrics": 401, "/healthz": 401, "/livez/ping": 401, "/readyz/runtime": 401,
 		"/version/": 401, "/openapi/v3": 401, "/debug/podd/goroutines": 401, "/nothing": 401, "/pods": 401, "/stats/summary": 401,
-		credentials.Path: 401, "/podd/v1/images": 401, "/livez/../api/v1/pods": 401, "//livez": 401, "/api/v1/nodes/host/proxy/livez": 401,
+		credentials.Path: 401, "/podd/v1/images": 401, "/podd/v1/history": 401, "/livez/../api/v1/pods": 401, "//livez": 401, "/api/v1/nodes/host/proxy/livez": 401,
 		"/api/v1/namespaces/default/pods/a/exec?command=true": 401,
 	} {
 		code, body := get(t, nobody, p.url+path)
@@ -336,7 +336,7 @@ func TestReader(t *testing.T) {
 		return res.StatusCode, status
 	}
 	for _, path := range []string{
-		"/api", "/apis", "/api/v1", "/openapi/v2", "/openapi/v3", "/version", "/healthz", "/livez/ping", "/podd/v1/images",
+		"/api", "/apis", "/api/v1", "/openapi/v2", "/openapi/v3", "/version", "/healthz", "/livez/ping", "/podd/v1/images", "/podd/v1/history?pod=a",
 		"/api/v1/pods", "/api/v1/namespaces/default/pods/a", "/api/v1/namespaces/default/pods/a/status",
 		"/api/v1/namespaces/default/pods/a/log", "/api/v1/nodes", "/api/v1/namespaces", "/api/v1/events", "/api/v1/configmaps",
 		"/api/v1/pods?watch=1&timeoutSeconds=1", "/apis/coordination.k8s.io/v1/leases",

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
+	told "podd/api/history"
 	"podd/network"
 	"podd/runtime/containers"
 	"podd/runtime/killpoint"
@@ -147,6 +148,7 @@ func (h *host) ensureNetwork(ctx context.Context, pod *v1.Pod, attempt int) erro
 	if err := h.writeEtc(pod, res.IPs); err != nil {
 		return err
 	}
+	detail(ctx, func(e *told.Entry) { e.IPs = res.IPs })
 	return h.marks.put("network", res.IPs)
 }
 
@@ -181,6 +183,7 @@ func (h *host) pull(ctx context.Context, pod *v1.Pod, ref string) error {
 	}
 	h.containerEvent(pod, userOf(pod, ref), v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s. Image size: %d bytes.",
 		ref, time.Since(begun).Round(time.Millisecond), info.Size)
+	detail(ctx, func(e *told.Entry) { e.Bytes = info.Size })
 	h.mu.Lock()
 	h.pulls[ref] = time.Now()
 	h.mu.Unlock()
@@ -647,7 +650,7 @@ func (h *host) event(pod *v1.Pod, kind, reason, format string, args ...any) {
 	if pod.Name == "" {
 		return
 	}
-	h.r.Event(pod, "", kind, reason, format, args...)
+	h.containerEvent(pod, "", kind, reason, format, args...)
 }
 
 // containerEvent records an event of one container.
@@ -655,6 +658,7 @@ func (h *host) containerEvent(pod *v1.Pod, container, kind, reason, format strin
 	if pod.Name == "" {
 		return
 	}
+	h.story.event(pod, container, reason, fmt.Sprintf(format, args...))
 	h.r.Event(pod, container, kind, reason, format, args...)
 }
 

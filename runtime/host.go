@@ -30,6 +30,7 @@ type host struct {
 	r     *Runtime
 	uid   types.UID
 	marks markers
+	story *story
 
 	resizing sync.Mutex // one change of what the pod's containers are held to at a time
 
@@ -45,7 +46,7 @@ type host struct {
 
 func newHost(r *Runtime, uid types.UID) *host {
 	h := &host{
-		r: r, uid: uid, marks: markersOf(r.RunDir, uid),
+		r: r, uid: uid, marks: markersOf(r.RunDir, uid), story: newStory(r, uid),
 		pulls: map[string]time.Time{}, termed: map[string]bool{}, announced: map[string]bool{}, telling: map[string]time.Time{},
 	}
 	data, ok := r.Store.Record(uid)
@@ -80,6 +81,7 @@ func (h *host) change(ctx context.Context, edit func(record) record) error {
 	if err := h.r.Store.PutRecord(ctx, h.uid, data); err != nil {
 		return fmt.Errorf("store the record of pod %s: %w", h.uid, err)
 	}
+	h.story.exits(h.rec, next)
 	h.rec = next
 	h.r.note(h.uid, next)
 	return nil

@@ -19,6 +19,7 @@ import (
 
 	"podd/network"
 	"podd/runtime/containers"
+	"podd/runtime/history"
 	"podd/runtime/images"
 	"podd/runtime/logs"
 	"podd/runtime/probes"
@@ -39,6 +40,7 @@ type Options struct {
 	Network    *network.Network
 	Volumes    *volumes.Volumes
 	Writer     *logs.Writer
+	History    *history.History // nil keeps none
 
 	Namespace string // of containerd
 	Node      status.Node
@@ -116,6 +118,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	parts.Go(func() { r.watchExits(ctx) })
 	parts.Go(func() { r.watchContainerd(ctx) })
 	parts.Go(func() { r.keepNetwork(ctx) })
+	parts.Go(func() { r.keepHistory(ctx) })
 	if err := r.claimFirst(ctx); err != nil {
 		return err
 	}
@@ -177,7 +180,9 @@ func (r *Runtime) mine(uid types.UID) bool {
 
 // start gives uid a worker. r.mu is held.
 func (r *Runtime) start(ctx context.Context, uid types.UID) {
-	w := worker.New(&timed{Host: newHost(r, uid), timing: r.Timing})
+	r.History.Resume(string(uid))
+	h := newHost(r, uid)
+	w := worker.New(&timed{Host: h, timing: r.Timing, story: h.story})
 	r.workers[uid] = w
 	r.running.Go(func() {
 		r.endStdins(ctx, uid)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -22,6 +23,11 @@ type diagnosis struct {
 
 // cause is one thing that holds a pod back, and what to try next.
 type cause struct{ what, next string }
+
+// MarshalJSON is for programs that ask why.
+func (c cause) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]string{"what": c.what, "next": c.next})
+}
 
 // diagnose reads a pod and its events, oldest first.
 func diagnose(pod *v1.Pod, events []v1.Event, now time.Time) diagnosis {

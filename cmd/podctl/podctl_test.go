@@ -27,6 +27,7 @@ import (
 	utilexec "k8s.io/utils/exec"
 
 	"podd/api"
+	apihistory "podd/api/history"
 	"podd/api/images"
 	"podd/store"
 )
@@ -96,6 +97,8 @@ func (node) LoadImages(_ context.Context, r io.Reader) ([]images.Info, error) {
 	}
 	return []images.Info{busybox}, nil
 }
+
+func (node) History(_, _, _ string) ([]apihistory.Pod, error) { return nil, nil }
 
 func (node) RemoveImage(_ context.Context, ref string) error {
 	if ref == "busybox:1.36" || ref == busybox.Name { // podd takes a name without a tag for :latest

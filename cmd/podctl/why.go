@@ -3,9 +3,12 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -19,17 +22,25 @@ import (
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/util/completion"
+	"sigs.k8s.io/yaml"
+
+	apihistory "podd/api/history"
 )
 
-// why says in plain words what holds a pod back, from what the API says about it: its status and its events. causes.go
-// knows what they mean.
+// why says in plain words what holds a pod back, from what the API says about it, its status and its events, and then what
+// happened to it. causes.go knows what the former mean, timeline.go shows the latter.
 func (p *podctl) why(f cmdutil.Factory) *cobra.Command {
+	asked := question{}
 	cmd := &cobra.Command{
 		Use:   "why [POD...]",
-		Short: "Say why a pod is not running or not ready",
-		Long: "Say in plain words why a pod is not running, is not ready, was restarted or was refused, and what to try next.\n\n" +
+		Short: "Say why a pod is not running or not ready, and what happened to it",
+		Long: "Say in plain words why a pod is not running, is not ready, was restarted or was refused, and what to try next; then what\n" +
+			"happened to it: pulls, sandbox, network, mounts, hooks, probes, exits, and until when what is held back. podd remembers that\n" +
+			"over its own restarts, and for an hour after the pod was deleted.\n\n" +
 			"Without a name it looks at every pod of the namespace and tells of those that something is wrong with.",
 		Example: `  podctl why web
+  podctl why web --since=10m
+  podctl why web -o json
   podctl why -n kube-system`,
 		ValidArgsFunction: completion.PodResourceNameCompletionFunc(f),
 		Run: func(_ *cobra.Command, names []string) {
@@ -41,21 +52,112 @@ func (p *podctl) why(f cmdutil.Factory) *cobra.Command {
 			cmdutil.CheckErr(err)
 			api, err := corev1.NewForConfig(config)
 			cmdutil.CheckErr(err)
-			if len(names) == 0 {
+			cmdutil.CheckErr(asked.check())
+			asked.ctx, asked.api, asked.namespace = ctx, api, namespace
+			switch {
+			case len(names) == 0 && asked.output != "":
+				reports, err := p.everyReport(asked)
+				cmdutil.CheckErr(err)
+				cmdutil.CheckErr(asked.print(p.shown.Out, reports))
+			case len(names) == 0:
 				cmdutil.CheckErr(p.whyAll(ctx, api, namespace))
-				return
+			default:
+				cmdutil.CheckErr(p.whySome(asked, names))
 			}
-			var errs []error
-			for i, name := range names {
-				if i > 0 {
-					fmt.Fprintln(p.shown.Out)
-				}
-				errs = append(errs, p.whyOne(ctx, api, namespace, name))
-			}
-			cmdutil.CheckErr(errors.Join(errs...))
 		},
 	}
+	cmd.Flags().StringVarP(&asked.output, "output", "o", "", "json or yaml; nothing for a screen to read")
+	cmd.Flags().DurationVar(&asked.since, "since", 0, "only what happened in this time, such as 10m")
+	cmd.Flags().StringVar(&asked.uid, "uid", "", "of the pods of this name that came after one another, the one with this uid")
 	return cmd
+}
+
+// question is what why is asked for.
+type question struct {
+	output, uid string
+	since       time.Duration
+
+	ctx       context.Context
+	api       corev1.CoreV1Interface
+	namespace string
+}
+
+func (q question) check() error {
+	switch {
+	case q.output != "" && q.output != "json" && q.output != "yaml":
+		return fmt.Errorf("unknown output format %q: json and yaml are known", q.output)
+	case q.since < 0:
+		return fmt.Errorf("--since=%s: it cannot be negative", q.since)
+	}
+	return nil
+}
+
+// report is what why says of one name.
+type report struct {
+	Namespace string           `json:"namespace"`
+	Name      string           `json:"name"`
+	UID       string           `json:"uid,omitempty"` // of the pod that is there
+	Fine      bool             `json:"fine"`          // it is there, and nothing is wrong with it
+	Headline  string           `json:"headline"`
+	Causes    []cause          `json:"causes"`
+	History   []apihistory.Pod `json:"history"` // of all pods that had the name, the newest last
+
+	events []v1.Event
+}
+
+// print writes reports for programs.
+func (q question) print(out io.Writer, reports []report) error {
+	text, err := json.MarshalIndent(map[string]any{"pods": reports}, "", "  ")
+	if err == nil && q.output == "yaml" {
+		text, err = yaml.JSONToYAML(text)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, strings.TrimSuffix(string(text), "\n"))
+	return err
+}
+
+// whySome tells of the pods that are named. Of what nothing is known is said at the end.
+func (p *podctl) whySome(q question, names []string) error {
+	reports := []report{}
+	var errs []error
+	for _, name := range names {
+		r, err := p.lookInto(q, name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		reports = append(reports, r)
+	}
+	if q.output != "" {
+		errs = append(errs, q.print(p.shown.Out, reports))
+		return errors.Join(errs...)
+	}
+	for i, r := range reports {
+		if i > 0 {
+			fmt.Fprintln(p.shown.Out)
+		}
+		r.tell(p.shown.Out, time.Now())
+	}
+	return errors.Join(errs...)
+}
+
+// everyReport is that of every pod of the namespace.
+func (p *podctl) everyReport(q question) ([]report, error) {
+	pods, err := q.api.Pods(q.namespace).List(q.ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	reports := []report{}
+	for _, pod := range pods.Items {
+		r, err := p.lookInto(q, pod.Name)
+		if err != nil {
+			return nil, err
+		}
+		reports = append(reports, r)
+	}
+	return reports, nil
 }
 
 // whyAll tells of the pods of a namespace that are not as they should be.
@@ -89,34 +191,77 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	return nil
 }
 
-func (p *podctl) whyOne(ctx context.Context, api corev1.CoreV1Interface, namespace, name string) error {
+// lookInto finds out about one pod, or about what was once called like it.
+func (p *podctl) lookInto(q question, name string) (report, error) {
 	if kind, rest, ok := strings.Cut(name, "/"); ok {
 		if !slices.Contains([]string{"pod", "pods", "po"}, kind) {
-			return fmt.Errorf("%s: why is about pods: name a pod", name)
+			return report{}, fmt.Errorf("%s: why is about pods: name a pod", name)
 		}
 		name = rest
 	}
-	pod, err := api.Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	r := report{Namespace: q.namespace, Name: name, Causes: []cause{}}
+	pod, err := q.api.Pods(q.namespace).Get(q.ctx, name, metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return err
+		return r, err
 	}
-	if err == nil {
-		events, err := eventsOf(ctx, api, namespace, name, pod.UID)
-		if err != nil {
-			return err
+	there := err == nil && (q.uid == "" || q.uid == string(pod.UID))
+	if there {
+		r.UID = string(pod.UID)
+	}
+	if r.History, err = p.history(q, name); err != nil {
+		return r, err
+	}
+	if r.events, err = eventsOf(q.ctx, q.api, q.namespace, name, cmp.Or(r.UID, q.uid)); err != nil {
+		return r, err
+	}
+	if there {
+		d := diagnose(pod, r.events, time.Now())
+		r.Fine, r.Headline = d.fine, d.headline
+		r.Causes = append(r.Causes, d.causes...)
+		return r, nil
+	}
+	switch n := len(r.History); {
+	case n > 0 && r.History[n-1].Deleted != nil:
+		r.Headline = "is not there: it was deleted " + duration.HumanDuration(time.Since(*r.History[n-1].Deleted)) + " ago. This is what happened to it."
+	case n > 0:
+		r.Headline = "is not there, and podd is taking away what is left of it. This is what happened to it."
+	case len(r.events) > 0:
+		r.Headline = "is not there: it was deleted, or refused. This is what was said about it in the last hour."
+	case q.uid != "":
+		return r, fmt.Errorf("nothing is known of a pod %s with uid %s in namespace %s", name, q.uid, q.namespace)
+	default:
+		return r, fmt.Errorf("there is no pod %s in namespace %s, and nothing is known of one in the last hour", name, q.namespace)
+	}
+	return r, nil
+}
+
+// history asks podd what happened to the pods of a name. A podd that keeps none has nothing to say.
+func (p *podctl) history(q question, name string) ([]apihistory.Pod, error) {
+	query := url.Values{"namespace": {q.namespace}, "pod": {name}}
+	if q.uid != "" {
+		query.Set("uid", q.uid)
+	}
+	res, err := p.client.request(q.ctx, http.MethodGet, apihistory.Path, query, nil)
+	if err != nil {
+		if strings.HasPrefix(err.Error(), "there is nothing at "+apihistory.Path) {
+			return []apihistory.Pod{}, nil
 		}
-		tell(p.shown.Out, name, diagnose(pod, events, time.Now()), events)
-		return nil
+		return nil, fmt.Errorf("ask for the history of pod %s: %w", name, err)
 	}
-	// What was there or was refused may have left events behind.
-	events, other := eventsOf(ctx, api, namespace, name, "")
-	if other != nil || len(events) == 0 {
-		return fmt.Errorf("there is no pod %s in namespace %s, and no event about one", name, namespace)
+	defer res.Body.Close()
+	var list apihistory.List
+	if err := json.NewDecoder(res.Body).Decode(&list); err != nil {
+		return nil, fmt.Errorf("ask for the history of pod %s: %w", name, err)
 	}
-	tell(p.shown.Out, name, diagnosis{
-		headline: "is not there: it was deleted, or refused. This is what was said about it in the last hour.",
-	}, events)
-	return cmdutil.ErrExit
+	if q.since > 0 {
+		from := time.Now().Add(-q.since)
+		for i := range list.Pods {
+			list.Pods[i].Entries = slices.DeleteFunc(list.Pods[i].Entries, func(e apihistory.Entry) bool {
+				return e.Time.Before(from) && (e.Last == nil || e.Last.Before(from))
+			})
+		}
+	}
+	return list.Pods, nil
 }
 
 // eventsOf is the events about a pod, oldest first.
@@ -148,14 +293,24 @@ func lastSeen(e v1.Event) time.Time {
 
 // tell prints a diagnosis with the last events.
 func tell(out io.Writer, name string, d diagnosis, events []v1.Event) {
-	fmt.Fprintf(out, "%s %s\n", name, d.headline)
-	for _, c := range d.causes {
+	tellCauses(out, name, d.headline, d.causes)
+	if !d.fine {
+		tellEvents(out, events)
+	}
+}
+
+func tellCauses(out io.Writer, name, headline string, causes []cause) {
+	fmt.Fprintf(out, "%s %s\n", name, headline)
+	for _, c := range causes {
 		fmt.Fprintf(out, "\n  %s\n", strings.ReplaceAll(c.what, "\n", "\n  "))
 		if c.next != "" {
 			fmt.Fprintf(out, "  -> %s\n", strings.ReplaceAll(c.next, "\n", "\n     "))
 		}
 	}
-	if d.fine || len(events) == 0 {
+}
+
+func tellEvents(out io.Writer, events []v1.Event) {
+	if len(events) == 0 {
 		return
 	}
 	const most = 6

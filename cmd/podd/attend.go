@@ -14,6 +14,7 @@ import (
 	utilexec "k8s.io/utils/exec"
 
 	"podd/api"
+	"podd/api/history"
 	apiimages "podd/api/images"
 	"podd/runtime"
 	"podd/runtime/containers"
@@ -93,6 +94,10 @@ func (a *attendant) PullImage(ctx context.Context, ref string, progress func(api
 func (a *attendant) LoadImages(ctx context.Context, r io.Reader) ([]api.ImageInfo, error) {
 	infos, err := a.images.Load(ctx, r)
 	return infosOf(infos), err
+}
+
+func (a *attendant) History(namespace, name, uid string) ([]history.Pod, error) {
+	return a.runtime.History.Pods(namespace, name, uid)
 }
 
 func (a *attendant) RemoveImage(ctx context.Context, ref string) error {

@@ -22,6 +22,7 @@ import (
 	"podd/runtime"
 	"podd/runtime/bundle"
 	"podd/runtime/containers"
+	"podd/runtime/history"
 	"podd/runtime/images"
 	"podd/runtime/logs"
 	"podd/runtime/static"
@@ -233,13 +234,17 @@ func (p *podd) open(boot string) error {
 	if err != nil {
 		return err
 	}
+	past, err := history.Open(filepath.Join(c.Root, historyDir), p.log)
+	if err != nil {
+		return err
+	}
 	node := status.Node{Name: c.NodeName, IPs: hostIPs()}
 	limits := status.DefaultLimits()
 	limits.RestartInitial, limits.RestartMax = c.BackoffBase.Duration, c.BackoffMax.Duration
 	limits.PullInitial = c.PullBase.Duration
 	p.runtime = runtime.New(runtime.Options{
 		Store: p.store, Containers: p.client, Sandboxes: p.sandboxes, Images: p.images, Network: p.network, Volumes: vols,
-		Writer: logs.Dial(p.bundle.LogdSocket()), Namespace: c.Namespace, Node: node, Limits: limits, BootID: boot,
+		Writer: logs.Dial(p.bundle.LogdSocket()), History: past, Namespace: c.Namespace, Node: node, Limits: limits, BootID: boot,
 		RunDir: c.State, PodsDir: pods, LogDir: c.LogDir, LogSize: c.LogMaxSize, LogFiles: c.LogMaxFiles, Parallel: parallel(c),
 		Event: func(pod *v1.Pod, container, kind, reason, format string, args ...any) {
 			p.api.ContainerEvent(pod, container, kind, reason, format, args...)
@@ -268,6 +273,9 @@ func (p *podd) open(boot string) error {
 	})
 	return nil
 }
+
+// historyDir is where below the root the histories of pods are.
+const historyDir = "history"
 
 func openNetwork(c config, log *slog.Logger) (*network.Network, error) {
 	pods, err := netip.ParsePrefix(c.PodCIDR)

@@ -234,7 +234,7 @@ func (t *teardown) clearHost(ctx context.Context) error {
 	if err := sandbox.ClearHost(ctx, c.CgroupParent); err != nil {
 		return fmt.Errorf("remove cgroups: %w", err)
 	}
-	if err := os.RemoveAll(c.State); err != nil {
+	if err := errors.Join(os.RemoveAll(c.State), os.RemoveAll(filepath.Join(c.Root, historyDir))); err != nil {
 		return err
 	}
 	if !t.purge {

@@ -55,6 +55,8 @@ func TestOracleSeesEveryLeak(t *testing.T) {
 		{"file: " + s.Root + "/pods/u-1/volumes", plantFile(s.Root + "/pods/u-1/volumes/data")},
 		{"file: " + s.State + "/pods/u-1", plantFile(s.State + "/pods/u-1/marker")},
 		{"file: " + s.LogDir + "/pods/default_web_u-1", plantFile(s.LogDir + "/pods/default_web_u-1/app/0.log")},
+		{"file: " + s.Root + "/history/old.jsonl", plantHistories},
+		{"file: " + s.Root + "/history/open.jsonl", nil}, {"file: " + s.Root + "/history/large.jsonl", nil}, {"file: " + s.Root + "/history/half.new", nil},
 		{"nft table: ", plantTable},
 		{"nft chain: ", nil}, {"nft rule: ", nil}, {"nft element: ", nil}, // planted with the table
 		{"cgroup: ", plantCgroups},
@@ -85,6 +87,11 @@ func TestOracleSeesEveryLeak(t *testing.T) {
 		}
 		if !found {
 			t.Errorf("the oracle does not see %q", p.class)
+		}
+	}
+	for _, line := range diff {
+		if strings.HasSuffix(line, "/good.jsonl") {
+			t.Errorf("a history that may stay counts as a leak: %s", line)
 		}
 	}
 	if gone := after.Diff(before); len(gone) > 0 {
@@ -185,6 +192,19 @@ func plantFile(path string) func(*testing.T, context.Context, Scope) {
 		must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		must(t, os.WriteFile(path, nil, 0o600))
 	}
+}
+
+// plantHistories writes histories of pods that are too old, readable to others or too long, half of one, and one that may be there.
+func plantHistories(t *testing.T, _ context.Context, s Scope) {
+	for name, size := range map[string]int{"good.jsonl": 10, "old.jsonl": 10, "open.jsonl": 10, "large.jsonl": 400 << 10, "half.new": 10} {
+		path := filepath.Join(s.Root, "history", name)
+		plantFile(path)(t, t.Context(), s)
+		must(t, os.WriteFile(path, make([]byte, size), 0o600))
+		must(t, os.Chmod(path, 0o600))
+	}
+	longAgo := time.Now().Add(-2 * time.Hour)
+	must(t, os.Chtimes(filepath.Join(s.Root, "history", "old.jsonl"), longAgo, longAgo))
+	must(t, os.Chmod(filepath.Join(s.Root, "history", "open.jsonl"), 0o644))
 }
 
 func plantTable(t *testing.T, _ context.Context, s Scope) {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -285,9 +286,10 @@ func (s Snapshot) processes(scope Scope) error {
 	return nil
 }
 
-// files are what pods leave below podd's directories, and all FIFOs. What podd and its containerd keep for themselves
+// files are what pods leave below podd's directories, but for their histories, and all FIFOs. What podd and its containerd keep for themselves
 // is left out, and so is what the address plugin remembers without holding it.
 func (s Snapshot) files(scope Scope) error {
+	histories := 0
 	for _, top := range []string{scope.Root, scope.State, scope.LogDir} {
 		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
@@ -309,6 +311,10 @@ func (s Snapshot) files(scope Scope) error {
 			case strings.HasPrefix(rel, "cni/") && d.IsDir():
 			case strings.HasPrefix(rel, "cni/"):
 				s.add("address or CNI result", path)
+			case top == scope.Root && filepath.Dir(rel) == "history" && mayStay(path, d):
+				if histories++; histories > historyFiles {
+					s.add("file", path)
+				}
 			case strings.HasPrefix(rel, "pause/") || strings.HasPrefix(rel, "bin/"):
 			case rel == "pods" || rel == "containers" || rel == "runc/"+scope.Namespace || rel == "exec/exec": // directories that stay
 			default:
@@ -322,6 +328,23 @@ func (s Snapshot) files(scope Scope) error {
 	}
 	// The runtime's FIFOs and bundles of tasks are in containerd's directories.
 	return s.fifos(filepath.Join(scope.State, "containerd"))
+}
+
+// Bounds of the histories of pods, as docs/history.md has them, with what may come until the next sweep.
+const (
+	historyFiles = 2000
+	historyFile  = 300 << 10
+	historyTime  = time.Hour + 2*time.Minute
+)
+
+// mayStay tells whether a file is the history of a pod as it may be left behind: a bounded one of the last hour that nobody
+// else can read.
+func mayStay(path string, d fs.DirEntry) bool {
+	info, err := d.Info()
+	if errors.Is(err, fs.ErrNotExist) { // its hour has just ended
+		return true
+	}
+	return err == nil && strings.HasSuffix(path, ".jsonl") && info.Mode() == 0o600 && info.Size() <= historyFile && time.Since(info.ModTime()) < historyTime
 }
 
 func (s Snapshot) fifos(top string) error {

@@ -1,0 +1,268 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	apihistory "podd/api/history"
+)
+
+const (
+	screenWidth  = 100 // columns
+	screenLines  = 40  // entries shown of a pod, the first ones and the last
+	firstEntries = 12
+	entryLines   = 4 // of one entry
+)
+
+// tell shows a report on a screen: the diagnosis, then what happened to the newest pod of the name, then which others there were.
+func (r report) tell(out io.Writer, now time.Time) {
+	tellCauses(out, r.Name, r.Headline, r.Causes)
+	newest := len(r.History) - 1
+	if newest < 0 || r.UID != "" && r.History[newest].UID != r.UID {
+		if !r.Fine {
+			tellEvents(out, r.events)
+		}
+		newest++ // what is known is of others
+	} else {
+		fmt.Fprintf(out, "\n  What happened:\n")
+		timeline(out, r.History[newest].Entries, now)
+	}
+	for i, pod := range r.History[:newest] {
+		if i == 0 {
+			fmt.Fprintln(out)
+		}
+		until := "and is being taken away"
+		if pod.Deleted != nil {
+			until = "until " + duration.HumanDuration(now.Sub(*pod.Deleted)) + " ago"
+		}
+		fmt.Fprintf(out, "  Another pod of this name was there %s: podctl why %s --uid=%s\n", until, r.Name, pod.UID)
+	}
+}
+
+// timeline shows entries, one after the other.
+func timeline(out io.Writer, entries []apihistory.Entry, now time.Time) {
+	if len(entries) == 0 {
+		fmt.Fprintln(out, "  nothing in this time")
+	}
+	width := 0
+	for _, e := range entries {
+		width = max(width, utf8.RuneCountInString(who(e)))
+	}
+	for i, e := range entries {
+		left := len(entries) - screenLines
+		if left > 0 && i >= firstEntries && i < firstEntries+left {
+			if i == firstEntries {
+				fmt.Fprintf(out, "  %d more: -o yaml shows them\n", left)
+			}
+			continue
+		}
+		stamp := e.Time.Local().Format("15:04:05.000")
+		if y, d := e.Time.Local().YearDay(), now.Local().YearDay(); y != d {
+			stamp = e.Time.Local().Format("Jan _2 15:04")
+		}
+		start := fmt.Sprintf("  %s  ", stamp)
+		if width > 0 {
+			start += fmt.Sprintf("%-*s  ", width, who(e))
+		}
+		room := max(screenWidth-utf8.RuneCountInString(start), screenWidth/2)
+		for n, line := range folded(happened(e), room, entryLines) {
+			if n > 0 {
+				start = strings.Repeat(" ", utf8.RuneCountInString(start))
+			}
+			fmt.Fprintln(out, strings.TrimRight(start+line, " "))
+		}
+	}
+}
+
+// who is what an entry is about: a container with its attempt, nothing for the pod.
+func who(e apihistory.Entry) string {
+	name := e.Container
+	if name != "" && e.Attempt > 0 && e.What != apihistory.BackOff {
+		name = fmt.Sprintf("%s #%d", name, e.Attempt)
+	}
+	return name
+}
+
+// steps of podd in words.
+var stepNames = map[string]string{
+	apihistory.Mounts: "the mounts", apihistory.Network: "the network", apihistory.Sandbox: "the sandbox", apihistory.Pulled: "the pull", apihistory.Created: "create",
+	apihistory.Started: "start", apihistory.Resized: "the resize", apihistory.Restart: "the restart of all containers", apihistory.Condemn: "the end",
+}
+
+// happened is an entry in words.
+func happened(e apihistory.Entry) string {
+	text := words(e)
+	if e.Message != "" && e.What != apihistory.Event {
+		text += ": " + e.Message
+	}
+	if e.Count > 1 && e.Last != nil {
+		text = fmt.Sprintf("%d times until %s, the last: %s", e.Count, e.Last.Local().Format("15:04:05"), text)
+		if e.What == apihistory.LeftOut {
+			text = fmt.Sprintf("%d more things happened until %s", e.Count, e.Last.Local().Format("15:04:05"))
+		}
+	}
+	return cleaned(text)
+}
+
+func words(e apihistory.Entry) string {
+	if e.Failed {
+		return stepFailed(e)
+	}
+	switch e.What {
+	case apihistory.Daemon:
+		return "podd was started again and goes on with it"
+	case apihistory.Mounts:
+		return "volumes and files are there" + took(e)
+	case apihistory.Network:
+		return "network " + strings.Join(e.IPs, ", ") + took(e)
+	case apihistory.Sandbox:
+		if e.Attempt > 0 {
+			return fmt.Sprintf("sandbox #%d runs%s", e.Attempt, took(e))
+		}
+		return "sandbox runs" + took(e)
+	case apihistory.Pulling:
+		return "pulling " + e.Image
+	case apihistory.Pulled:
+		return fmt.Sprintf("pulled %s, %s%s", e.Image, bytesOf(e.Bytes), took(e))
+	case apihistory.Created, apihistory.Started:
+		return e.What + took(e)
+	case apihistory.Exited:
+		return exited(e)
+	case apihistory.BackOff:
+		return heldBack(e)
+	case apihistory.Hook:
+		return e.Reason + " hook has ended" + took(e)
+	case apihistory.Condemn:
+		return "podd ends it"
+	case apihistory.Restart:
+		return "all containers are restarted"
+	case apihistory.Resized:
+		return "resized" + took(e)
+	case apihistory.Ready, apihistory.Delete:
+		return toBe(e)
+	case apihistory.Unready:
+		return "the pod is not ready any more"
+	case apihistory.Event:
+		return e.Reason + ": " + strings.TrimSpace(e.Message)
+	case apihistory.Slow:
+		return fmt.Sprintf("%s %s takes long: %s so far", e.Reason, e.Image, spell(e.Seconds))
+	case apihistory.Verdict:
+		return "the pod has ended, " + e.Reason
+	case apihistory.Unmade:
+		return e.Reason + " taken away" + took(e)
+	case apihistory.Deleted:
+		return "the host has let go of it"
+	}
+	return e.What + " " + e.Reason
+}
+
+func stepFailed(e apihistory.Entry) string {
+	name := e.Reason
+	if known, ok := stepNames[e.What]; ok {
+		name = known
+	}
+	switch e.What {
+	case apihistory.Hook:
+		name += " hook"
+	case apihistory.Unmade:
+		name = "taking away of " + e.Reason
+	}
+	if e.Image != "" {
+		name += " of " + e.Image
+	}
+	return name + " failed" + took(e)
+}
+
+func toBe(e apihistory.Entry) string {
+	switch {
+	case e.What == apihistory.Ready:
+		return "the pod is ready"
+	case e.Until == nil:
+		return "the pod is to go"
+	case e.Until.Sub(e.Time) < time.Second:
+		return "the pod is to go at once"
+	}
+	return fmt.Sprintf("the pod is to go, until %s at the latest", e.Until.Local().Format("15:04:05"))
+}
+
+func heldBack(e apihistory.Entry) string {
+	what := "start"
+	if e.Image != "" {
+		what = "pull of " + e.Image
+	}
+	until := ""
+	if e.Until != nil {
+		until = " until " + e.Until.Local().Format("15:04:05")
+	}
+	return "back-off: the next " + what + " is held back" + until
+}
+
+func exited(e apihistory.Entry) string {
+	if e.Exit == nil {
+		return "ended"
+	}
+	text := fmt.Sprintf("exited with code %d", e.Exit.Code)
+	if meaning := exitMeaning(e.Exit.Code, e.Exit.Signal); meaning != "" {
+		text += " (" + meaning + ")"
+	}
+	if e.Seconds > 0 {
+		text += " after " + spell(e.Seconds)
+	}
+	switch e.Exit.Reason {
+	case "Completed", "Error", "":
+	default:
+		text += ", " + e.Exit.Reason
+	}
+	return text
+}
+
+func took(e apihistory.Entry) string {
+	if e.Seconds == 0 {
+		return ""
+	}
+	return " in " + spell(e.Seconds)
+}
+
+func spell(seconds float64) string {
+	return time.Duration(seconds * float64(time.Second)).Round(time.Millisecond).String()
+}
+
+// cleaned is text without what would drive a terminal; what comes from pods is in it.
+func cleaned(text string) string {
+	var out bytes.Buffer
+	_, _ = (&cleaner{w: &out}).Write([]byte(text + "\n"))
+	return strings.TrimSpace(strings.ReplaceAll(out.String(), "\t", "    "))
+}
+
+// folded breaks text into lines of a width, at most so many of them.
+func folded(text string, width, most int) []string {
+	var lines []string
+	for _, line := range strings.Split(text, "\n") {
+		for runes := []rune(line); ; {
+			if len(runes) <= width {
+				lines = append(lines, string(runes))
+				break
+			}
+			at := width
+			for i := width; i > width/2; i-- {
+				if runes[i] == ' ' {
+					at = i
+					break
+				}
+			}
+			lines = append(lines, string(runes[:at]))
+			runes = []rune(strings.TrimLeft(string(runes[at:]), " "))
+		}
+	}
+	if len(lines) > most {
+		last := []rune(lines[most-1])
+		lines = append(lines[:most-1], string(last[:min(len(last), width-3)])+"...")
+	}
+	return lines
+}

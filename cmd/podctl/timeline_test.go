@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	apihistory "podd/api/history"
+)
+
+// TestTimeline holds the screen of a pod's history against what it is to look like.
+func TestTimeline(t *testing.T) {
+	now := time.Date(2026, 1, 2, 12, 30, 0, 0, time.Local)
+	at := func(seconds float64) time.Time {
+		return now.Add(-time.Minute + time.Duration(seconds*float64(time.Second)))
+	}
+	until, last := at(45), at(50)
+	var out bytes.Buffer
+	timeline(&out, []apihistory.Entry{
+		{Time: now.Add(-24 * time.Hour), What: apihistory.Daemon},
+		{Time: at(0), What: apihistory.Mounts, Seconds: 0.012},
+		{Time: at(0.1), What: apihistory.Network, IPs: []string{"10.88.0.5", "fd00::5"}, Seconds: 0.08},
+		{Time: at(0.2), What: apihistory.Pulled, Image: "busybox:1", Bytes: 3 << 20, Seconds: 1.5},
+		{Time: at(0.3), What: apihistory.Pulled, Image: "other:1", Failed: true, Reason: "ErrImagePull", Message: "refused", Seconds: 0.01},
+		{Time: at(1), What: apihistory.Started, Container: "app", Attempt: 3},
+		{Time: at(2), What: apihistory.Exited, Container: "app", Attempt: 3, Exit: &apihistory.Exit{Code: 137, Signal: 9, Reason: "OOMKilled"}, Seconds: 1.25},
+		{Time: at(3), What: apihistory.Exited, Container: "app", Attempt: 4, Exit: &apihistory.Exit{Code: 1, Reason: "Error"}, Message: "\x1b[31mred\x1b[0m\nsecond\x07", Count: 7, Last: &last},
+		{Time: at(4), What: apihistory.BackOff, Container: "app", Attempt: 5, Until: &until},
+		{Time: at(5), What: apihistory.Event, Container: "app", Reason: "Unhealthy", Message: "Liveness probe failed: " + strings.Repeat("long ", 200)},
+		{Time: at(6), What: apihistory.Hook, Container: "app", Reason: "preStop", Failed: true, Message: "exit 1"},
+		{Time: at(7), What: apihistory.Delete, Until: &until},
+		{Time: at(8), What: apihistory.Deleted},
+	}, now)
+	pad := strings.Repeat(" ", 24)
+	want := `  Jan  1 12:30          podd was started again and goes on with it
+  12:29:00.000          volumes and files are there in 12ms
+  12:29:00.100          network 10.88.0.5, fd00::5 in 80ms
+  12:29:00.200          pulled busybox:1, 3.0 MiB in 1.5s
+  12:29:00.300          the pull of other:1 failed in 10ms: refused
+  12:29:01.000  app #3  started
+  12:29:02.000  app #3  exited with code 137 (killed by SIGKILL) after 1.25s, OOMKilled
+  12:29:03.000  app #4  7 times until 12:29:50, the last: exited with code 1: red
+` + pad + `second^G
+  12:29:04.000  app     back-off: the next start is held back until 12:29:45
+`
+	if got := out.String(); !strings.HasPrefix(got, want) {
+		t.Errorf("the screen is\n%s\nwant\n%s", got, want)
+	}
+	lines := strings.Split(out.String(), "\n")
+	for _, line := range lines {
+		if len([]rune(line)) > screenWidth {
+			t.Errorf("%d columns: %s", len([]rune(line)), line)
+		}
+	}
+	if n := strings.Count(out.String(), "long"); n < 40 || n > 80 || !strings.Contains(out.String(), "...\n") {
+		t.Errorf("of a long output %d words are shown:\n%s", n, out.String())
+	}
+	if end := strings.Join(lines[len(lines)-4:], "\n"); !strings.Contains(end, "app     preStop hook failed: exit 1\n") ||
+		!strings.Contains(end, "the pod is to go, until 12:29:45 at the latest\n") || !strings.Contains(end, "the host has let go of it\n") {
+		t.Errorf("it ends with\n%s", end)
+	}
+}
+
+// TestLongTimeline: of many entries the first and the newest are shown, and how many are between.
+func TestLongTimeline(t *testing.T) {
+	var entries []apihistory.Entry
+	for n := range 100 {
+		entries = append(entries, apihistory.Entry{Time: time.Now(), What: apihistory.Event, Reason: fmt.Sprint("R", n), Message: "x"})
+	}
+	var out bytes.Buffer
+	timeline(&out, entries, time.Now())
+	got := out.String()
+	if strings.Count(got, "\n") != screenLines+1 || !strings.Contains(got, "R11: x\n  60 more: -o yaml shows them\n") || !strings.Contains(got, "R72: x\n") || strings.Contains(got, "R71:") {
+		t.Errorf("the screen is\n%s", got)
+	}
+}
+
+// TestReports is what programs get, in both formats.
+func TestReports(t *testing.T) {
+	r := report{Namespace: "default", Name: "web", Headline: "runs.", Causes: []cause{{"what", "next"}},
+		History: []apihistory.Pod{{Name: "web", UID: "u", Entries: []apihistory.Entry{{What: apihistory.Ready}}}}}
+	for output, want := range map[string]string{"json": `"what": "what"`, "yaml": "\n    what: what\n"} {
+		var out bytes.Buffer
+		if err := (question{output: output}).print(&out, []report{r}); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %v\n%s", output, err, out.String())
+		}
+		var back struct {
+			Pods []struct{ History []apihistory.Pod }
+		}
+		if output == "json" && (json.Unmarshal(out.Bytes(), &back) != nil || len(back.Pods) != 1 || back.Pods[0].History[0].Entries[0].What != apihistory.Ready) {
+			t.Errorf("read back it is %+v", back)
+		}
+	}
+	for _, bad := range []question{{output: "table"}, {since: -time.Second}} {
+		if bad.check() == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+}
