@@ -44,9 +44,6 @@ func Renewing(pod *v1.Pod, f Facts) bool {
 
 // renewing tells whether the condition AllContainersRestarting holds.
 func renewing(pod *v1.Pod, f Facts) bool {
-	if ending(pod, f) || Spent(pod, f) {
-		return false
-	}
 	_, begins := Trigger(pod, f)
 	return begins || Renewing(pod, f)
 }

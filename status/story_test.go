@@ -121,6 +121,9 @@ func (s *story) show(out *bytes.Buffer) {
 			fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("  %s=%s %s %s", c.Type, c.Status, c.Reason, c.Message), " "))
 		}
 	}
+	if r := s.prev.Resources; r != nil {
+		fmt.Fprintf(out, "  the pod has cpu %s of %s\n", r.Requests.Cpu(), s.prev.AllocatedResources.Cpu())
+	}
 	for _, c := range Statuses(&s.prev) {
 		line := fmt.Sprintf("  %s #%d %s", c.Name, c.RestartCount, shortState(c.State))
 		if c.Started != nil && *c.Started {
