@@ -80,7 +80,11 @@ func isDue(pod *v1.Pod, f Facts, name string) bool {
 
 // Spent tells whether pod is over but for what has still to be ended: no regular container runs or will run again, an init
 // container has failed for good, or the deadline has passed. Nothing of it is made again.
-func Spent(pod *v1.Pod, f Facts) bool {
+func Spent(pod *v1.Pod, f Facts) bool { return over(pod, f) || Exceeded(pod, f) }
+
+// over tells whether pod has come to its end by itself: no regular container runs or will run again, or an init container
+// has failed for good.
+func over(pod *v1.Pod, f Facts) bool {
 	alive := false
 	for _, m := range Members(pod) {
 		last, known := f.Newest(m.Name)
@@ -94,7 +98,7 @@ func Spent(pod *v1.Pod, f Facts) bool {
 			}
 		}
 	}
-	return !alive || Exceeded(pod, f)
+	return !alive
 }
 
 // RunsAgain tells whether another instance of c, which is not ephemeral, follows last, which has exited: because podd ended

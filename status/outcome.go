@@ -51,7 +51,7 @@ func rejected(f Facts) *Verdict {
 // recorded exits alone, so it holds whether containerd can be asked or not, and before the verdict is recorded.
 // One whose containers were still at it when its deadline came has not completed.
 func completed(pod *v1.Pod, f Facts) *Verdict {
-	if !settled(pod, f) || overran(pod, f) || comesBack(pod, f) {
+	if !settled(pod, f) || overran(pod, f) || !over(pod, f) {
 		return nil
 	}
 	statuses := append(initStatuses(pod, f), regularStatuses(pod, f)...)
@@ -71,14 +71,6 @@ func expired(pod *v1.Pod, f Facts) *Verdict {
 	}
 	return &Verdict{Phase: v1.PodFailed, Reason: deadlineExceeded,
 		Message: "Pod was active on the node longer than the specified deadline"}
-}
-
-// comesBack tells whether podd has ended a container to run it again, whatever its policies say.
-func comesBack(pod *v1.Pod, f Facts) bool {
-	return slices.ContainsFunc(Members(pod), func(m Member) bool {
-		last, known := f.Newest(m.Name)
-		return known && m.Kind != Ephemeral && last.State == Exited && (last.Era < f.Era || replaced(last))
-	})
 }
 
 // ended is the verdict over a deleted pod that has stopped: what its exits say, and Failed when some container never

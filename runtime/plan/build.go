@@ -29,7 +29,7 @@ func (p *planner) target() goal {
 	case !ok: // none yet, or somebody took it away under containers that run on
 		g.clear = idle && !p.running()
 	case newest.State == status.Exited:
-		g.dead, g.clear = &newest, idle && !newest.Present
+		g.dead, g.clear = &newest, idle && !newest.Present && !p.running()
 	default:
 		g.running = newest.State == status.Running
 	}

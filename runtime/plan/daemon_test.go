@@ -70,9 +70,11 @@ func (w *world) look(d *daemon) {
 		return
 	}
 	pod, f := w.observe(d)
+	m := newModel(w)
 	set, again := Next(pod, f)
 	w.checkSet(pod, f, set)
-	w.publish(d, pod, f)
+	w.checkPlan(d, m, set)
+	w.publish(d, m, pod, f)
 	for _, work := range f.Work { // sorted, as the jobs are not
 		w.review(d, d.jobs[work.Task], set)
 	}
@@ -81,7 +83,7 @@ func (w *world) look(d *daemon) {
 			w.begin(d, s)
 		}
 	}
-	w.checkJobs(d, f)
+	w.checkJobs(d, m)
 	if !again.IsZero() && !d.poked {
 		d.next = w.after(again.Sub(w.now), func() { w.look(d) })
 	}
@@ -126,7 +128,7 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 	})
 	switch {
 	case w.reachable:
-		f.Sandboxes = w.boxes()
+		f.Sandboxes = w.listed()
 		f.Containers = w.instances(w.containers)
 		d.seen = &f
 	case d.seen != nil:
@@ -136,15 +138,6 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		f.Containers = w.instances(nil)
 	}
 	return w.pod, f
-}
-
-// boxes are the sandboxes on the host, and the newest one that podd has removed, so that the next one is another.
-func (w *world) boxes() []status.Sandbox {
-	out := slices.Clone(w.sandboxes)
-	if r := w.removed; r != nil && !slices.ContainsFunc(out, func(s status.Sandbox) bool { return s.Attempt >= r.Attempt }) {
-		out = append([]status.Sandbox{*r}, out...)
-	}
-	return out
 }
 
 // instances joins what containerd has with the two newest records of each container.
@@ -257,14 +250,10 @@ func (w *world) stop(d *daemon, j *job, jitter time.Duration) {
 		return
 	}
 	id, wait := c.ID, j.step.Deadline.Sub(w.now)
-	if _, asked := w.asked[id]; !asked && wait > 0 {
-		w.asked[id] = w.now
-	}
 	if grace := w.obeys(j.step.Name); grace >= 0 && wait > 0 {
 		w.exitIn(id, grace+jitter, 143)
 	}
 	j.next = w.after(wait, func() {
-		w.checkKill(j.step)
 		w.exitIn(id, time.Millisecond+jitter, 137)
 		j.next = w.after(2*time.Millisecond+jitter, func() { w.end(d, j, nil) })
 	})

@@ -46,7 +46,7 @@ const (
 
 // newModel looks at the world as podd can see it: while containerd is away that is what it showed last.
 func newModel(w *world) *model {
-	m := &model{w: w, boxes: w.sandboxes}
+	m := &model{w: w, boxes: w.listed()}
 	present := w.containers
 	if !w.reachable {
 		m.boxes, present = nil, nil
@@ -131,10 +131,10 @@ func (m *model) again(b *being) bool {
 	if e == nil || e.Replace || e.Reason == "RestartingAllContainers" || e.Era < m.w.era {
 		return true
 	}
-	return restarts(m.w.pod, b.spec, e.ExitCode)
+	return byRules(m.w.pod, b.spec, e.ExitCode)
 }
 
-func restarts(pod *v1.Pod, c *v1.Container, code int32) bool {
+func byRules(pod *v1.Pod, c *v1.Container, code int32) bool {
 	policy := string(pod.Spec.RestartPolicy)
 	if c.RestartPolicy != nil {
 		policy = string(*c.RestartPolicy)
@@ -221,22 +221,31 @@ func (m *model) settled() bool {
 	return !m.busy
 }
 
-// overdue tells whether activeDeadlineSeconds are over, and the pod had not ended before.
+// seen tells whether what podd knows of the containers is all there is.
+func (m *model) seen() bool {
+	return m.w.reachable || slices.ContainsFunc(m.boxes, func(s status.Sandbox) bool { return s.Present })
+}
+
+// overdue tells whether activeDeadlineSeconds are over.
 func (m *model) overdue() bool {
 	limit := m.w.pod.Spec.ActiveDeadlineSeconds
-	if limit == nil {
+	return limit != nil && m.w.now.Sub(m.w.started) >= time.Duration(*limit)*time.Second
+}
+
+// overran tells whether a container was at it yet when activeDeadlineSeconds were over.
+func (m *model) overran() bool {
+	if !m.overdue() {
 		return false
 	}
-	at := m.w.started.Add(time.Duration(*limit) * time.Second)
-	phase := m.phase(false)
-	late := phase != "Succeeded" && phase != "Failed"
+	end := m.w.started.Add(time.Duration(*m.w.pod.Spec.ActiveDeadlineSeconds) * time.Second)
 	for _, b := range m.all {
 		for _, i := range b.known {
-			late = late || i.State == "exited" && !i.FinishedAt.Before(at)
+			if i.State == "exited" && !i.FinishedAt.Before(end) {
+				return true
+			}
 		}
 	}
-	seen := m.w.reachable || slices.ContainsFunc(m.boxes, func(s status.Sandbox) bool { return s.Present })
-	return !m.w.now.Before(at) && late && seen
+	return false
 }
 
 // ran tells whether a regular container has ever been up.
@@ -261,10 +270,10 @@ func (m *model) shown() v1.PodPhase {
 		return m.w.verdict.Phase
 	case m.rejected():
 		return "Failed"
-	case m.settled() && m.overdue():
-		return "Failed"
-	case m.settled() && terminal:
+	case m.settled() && terminal && !m.overran():
 		return phase
+	case m.settled() && m.overdue() && m.seen():
+		return "Failed"
 	case m.away:
 		return "Unknown"
 	case terminal && m.ran():
@@ -285,11 +294,14 @@ func (m *model) verdict(v *status.Verdict) string {
 		want = "Failed"
 	case !m.settled():
 		return "something may run yet"
+	case terminal && !m.overran():
+		want = phase
 	case m.overdue():
 		want = "Failed"
-	case terminal:
-		want = phase
-	case m.w.pod.DeletionTimestamp != nil:
+		if v.Reason != "DeadlineExceeded" {
+			return "the model says DeadlineExceeded"
+		}
+	case m.w.pod.DeletionTimestamp != nil && m.w.pod.Annotations["static"] == "":
 		if want = m.phase(true); want != "Succeeded" {
 			want = "Failed" // what never ran is lost
 		}
@@ -323,7 +335,7 @@ func (m *model) conditions(phase v1.PodPhase) map[v1.PodConditionType]condition 
 	over := map[v1.PodPhase]string{"Succeeded": "PodCompleted", "Failed": "PodFailed"}[phase]
 	want := map[v1.PodConditionType]condition{
 		"PodScheduled":              {status: "True"},
-		"PodReadyToStartContainers": {status: tell2(m.sandboxUp())},
+		"PodReadyToStartContainers": {status: truth(m.sandboxUp())},
 		"Initialized":               m.initialized(phase),
 	}
 	var unready []string
@@ -354,7 +366,7 @@ func (m *model) conditions(phase v1.PodPhase) map[v1.PodConditionType]condition 
 	return want
 }
 
-func tell2(yes bool) v1.ConditionStatus {
+func truth(yes bool) v1.ConditionStatus {
 	if yes {
 		return "True"
 	}
@@ -398,7 +410,7 @@ func (m *model) done(b *being) bool {
 	if b.part == sidecarPart {
 		return b.started
 	}
-	return b.last != nil && b.last.State == "exited" && b.last.ExitCode == 0
+	return b.last != nil && b.last.State == "exited" && b.last.ExitCode == 0 && !b.old
 }
 
 func (m *model) gates() string {
@@ -420,11 +432,14 @@ func (m *model) mayRestartAll() bool {
 	})
 }
 
-// restartsAll tells whether an exit is to begin a new era, or something of an era that is over is left on the host.
+// restartsAll tells whether something of an era that is over is left on the host, or an exit is about to end this one.
 func (m *model) restartsAll() bool {
+	if m.ending() {
+		return false
+	}
 	for _, b := range m.all {
-		if l := b.last; l != nil && l.State == "exited" && !b.old && l.Sandbox == m.sandbox && !m.overdue() && m.w.pod.DeletionTimestamp == nil && !l.Replace {
-			if r := ruleFor(b.spec, l.ExitCode); r != nil && r.Action == "RestartAllContainers" && b.spec.RestartPolicy != nil {
+		if e := b.exit; e != nil && e == b.last && !b.old && !e.Replace && e.Sandbox == m.sandbox && m.sandboxRuns() {
+			if r := ruleFor(b.spec, e.ExitCode); r != nil && r.Action == "RestartAllContainers" {
 				return true
 			}
 		}

@@ -76,7 +76,7 @@ func (p *planner) live() {
 	p.renew(g)
 	p.sweep(g)
 	if status.Spent(p.pod, p.f) {
-		p.retire()
+		p.retire(g)
 		return
 	}
 	p.allocate()

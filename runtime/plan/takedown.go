@@ -11,13 +11,18 @@ import (
 // being made cannot be removed: both wait until podd's own work on it has ended.
 func (p *planner) empty(until time.Time) {
 	for _, i := range p.f.Containers {
-		p.end(i, limit{until: until, ordered: true}, "the pod ends")
+		l := limit{until: until, ordered: true}
+		if m, ok := status.MemberOf(p.pod, i.Name); ok && i.Condemned != nil && !p.f.Gone && p.pod.DeletionTimestamp == nil {
+			l = p.condemned(m, i) // its time has begun already
+			l.ordered = true
+		}
+		p.end(i, l, "the pod ends")
 	}
 }
 
 // retire ends what still runs of a pod that is spent. Ephemeral containers go with the sandbox, unless there are others
 // to be ended before.
-func (p *planner) retire() {
+func (p *planner) retire(g goal) {
 	exceeded := status.Exceeded(p.pod, p.f)
 	until := p.closeTime()
 	for _, i := range p.f.Containers {
@@ -26,6 +31,8 @@ func (p *planner) retire() {
 		switch {
 		case ok && m.Kind == status.Ephemeral && !exceeded && !p.sidecars():
 			continue
+		case i.State == status.Running && (!g.running || i.Sandbox != g.id):
+			continue // it is swept away
 		case ok && i.State == status.Running && i.Condemned != nil:
 			l = p.condemned(m, i)
 			l.ordered = true

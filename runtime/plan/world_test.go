@@ -32,6 +32,7 @@ type world struct {
 	era       int
 	eraBy     string
 	allocated map[string]v1.ResourceRequirements
+	removed   *status.Sandbox // the newest sandbox that podd has removed: its number is used up
 
 	// On the host.
 	reachable   bool
@@ -39,12 +40,11 @@ type world struct {
 	groundLeft  bool
 	network     status.Network
 	sandboxes   []status.Sandbox
-	removed     *status.Sandbox    // the newest that podd has removed
 	containers  []status.Container // present in containerd, each with the notes of this boot
 	images      map[string]bool
 	room        v1.ResourceList
 	allocatable v1.ResourceList
-	asked       map[string]time.Time // when an instance got its first signal
+	proved      map[string]bool // instances that were started once, by id
 
 	// How it behaves.
 	run    func(c string, attempt int) (time.Duration, int32)   // how long an instance runs and its exit code; <0 is for ever
@@ -59,6 +59,7 @@ type world struct {
 
 	finished bool
 	effects  int
+	looks    int
 	tells    bool // whether log is listened to
 	log      func(format string, args ...any)
 }
@@ -85,7 +86,7 @@ func newWorld(t reporter, pod *v1.Pod) *world {
 	return &world{
 		clock: clock{now: begin},
 		t:     t, pod: pod, started: begin, reachable: true,
-		records: map[string]status.Container{}, images: map[string]bool{}, asked: map[string]time.Time{},
+		records: map[string]status.Container{}, images: map[string]bool{}, proved: map[string]bool{},
 		run:    func(string, int) (time.Duration, int32) { return -1, 0 },
 		obeys:  func(string) time.Duration { return time.Second },
 		take:   func(Step) (time.Duration, time.Duration) { return 100 * time.Millisecond, 0 },
@@ -118,6 +119,16 @@ func (w *world) running(s Step) *status.Container {
 func (w *world) note(s Step, f func(c *status.Container)) {
 	if c := w.running(s); c != nil {
 		f(c)
+		w.prove(c)
+	}
+}
+
+// prove remembers an instance that is started.
+func (w *world) prove(c *status.Container) {
+	all := everyContainer(w.pod)
+	i := slices.IndexFunc(all, func(x v1.Container) bool { return x.Name == c.Name })
+	if _, started, _ := proven(&all[i], c); started {
+		w.proved[c.ID] = true
 	}
 }
 
@@ -165,6 +176,16 @@ func (w *world) half(s Step) {
 			w.sandboxes = append(w.sandboxes, status.Sandbox{ID: s.Sandbox, Attempt: s.Attempt, State: status.Created, CreatedAt: w.now, Present: true})
 		}
 	}
+}
+
+// listed are the sandboxes, and the newest one that was removed.
+func (w *world) listed() []status.Sandbox {
+	if w.removed == nil {
+		return slices.Clone(w.sandboxes)
+	}
+	all := append([]status.Sandbox{*w.removed}, w.sandboxes...)
+	slices.SortFunc(all, func(a, b status.Sandbox) int { return a.Attempt - b.Attempt })
+	return all
 }
 
 func (w *world) sandboxAt(attempt int) int {
@@ -244,6 +265,9 @@ func (w *world) effect(s Step) {
 			c.Resources = w.resources(s.Name)
 		}
 	case Conclude:
+		if wrong := newModel(w).verdict(s.Verdict); wrong != "" && w.verdict == nil {
+			w.harm(s, wrong)
+		}
 		w.need(s, w.verdict == nil || *w.verdict == *s.Verdict, "another verdict")
 		w.need(s, !slices.ContainsFunc(w.containers, func(c status.Container) bool { return c.State == status.Running && c.Name != debugger }), "it runs")
 		w.verdict = s.Verdict
@@ -288,7 +312,8 @@ func (w *world) create(s Step) {
 	}
 	if old, ok := w.records[status.ContainerID(w.pod.UID, s.Name, s.Attempt-1)]; s.Attempt > 0 {
 		w.need(s, ok, "the exit before is not recorded")
-		if run := old.FinishedAt.Sub(old.CreatedAt); old.Backoff > 0 && old.Key == s.Key && old.Era == s.Era && run <= 10*time.Minute {
+		anew := old.Sandbox != s.Sandbox && slices.ContainsFunc(w.pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == s.Name })
+		if run := old.FinishedAt.Sub(old.CreatedAt); !anew && old.Backoff > 0 && old.Key == s.Key && old.Era == s.Era && run <= 10*time.Minute {
 			w.need(s, w.now.Sub(old.FinishedAt) >= min(old.Backoff, 300*time.Second), "too early")
 		}
 	}
@@ -321,6 +346,7 @@ func (w *world) start(s Step) {
 		return
 	}
 	c.State, c.StartedAt = status.Running, w.now
+	w.prove(c)
 	after, code := w.run(s.Name, s.Attempt)
 	w.exitIn(c.ID, after, code)
 }
@@ -356,12 +382,6 @@ func (w *world) need(s Step, ok bool, what string) {
 		w.harm(s, what)
 	}
 }
-
-// checkKill holds a kill to the time that an instance has for its end.
-func (w *world) checkKill(Step) {}
-
-// checkJobs holds what is under way after a look to what podd saw.
-func (w *world) checkJobs(*daemon, status.Facts) {}
 
 func (w *world) harm(s Step, what string) {
 	w.t.Helper()
@@ -465,6 +485,9 @@ var opposites = map[status.Op][]status.Op{
 }
 
 func opposed(a, b Step) bool {
+	if attends(a) && attends(b) && a.Attempt != b.Attempt {
+		return false // of two instances
+	}
 	for _, pair := range [][2]Step{{a, b}, {b, a}} {
 		if slices.Contains(opposites[pair[0].Op], pair[1].Op) && (pair[0].Name == pair[1].Name || pair[0].Name == "" || pair[1].Name == "") {
 			return true
@@ -472,6 +495,11 @@ func opposed(a, b Step) bool {
 	}
 	return false
 }
+
+// attends tells whether a step is for one instance of a container that runs or has run.
+func attends(s Step) bool { return slices.Contains(attending, s.Op) }
+
+var attending = []status.Op{Stop, Record, Condemn, Resize, PostStart, PreStop, Startup, Readiness, Liveness}
 
 // checkSet holds every answer of Next to what is true of all of them.
 func (w *world) checkSet(pod *v1.Pod, f status.Facts, set []Step) {
@@ -488,6 +516,9 @@ func (w *world) checkSet(pod *v1.Pod, f status.Facts, set []Step) {
 			w.t.Errorf("%s: %s for a deleted pod", w.name, show(a, w.started))
 		}
 	}
+	if w.looks++; w.looks%20 != 1 {
+		return // it costs as much as all the rest
+	}
 	if again, _ := Next(pod, f); !reflect.DeepEqual(again, set) {
 		w.t.Errorf("%s: asked twice, answered differently: %v, %v", w.name, set, again)
 	}
@@ -503,12 +534,12 @@ func (w *world) checkBegin(d *daemon, s Step) {
 }
 
 // publish computes the status and holds it to what must be true of every one after another.
-func (w *world) publish(d *daemon, pod *v1.Pod, f status.Facts) {
+func (w *world) publish(d *daemon, m *model, pod *v1.Pod, f status.Facts) {
 	if f.Gone {
 		return // there is no object to publish to
 	}
 	s := status.Of(pod, f)
-	for _, wrong := range newModel(w).check(s) {
+	for _, wrong := range m.check(s) {
 		w.t.Errorf("%s: %s: %s\nfacts %+v", w.name, stamp(w.now.Sub(w.started)), wrong, f)
 	}
 	over := d.last.Phase == v1.PodSucceeded || d.last.Phase == v1.PodFailed
@@ -516,17 +547,23 @@ func (w *world) publish(d *daemon, pod *v1.Pod, f status.Facts) {
 		w.t.Errorf("%s: %s became %s", w.name, d.last.Phase, s.Phase)
 	}
 	stamped := status.Stamp(d.prev, s, f.Now)
-	for i, c := range stamped.ContainerStatuses {
-		if i < len(d.prev.ContainerStatuses) && c.RestartCount < d.prev.ContainerStatuses[i].RestartCount {
-			w.t.Errorf("%s: restart count of %s fell from %d to %d", w.name, c.Name, d.prev.ContainerStatuses[i].RestartCount, c.RestartCount)
-		}
-	}
+	w.checkCounts(d.prev.InitContainerStatuses, stamped.InitContainerStatuses)
+	w.checkCounts(d.prev.ContainerStatuses, stamped.ContainerStatuses)
 	if w.tells {
 		if now := summary(stamped); now != summary(d.prev) {
 			w.log("status %s", now)
 		}
 	}
 	d.last, d.prev = s, stamped
+}
+
+// checkCounts holds restart counts to never fall.
+func (w *world) checkCounts(before, now []v1.ContainerStatus) {
+	for i, c := range now {
+		if i < len(before) && c.RestartCount < before[i].RestartCount {
+			w.t.Errorf("%s: restart count of %s fell from %d to %d", w.name, c.Name, before[i].RestartCount, c.RestartCount)
+		}
+	}
 }
 
 // summary is a status in one line.
