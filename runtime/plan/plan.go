@@ -58,7 +58,11 @@ func (p *planner) leave() {
 // deleted.
 func (p *planner) close() {
 	p.conclude()
-	p.empty(p.closeTime())
+	until := p.closeTime()
+	if status.Stranded(p.pod, p.f) {
+		until = time.Time{} // they are orphans
+	}
+	p.empty(until)
 	p.removeSandboxes()
 	p.detach()
 }
