@@ -171,7 +171,7 @@ type Hook struct {
 type Condemned struct {
 	By      Cause
 	At      time.Time
-	Message string // for the event: "failed liveness probe"
+	Message string // for the event: "Container app failed liveness probe, will be restarted"
 }
 
 // Cause is why an instance is ended.
