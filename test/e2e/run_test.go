@@ -39,6 +39,9 @@ func TestRun(t *testing.T) {
 		"refused":   testRunRefused,
 		"junit":     testRunJUnit,
 		"terminal":  testRunTerminal,
+		"init":      testRunInit,
+		"probes":    testRunProbes,
+		"deadline":  testRunDeadline,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); part(t, s) })
 	}
@@ -408,6 +411,58 @@ func testRunTerminal(t *testing.T, s *suite) {
 	seen, code := podctlOnTerminal(t, s, nil, "run", "-f", file, "--logs")
 	if code != 0 || !strings.Contains(seen, "\x1b[36mrun-tty/app | \x1b[0mab\r\n") {
 		t.Errorf("exit %d, %q", code, seen)
+	}
+}
+
+// served skips the test while podd refuses what a manifest says as not supported yet.
+func (s *suite) served(t *testing.T, p pod) {
+	t.Helper()
+	if _, errs, code := s.PodctlInput(strings.NewReader(p.String()), "apply", "-f", "-", "--dry-run=server"); code != 0 && strings.Contains(errs, "not supported by podd yet") {
+		t.Skip(errs)
+	}
+}
+
+// What init containers write is printed too, and the one that fails gives the exit code.
+func testRunInit(t *testing.T, s *suite) {
+	p := pod{Name: "run-init", Script: "echo main", Spec: "initContainers: [{name: first, image: " + busybox + ", command: [echo, prepared]}]"}
+	s.served(t, p)
+	if out, errs, code := s.runs(t, p.String(), "--logs"); code != 0 || out != "run-init/first | prepared\nrun-init/app   | main\n" {
+		t.Errorf("exit %d, %q, %q", code, out, errs)
+	}
+	p.Spec = strings.Replace(p.Spec, "[echo, prepared]", "[sh, -c, 'echo no; exit 12']", 1)
+	if out, errs, code := s.runs(t, p.String(), "--logs"); code != 12 || out != "run-init/first | no\n" || !strings.Contains(errs, "container first ended with exit code 12") {
+		t.Errorf("an init container failed: exit %d, %q, %q", code, out, errs)
+	}
+}
+
+// With a readiness probe ready is what the probe says; a liveness probe that goes on failing is a reason.
+func testRunProbes(t *testing.T, s *suite) {
+	probe := "{tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 1}"
+	p := pod{Name: "run-probe", Script: "sleep 2; exec nc -ll -p 8080 -e true", Container: "readinessProbe: " + probe}
+	s.served(t, p)
+	if _, errs, code := s.runs(t, p.String(), "--until=ready", "--timeout=60s"); code != 0 || !strings.Contains(errs, "pod/run-probe is ready\n") {
+		t.Errorf("exit %d, %q", code, errs)
+	}
+	p.Script = sleepScript
+	if _, errs, code := s.runs(t, p.String(), "--until=ready", "--timeout=15s"); code != 124 || !strings.Contains(errs, "Readiness probe failed: ") {
+		t.Errorf("nobody listens: exit %d, %q", code, errs)
+	}
+	p.Container, p.Spec = "livenessProbe: "+probe, "restartPolicy: Always"
+	_, errs, code := s.runs(t, p.String(), "--until=complete", "--exit-from=app", "--timeout=60s")
+	if code != 0 { // it ends at SIGTERM with 0, and that is its first end
+		t.Errorf("killed by its liveness probe: exit %d, %q", code, errs)
+	}
+	p.Container = "startupProbe: " + probe
+	if _, errs, code := s.runs(t, p.String(), "--until=ready", "--timeout=60s", "--max-restarts=1"); code != 125 || !strings.Contains(errs, "cannot succeed: container app was restarted") || !strings.Contains(errs, "Startup probe failed: ") {
+		t.Errorf("never started: exit %d, %q", code, errs)
+	}
+}
+
+func testRunDeadline(t *testing.T, s *suite) {
+	p := pod{Name: "run-deadline", Script: "trap 'exit 11' TERM; sleep 1000000 & wait", Spec: "activeDeadlineSeconds: 12"}
+	s.served(t, p)
+	if _, errs, code := s.runs(t, p.String()); code != 11 || !strings.Contains(errs, "DeadlineExceeded") {
+		t.Errorf("exit %d, %q", code, errs)
 	}
 }
 
