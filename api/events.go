@@ -3,7 +3,9 @@ package api
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 	v1 "k8s.io/api/core/v1"
@@ -79,10 +81,14 @@ func (s *Server) event(about v1.ObjectReference, namespace, eventtype, reason, m
 }
 
 func cut(s string, most int) string {
-	if len(s) <= most {
+	if s = strings.ToValidUTF8(s, "\ufffd"); len(s) <= most {
 		return s
 	}
-	return s[:most-3] + "..."
+	end := most - len("...")
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + "..."
 }
 
 // How many events are written, as the kubelet's eventRecordQPS and eventBurst. More wait their turn.

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,7 +40,8 @@ func TestEventsInBothGroups(t *testing.T) {
 	}
 }
 
-// TestSpam: of many events about one object few are written, and of similar ones one.
+// TestSpam: of many events about one object only the first 25 count, and of those that differ in nothing but their messages
+// the first nine are written, and all others as one.
 func TestSpam(t *testing.T) {
 	e := serve(t)
 	p, other := e.create(t, pod("a")), e.create(t, pod("b"))
@@ -52,13 +54,58 @@ func TestSpam(t *testing.T) {
 	if err != nil || len(list.Items) != 10 {
 		t.Fatalf("%d events, %v", len(list.Items), err)
 	}
-	most := int32(0)
 	for _, event := range list.Items {
-		most = max(most, event.Count)
+		combined := strings.HasPrefix(event.Message, "(combined from similar events): reason ")
+		if want := map[bool]int32{false: 1, true: 25 - 9}[combined]; event.Count != want {
+			t.Errorf("%q counts %d, want %d", event.Message, event.Count, want)
+		}
+		if combined && (event.Message != "(combined from similar events): reason 24" || event.LastTimestamp.Before(&event.FirstTimestamp)) {
+			t.Errorf("combined: %+v", event)
+		}
 	}
-	if most < 10 || most > 25 {
-		t.Errorf("the combined event counts %d", most)
+}
+
+// TestEventRate: a flood of events is written bit by bit, and nobody waits for it.
+func TestEventRate(t *testing.T) {
+	e := serve(t)
+	const flood = 250
+	began := time.Now()
+	for i := range flood {
+		about := pod(fmt.Sprint("p", i))
+		about.Namespace = "default"
+		e.server.Event(about, v1.EventTypeNormal, "Flood", "x")
 	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("telling of %d events took %s", flood, took)
+	}
+	written := func() int {
+		entries, _, _ := e.store.List("/events/default/", "", 0)
+		return len(entries)
+	}
+	e.until(t, "the burst is written", func() bool { return written() >= 100 })
+	if n, most := written(), 100+int(50*time.Since(began).Seconds())+1; n > most {
+		t.Errorf("%d were written at once, at most %d are to be", n, most)
+	}
+	e.until(t, "all are written", func() bool { return written() >= flood })
+	if took := time.Since(began); took < (flood-100-1)*time.Second/50 {
+		t.Errorf("%d events were written in %s", flood, took)
+	}
+	e.stop()
+	began = time.Now()
+	for range 2000 { // twice the queue, with nobody at its end
+		e.server.Event(pod("a"), v1.EventTypeNormal, "Flood", "x")
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("telling of events that nobody writes took %s", took)
+	}
+}
+
+// TestEventsAreCut: a message of any bytes and length becomes text that fits.
+func TestEventsAreCut(t *testing.T) {
+	e := serve(t)
+	e.server.Event(e.create(t, pod("a")), v1.EventTypeWarning, "Unhealthy", "%s", "\xff"+strings.Repeat("é", 1000))
+	want := "\ufffd" + strings.Repeat("é", 509) + "..."
+	e.eventually(t, "a", "Unhealthy", want)
 }
 
 // TestEventTTL: an event lives for an hour from when it was last written, also over a restart.

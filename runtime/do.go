@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	told "podd/api/history"
 	"podd/network"
 	"podd/runtime/containers"
+	"podd/runtime/images"
 	"podd/runtime/killpoint"
 	"podd/runtime/logs"
 	"podd/runtime/plan"
@@ -25,6 +27,9 @@ import (
 func (h *host) Do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	begun := time.Now()
 	err := h.do(ctx, pod, s)
+	if err != nil && slices.Contains(kills, s.Op) && !errors.Is(ctx.Err(), context.Canceled) {
+		h.event(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
+	}
 	level := slog.LevelDebug
 	if err != nil && ctx.Err() != context.Canceled && !errors.Is(err, errKept) { // back-off keeps it from filling the log
 		level = slog.LevelWarn
@@ -33,6 +38,9 @@ func (h *host) Do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		"attempt", s.Attempt, "why", s.Why, "took", time.Since(begun), "err", err)
 	return err
 }
+
+// kills are the steps that upstream's "kill pod" stands for.
+var kills = []status.Op{plan.Stop, plan.RemoveSandbox, plan.DetachNetwork, plan.RemoveGround}
 
 func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	switch s.Op {
@@ -102,6 +110,7 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 		return err
 	}
 	if err := h.r.Sandboxes.EnsureCgroup(ctx, h.admitted(pod)); err != nil {
+		h.event(pod, v1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
 		return err
 	}
 	killpoint.At("ground.cgroup")
@@ -141,8 +150,7 @@ func (h *host) netPod(pod *v1.Pod, attempt int) network.Pod {
 func (h *host) ensureNetwork(ctx context.Context, pod *v1.Pod, attempt int) error {
 	res, err := h.r.Network.Ensure(ctx, h.netPod(pod, attempt))
 	if err != nil {
-		h.event(pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: set up network: %v", err)
-		return err
+		return h.noSandbox(pod, fmt.Errorf("set up network: %w", err))
 	}
 	killpoint.At("network.added")
 	if err := h.writeEtc(pod, res.IPs); err != nil {
@@ -152,7 +160,18 @@ func (h *host) ensureNetwork(ctx context.Context, pod *v1.Pod, attempt int) erro
 	return h.marks.put("network", res.IPs)
 }
 
+// noSandbox tells why there is no sandbox, unless the pod is to go by now; it gives err back.
+func (h *host) noSandbox(pod *v1.Pod, err error) error {
+	if now, ok := h.r.Store.PodByUID(h.uid); ok && now.DeletionTimestamp == nil {
+		h.event(pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+	}
+	return err
+}
+
 func (h *host) ensureSandbox(ctx context.Context, pod *v1.Pod, attempt int) error {
+	if attempt > 0 && h.tell(fmt.Sprint("SandboxChanged ", attempt), time.Hour) {
+		h.event(pod, v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	}
 	err := h.r.slot(ctx, func() error {
 		netns, err := h.r.Network.Netns(ctx, h.netPod(pod, attempt))
 		if err != nil {
@@ -163,26 +182,31 @@ func (h *host) ensureSandbox(ctx context.Context, pod *v1.Pod, attempt int) erro
 		return err
 	})
 	if err != nil {
-		h.event(pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
-		return err
+		return h.noSandbox(pod, err)
 	}
 	killpoint.At("sandbox.running")
 	return h.marks.put(filepath.Join("started", status.ContainerID(h.uid, "", attempt)), time.Now())
 }
 
 func (h *host) pull(ctx context.Context, pod *v1.Pod, ref string) error {
-	h.containerEvent(pod, userOf(pod, ref), v1.EventTypeNormal, "Pulling", "Pulling image %q", ref)
+	user := userOf(pod, ref)
+	if _, err := images.Normalize(ref); err != nil {
+		h.containerEvent(pod, user, v1.EventTypeWarning, "InspectFailed", "Failed to apply default image tag %q: %v", ref, err)
+		return because(pullReason(err), err)
+	}
+	h.containerEvent(pod, user, v1.EventTypeNormal, "Pulling", "Pulling image %q", ref)
 	begun := time.Now()
 	info, err := h.r.Images.Pull(ctx, ref, nil)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err != nil {
-		h.containerEvent(pod, userOf(pod, ref), v1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", ref, err)
+		h.containerEvent(pod, user, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", ref, err)
 		return because(pullReason(err), err)
 	}
-	h.containerEvent(pod, userOf(pod, ref), v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s. Image size: %d bytes.",
-		ref, time.Since(begun).Round(time.Millisecond), info.Size)
+	took := time.Since(begun).Truncate(time.Millisecond)
+	h.containerEvent(pod, user, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.",
+		ref, took, took, info.Size)
 	detail(ctx, func(e *told.Entry) { e.Bytes = info.Size })
 	h.mu.Lock()
 	h.pulls[ref] = time.Now()
@@ -206,6 +230,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	}
 	image, err := h.image(ctx, c.Image)
 	if err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "InspectFailed", "Failed to inspect image %q: %v", c.Image, err)
 		return because("CreateContainerError", err)
 	}
 	mounts, err := h.r.Volumes.Mounts(pod, c)
@@ -237,12 +262,12 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because("CreateContainerConfigError", err)
 	}
 	if err := h.r.Containers.Ensure(ctx, cfg); err != nil {
-		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(err, cfg.ID, s.Name))
 		return because(createReason(err), err)
 	}
 	killpoint.At("create.done")
 	if h.pulled()[c.Image].IsZero() {
-		h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine", c.Image)
+		h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
 	}
 	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Created", "Container created")
 	if shared { // made by the pause container, which may not be there yet
@@ -279,12 +304,15 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	err = h.r.slot(ctx, func() error { return h.r.Containers.Create(ctx, id, io) })
 	var failed *containers.StartError
 	if errors.As(err, &failed) {
-		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", failed)
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(failed, id, s.Name))
 		return h.recordStartError(ctx, s, failed)
 	}
 	killpoint.At("create.prepared")
 	if errors.Is(err, containers.ErrStopped) {
 		return nil // the next look sees the exit
+	}
+	if err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(err, id, s.Name))
 	}
 	return because("CreateContainerError", err)
 }
@@ -380,10 +408,10 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	case errors.Is(err, containers.ErrStopped):
 		return nil // the next look sees the exit
 	case errors.As(err, &failed):
-		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", failed)
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(failed, id, s.Name))
 		return h.recordStartError(ctx, s, failed)
 	case err != nil:
-		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(err, id, s.Name))
 		return because("RunContainerError", err)
 	}
 	killpoint.At("start.running")
@@ -590,7 +618,6 @@ func (h *host) detach(ctx context.Context, pod *v1.Pod) error {
 	}
 	killpoint.At("detach.before")
 	if err := h.r.Network.Remove(ctx, string(h.uid)); err != nil {
-		h.event(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: detach network: %v", err)
 		return err
 	}
 	killpoint.At("detach.after")
@@ -623,7 +650,6 @@ func (h *host) removeGround(ctx context.Context, pod *v1.Pod) error {
 	}
 	killpoint.At("clear.logs")
 	if err := h.r.Volumes.Remove(ctx, uid); err != nil {
-		h.event(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: remove volumes: %v", err)
 		return err
 	}
 	killpoint.At("clear.volumes")

@@ -27,6 +27,7 @@ func (h *host) postStart(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	detail(ctx, hasFailed(failed))
 	killpoint.At("post-start.ended")
 	if failed != nil { // events do not tell what hooks say, as upstream
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
@@ -59,6 +60,7 @@ func (h *host) preStop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		failed = errCut
 		tell = l.PreStop.Sleep == nil // for upstream a sleep that is cut short has not failed
 	}
+	detail(ctx, hasFailed(failed))
 	killpoint.At("pre-stop.ended")
 	if tell {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")

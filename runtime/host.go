@@ -142,10 +142,13 @@ func (h *host) Publish(pod *v1.Pod, next v1.PodStatus) error {
 // Waiting reasons of a container that is held back (upstream: pkg/kubelet/images/types.go, container/sync_result.go).
 const crashLoopBackOff, imagePullBackOff = "CrashLoopBackOff", "ImagePullBackOff"
 
+// errImageNeverPull is the one of a container whose image nobody is to fetch.
+const errImageNeverPull = "ErrImageNeverPull"
+
 // newlyHeld is the containers that are held back in next, and were not in prev.
 func newlyHeld(prev, next v1.PodStatus) []v1.ContainerStatus {
 	reason := func(c v1.ContainerStatus) string {
-		if w := c.State.Waiting; w != nil && (w.Reason == crashLoopBackOff || w.Reason == imagePullBackOff) {
+		if w := c.State.Waiting; w != nil && slices.Contains([]string{crashLoopBackOff, imagePullBackOff, errImageNeverPull}, w.Reason) {
 			return w.Reason
 		}
 		return ""
@@ -163,11 +166,18 @@ func newlyHeld(prev, next v1.PodStatus) []v1.ContainerStatus {
 
 // heldBack records the event for it, in upstream's words.
 func (h *host) heldBack(pod *v1.Pod, c v1.ContainerStatus) {
-	if c.State.Waiting.Reason == imagePullBackOff {
-		h.containerEvent(pod, c.Name, v1.EventTypeNormal, "BackOff", "%s", c.State.Waiting.Message)
-		return
+	image := ""
+	if m, ok := status.MemberOf(pod, c.Name); ok {
+		image = m.Image
 	}
-	h.containerEvent(pod, c.Name, v1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", c.Name, pod.Name, pod.Namespace, pod.UID)
+	switch c.State.Waiting.Reason {
+	case imagePullBackOff:
+		h.containerEvent(pod, c.Name, v1.EventTypeNormal, "BackOff", "Back-off pulling image %q", image)
+	case errImageNeverPull:
+		h.containerEvent(pod, c.Name, v1.EventTypeWarning, errImageNeverPull, "Container image %q is not present with pull policy of Never", image)
+	default:
+		h.containerEvent(pod, c.Name, v1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", c.Name, pod.Name, pod.Namespace, pod.UID)
+	}
 }
 
 // reasoned is an error with the waiting reason that a status shows for it.

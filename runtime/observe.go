@@ -55,6 +55,9 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 	f.Reachable = err == nil
 	if err != nil {
 		h.r.Log.Debug("look at containers", "pod", pod.Name, "err", err)
+		if ok && ctx.Err() == nil && h.tell("FailedSync", time.Minute) {
+			h.event(pod, v1.EventTypeWarning, "FailedSync", "error determining status: %v", err)
+		}
 		instances = h.lastSeen()
 	} else {
 		h.seen(instances)

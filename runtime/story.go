@@ -76,6 +76,15 @@ func detail(ctx context.Context, add func(e *told.Entry)) {
 	}
 }
 
+// hasFailed is the detail of a step that goes on though what it did has failed.
+func hasFailed(err error) func(e *told.Entry) {
+	return func(e *told.Entry) {
+		if err != nil {
+			e.Failed, e.Message = true, err.Error()
+		}
+	}
+}
+
 // begin tells that a step begins, as far as that is worth it. What it gives is called at the end of the step.
 func (s *story) begin(ctx context.Context, pod *v1.Pod, step plan.Step) (_ context.Context, end func(err error)) {
 	e := &told.Entry{What: steps[step.Op], Attempt: step.Attempt, Message: step.Why}

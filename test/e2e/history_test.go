@@ -108,6 +108,7 @@ func TestHistory(t *testing.T) {
 			t.Errorf("podctl why crash does not say %q:\n%s", want, screen)
 		}
 	}
+	t.Logf("podctl why crash:\n%s", screen)
 	_, happened, _ := strings.Cut(screen, "What happened:")
 	for line := range strings.Lines(happened) {
 		if len([]rune(line)) > 101 {
