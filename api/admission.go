@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -139,26 +138,14 @@ func (s *Server) account(ctx context.Context, namespace, name string, dryRun boo
 	return account, nil
 }
 
-// checkResize refuses a change of resources that is right in itself: the runtime cannot make it yet.
+// checkResize refuses what podd does not honour of what a resize would leave, and all of a pod of a manifest file: only the
+// file decides (upstream: ValidatePodResize, of mirror pods).
 func checkResize(pod, old *core.Pod) error {
-	var errs field.ErrorList
-	compare := func(path *field.Path, now, was []core.Container) {
-		for i, c := range now {
-			if i < len(was) && !equality.Semantic.DeepEqual(c.Resources, was[i].Resources) {
-				errs = append(errs, field.Forbidden(path.Index(i).Child("resources"),
-					"podd cannot resize a pod yet; delete it and create it again with these resources"))
-			}
-		}
+	if old.Annotations[SourceAnnotation] == SourceFile {
+		return apierrors.NewInvalid(core.Kind("Pod"), pod.Name,
+			field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")})
 	}
-	compare(field.NewPath("spec", "containers"), pod.Spec.Containers, old.Spec.Containers)
-	compare(field.NewPath("spec", "initContainers"), pod.Spec.InitContainers, old.Spec.InitContainers)
-	if !equality.Semantic.DeepEqual(pod.Spec.Resources, old.Spec.Resources) {
-		errs = append(errs, field.Forbidden(field.NewPath("spec", "resources"), "podd cannot resize a pod yet"))
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return apierrors.NewInvalid(core.Kind("Pod"), pod.Name, errs)
+	return checkPod(pod)
 }
 
 // checkImages refuses another image for a container: Kubernetes restarts that container then, which podd cannot do yet.

@@ -92,33 +92,68 @@ func TestBinding(t *testing.T) {
 	}
 }
 
+// TestResize: cpu and memory of containers are changed by the subresource, and by nothing else; it changes nothing else.
 func TestResize(t *testing.T) {
 	e := serve(t)
 	ctx := t.Context()
 	pods := e.client.CoreV1().Pods("default")
 	p := pod("a")
 	p.Spec.Containers[0].Resources.Requests = v1.ResourceList{"cpu": resource.MustParse("100m")}
+	p.Spec.Containers[0].ResizePolicy = []v1.ContainerResizePolicy{{ResourceName: "memory", RestartPolicy: v1.RestartContainer}}
 	p = e.create(t, p)
-	for patch, want := range map[string]string{
-		`{"spec":{"containers":[{"name":"app","resources":{"requests":{"cpu":"200m"}}}]}}`:              "spec.containers[0].resources: Forbidden: podd cannot resize a pod yet",
-		`{"spec":{"containers":[{"name":"app","resources":{"requests":{"cpu":"-1"}}}]}}`:                "must be greater than or equal to 0",
-		`{"spec":{"containers":[{"name":"app","image":"other"}]}}`:                                      "",
-		`{"spec":{"containers":[{"name":"app","resources":{"requests":{"cpu":"100m"}}}]}}`:              "",
-		`{"spec":{"containers":[{"name":"app","resources":{"requests":{"ephemeral-storage":"1Gi"}}}]}}`: "resources",
+	container := func(rest string) string { return `{"spec":{"containers":[{"name":"app",` + rest + `}]}}` }
+	for _, c := range []struct {
+		patch, want string
+		generation  int64
+	}{
+		{container(`"resources":{"requests":{"cpu":"200m"}}`), "", 2},
+		{container(`"resources":{"requests":{"cpu":"200m"}}`), "", 2}, // nothing new
+		{container(`"image":"other"`), "", 2},                         // nothing that it changes
+		{container(`"resources":{"requests":{"cpu":"200m","memory":"1Gi"},"limits":{"memory":"2Gi"}}`), "", 3},
+		{container(`"resources":{"requests":{"cpu":"100"}}`), "", 4}, // more than any node has: that is for the host to say
+		{container(`"resources":{"requests":{"cpu":"-1"}}`), "must be greater than or equal to 0", 4},
+		{container(`"resources":{"requests":{"cpu":null}}`), "resource requests cannot be removed", 4},
+		{container(`"resources":{"limits":{"memory":"1Mi"}}`), "must be less than or equal to memory limit", 4},
+		{container(`"resources":{"limits":{"cpu":"100","memory":"2Gi"},"requests":{"memory":"2Gi"}}`), "Pod QOS Class may not change as a result of resizing", 4},
+		{container(`"resources":{"requests":{"ephemeral-storage":"1Gi"}}`), "only cpu and memory resources are mutable", 4},
+		{`{"spec":{"resources":{"requests":{"cpu":"200"}}}}`, "spec.resources", 4},
 	} {
-		p, err := pods.Patch(ctx, "a", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "resize")
-		if want == "" && (err != nil || p.Spec.Containers[0].Image != "busybox" || p.Generation != 1) {
-			t.Errorf("%s: %v, %v", patch, p, err)
+		p, err := pods.Patch(ctx, "a", types.StrategicMergePatchType, []byte(c.patch), metav1.PatchOptions{}, "resize")
+		switch {
+		case c.want == "" && (err != nil || p.Spec.Containers[0].Image != "busybox"):
+			t.Errorf("%s: %v, %v", c.patch, p, err)
+		case c.want != "" && (!apierrors.IsInvalid(err) || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%s: %v", c.patch, err)
 		}
-		if want != "" && (!apierrors.IsInvalid(err) || !strings.Contains(err.Error(), want)) {
-			t.Errorf("%s: %v", patch, err)
+		if p, _ := e.store.Pod("default", "a"); p.Generation != c.generation {
+			t.Errorf("%s: generation %d, want %d", c.patch, p.Generation, c.generation)
 		}
 	}
-	// It is not possible by the pod itself either, as upstream.
-	p.ResourceVersion = "" // whatever it is now
+	// By PUT: what the body says beside resources is not looked at.
+	p, err := pods.Get(ctx, "a", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Spec.Containers[0].Resources.Requests["cpu"] = resource.MustParse("300m")
+	p.Spec.Containers[0].Image, p.Labels = "other", map[string]string{"a": "b"}
+	p, err = pods.UpdateResize(ctx, "a", p, metav1.UpdateOptions{})
+	if err != nil || p.Spec.Containers[0].Resources.Requests.Cpu().MilliValue() != 300 || p.Spec.Containers[0].Image != "busybox" || p.Generation != 5 {
+		t.Errorf("PUT: %v, %v", p, err)
+	}
+	// It is not possible by the pod itself, as upstream.
 	p.Spec.Containers[0].Resources.Requests["cpu"] = resource.MustParse("200m")
 	if _, err := pods.Update(ctx, p, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("an update of the resources: %v", err)
+	}
+	// Of a pod of a manifest file only the file decides.
+	static := pod("static")
+	static.Spec.Containers[0].Resources.Requests = v1.ResourceList{"cpu": resource.MustParse("100m")}
+	if _, err := e.server.PutStatic(ctx, static); err != nil {
+		t.Fatal(err)
+	}
+	_, err = pods.Patch(ctx, "static", types.StrategicMergePatchType, []byte(container(`"resources":{"requests":{"cpu":"1m"}}`)), metav1.PatchOptions{}, "resize")
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "static pods cannot be resized") {
+		t.Errorf("a static pod: %v", err)
 	}
 }
 

@@ -110,7 +110,7 @@ var table = withEphemeral(map[string]Rule{
 	"spec.containers[].resources.limits": resources, "spec.containers[].resources.requests": resources,
 	"spec.containers[].resources.claims":             refused(cluster),
 	"spec.containers[].resizePolicy[].resourceName":  honoured,
-	"spec.containers[].resizePolicy[].restartPolicy": only(v1.NotRequired),
+	"spec.containers[].resizePolicy[].restartPolicy": honoured,
 	"spec.containers[].restartPolicy":                notYet, "spec.containers[].restartPolicyRules": notYet,
 	"spec.containers[].volumeMounts[].name": honoured, "spec.containers[].volumeMounts[].mountPath": honoured,
 	"spec.containers[].volumeMounts[].readOnly":          honoured,

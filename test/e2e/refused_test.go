@@ -44,7 +44,6 @@ func testRefused(t *testing.T, s *suite) {
 		{pod{Container: "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"}, c + "env[0].valueFrom", notYet},
 		{pod{Container: "envFrom: [{configMapRef: {name: c}}]"}, c + "envFrom", notYet},
 		{pod{Container: "resources: {limits: {ephemeral-storage: 1Gi}}"}, c + "resources.limits[ephemeral-storage]", notYet},
-		{pod{Container: "resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]"}, c + "resizePolicy[0].restartPolicy", notYet},
 		{pod{Container: "restartPolicy: Always"}, c + "restartPolicy", notYet},
 		{pod{Container: "lifecycle: {stopSignal: SIGUSR1}", Spec: "os: {name: linux}"}, c + "lifecycle.stopSignal", notYet},
 		{pod{Container: "terminationMessagePath: /dev/other"}, c + "terminationMessagePath", notYet},
