@@ -44,7 +44,7 @@ var directions = map[string][]string{
 	"api/pki":         {},
 	"api/manifest":    {},
 	"api/fields":      {},
-	"cmd/podctl":      {"api/credentials", "api/manifest", "api/images", "api/fields", "api/history"},
+	"cmd/podctl":      {"status", "api/credentials", "api/manifest", "api/images", "api/fields", "api/history"},
 	"cmd/pause":       {},
 	"cmd/podd-logd":   {"runtime/logs"},
 }
