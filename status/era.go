@@ -14,10 +14,13 @@ func Trigger(pod *v1.Pod, f Facts) (name string, ok bool) {
 	if !restartsAll(pod) || ending(pod, f) || Spent(pod, f) {
 		return "", false
 	}
-	home, _ := Home(pod, f)
+	sandbox, ok := f.Sandbox()
+	if !ok || sandbox.State != Running {
+		return "", false // there will be another, in which all containers start anyway
+	}
 	for _, m := range Members(pod) {
 		last, known := f.Newest(m.Name)
-		if !known || last.State != Exited || last.Sandbox != home || last.Era != f.Era || replaced(last) || m.Kind == Ephemeral {
+		if !known || last.State != Exited || last.Sandbox != sandbox.ID || last.Era != f.Era || replaced(last) || m.Kind == Ephemeral {
 			continue
 		}
 		if rule := firstRule(m.Container, last.ExitCode); rule != nil && rule.Action == v1.ContainerRestartRuleActionRestartAllContainers {

@@ -432,13 +432,11 @@ func (m *model) mayRestartAll() bool {
 	})
 }
 
-// restartsAll tells whether something of an era that is over is left on the host, or an exit is about to end this one.
+// restartsAll tells whether something of an era that is over is left on the host, or an exit is about to end this one. The
+// former also while the pod ends.
 func (m *model) restartsAll() bool {
-	if m.ending() {
-		return false
-	}
 	for _, b := range m.all {
-		if e := b.exit; e != nil && e == b.last && !b.old && !e.Replace && e.Sandbox == m.sandbox && m.sandboxRuns() {
+		if e := b.exit; e != nil && !m.ending() && e == b.last && !b.old && !e.Replace && e.Sandbox == m.sandbox && m.sandboxRuns() {
 			if r := ruleFor(b.spec, e.ExitCode); r != nil && r.Action == "RestartAllContainers" {
 				return true
 			}
