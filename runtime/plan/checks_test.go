@@ -62,9 +62,9 @@ func (m *model) find(s Step) (*being, *status.Container) {
 		if b.spec.Name != s.Name {
 			continue
 		}
-		for i := range b.known {
-			if b.known[i].Attempt == s.Attempt {
-				return b, &b.known[i]
+		for _, i := range b.known {
+			if i.Attempt == s.Attempt {
+				return b, i
 			}
 		}
 		return b, nil
@@ -100,7 +100,7 @@ func (m *model) judgeMaking(s Step, b *being) string {
 	if b == nil {
 		return "" // ephemeral
 	}
-	here := func(i status.Container) bool { return i.Sandbox == s.Sandbox && i.Era == m.w.era }
+	here := func(i *status.Container) bool { return i.Sandbox == s.Sandbox && i.Era == m.w.era }
 	begun := false
 	for _, o := range m.all {
 		for _, i := range o.known {
@@ -110,7 +110,7 @@ func (m *model) judgeMaking(s Step, b *being) string {
 	if s.Op == Create && s.Era != m.w.era {
 		return "of another era"
 	}
-	if s.Op == Start && (b.last == nil || !here(*b.last)) {
+	if s.Op == Start && (b.last == nil || !here(b.last)) {
 		return "it is not of this sandbox and era"
 	}
 	if m.ending() {

@@ -100,7 +100,9 @@ func (w *world) review(d *daemon, j *job, set []Step) {
 	if !Waits(j.step.Op) {
 		return
 	}
-	w.log("give up %s", show(j.step, w.started))
+	if w.tells {
+		w.log("give up %s", show(j.step, w.started))
+	}
 	j.next.off()
 	j.next = w.after(w.lag(), func() { w.end(d, j, nil) })
 }
@@ -144,15 +146,21 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 func (w *world) instances(present []status.Container) []status.Container {
 	all := make([]status.Container, 0, len(present)+len(w.records))
 	for _, c := range present {
-		if r, ok := w.records[c.ID]; ok {
-			c = r
+		if r := w.records[c.ID]; r != nil {
+			c = *r
 			c.Present = true
 		}
 		all = append(all, c)
 	}
 	for id, r := range w.records {
-		if !slices.ContainsFunc(present, func(c status.Container) bool { return c.ID == id }) {
-			all = append(all, r)
+		newer := 0 // of those that are not the two newest there is nothing to see
+		for _, o := range w.records {
+			if o.Name == r.Name && o.Attempt > r.Attempt {
+				newer++
+			}
+		}
+		if newer < 2 && !slices.ContainsFunc(present, func(c status.Container) bool { return c.ID == id }) {
+			all = append(all, *r)
 		}
 	}
 	slices.SortFunc(all, func(a, b status.Container) int {
@@ -170,7 +178,9 @@ func (w *world) instances(present []status.Container) []status.Container {
 // begin starts a step. It takes effect after a while and ends a while later.
 func (w *world) begin(d *daemon, s Step) {
 	w.checkBegin(d, s)
-	w.log("%s", show(s, w.started))
+	if w.tells {
+		w.log("%s", show(s, w.started))
+	}
 	j := &job{step: s, since: w.now}
 	d.jobs[s.Task()] = j
 	effect, rest := w.take(s)

@@ -76,6 +76,9 @@ func (j *judge) Errorf(format string, args ...any) {
 	}
 }
 
+// eventful is after how many looks enough has happened in a life.
+const eventful = 150
+
 // life lives one life and tells whether all was well.
 func life(t *testing.T, seed uint64, tells bool) bool {
 	j := &judge{T: t}
@@ -146,7 +149,7 @@ func state(w *world) string {
 func trouble(w *world, rng *rand.Rand) {
 	for range 1 + rng.IntN(10) {
 		w.pass(span(rng))
-		if w.finished {
+		if w.finished || w.looks > eventful {
 			return
 		}
 		switch rng.IntN(16) {

@@ -27,11 +27,11 @@ type model struct {
 type being struct {
 	spec    *v1.Container
 	part    part
-	known   []status.Container // its instances, the oldest first
-	last    *status.Container  // the newest of them
-	exit    *status.Container  // the newest that has exited
-	old     bool               // the newest is of an era that is over
-	up      bool               // its process runs and its postStart hook has ended well
+	known   []*status.Container // its instances, the oldest first
+	last    *status.Container   // the newest of them
+	exit    *status.Container   // the newest that has exited
+	old     bool                // the newest is of an era that is over
+	up      bool                // its process runs and its postStart hook has ended well
 	started bool
 	ready   bool
 }
@@ -85,23 +85,26 @@ func newModel(w *world) *model {
 }
 
 func (b *being) look(w *world, present []status.Container) {
-	for _, c := range present {
-		if r, ok := w.records[c.ID]; ok {
-			r.Present = true
-			c = r
+	for i := range present {
+		c := &present[i]
+		if c.Name != b.spec.Name {
+			continue
 		}
-		if c.Name == b.spec.Name {
-			b.known = append(b.known, c)
+		if r := w.records[c.ID]; r != nil {
+			stored := *r
+			stored.Present = true
+			c = &stored
 		}
+		b.known = append(b.known, c)
 	}
 	for _, r := range w.records {
-		if r.Name == b.spec.Name && !slices.ContainsFunc(present, func(c status.Container) bool { return c.ID == r.ID }) {
+		if r.Name == b.spec.Name && !slices.ContainsFunc(b.known, func(c *status.Container) bool { return c.Attempt == r.Attempt }) {
 			b.known = append(b.known, r)
 		}
 	}
-	slices.SortFunc(b.known, func(x, y status.Container) int { return x.Attempt - y.Attempt })
-	for i := range b.known {
-		b.last = &b.known[i]
+	slices.SortFunc(b.known, func(x, y *status.Container) int { return x.Attempt - y.Attempt })
+	for _, i := range b.known {
+		b.last = i
 		if b.last.State == "exited" {
 			b.exit = b.last
 		}

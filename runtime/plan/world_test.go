@@ -27,7 +27,7 @@ type world struct {
 	pod       *v1.Pod
 	gone      bool // the object was taken from the store by force
 	verdict   *status.Verdict
-	records   map[string]status.Container // exits by container id
+	records   map[string]*status.Container // exits by container id
 	started   time.Time
 	era       int
 	eraBy     string
@@ -86,7 +86,7 @@ func newWorld(t reporter, pod *v1.Pod) *world {
 	return &world{
 		clock: clock{now: begin},
 		t:     t, pod: pod, started: begin, reachable: true,
-		records: map[string]status.Container{}, images: map[string]bool{}, proved: map[string]bool{},
+		records: map[string]*status.Container{}, images: map[string]bool{}, proved: map[string]bool{},
 		run:    func(string, int) (time.Duration, int32) { return -1, 0 },
 		obeys:  func(string) time.Duration { return time.Second },
 		take:   func(Step) (time.Duration, time.Duration) { return 100 * time.Millisecond, 0 },
@@ -227,7 +227,7 @@ func (w *world) effect(s Step) {
 		hook := r.PostStart // why it failed is shown until the next start
 		forget(&r)
 		r.PostStart = hook
-		w.records[c.ID] = r
+		w.records[c.ID] = &r
 	case Remove:
 		c := w.container(s.Name, s.Attempt)
 		if c == nil {
@@ -413,7 +413,7 @@ func (w *world) sandboxDies(all bool) {
 func (w *world) reboot() {
 	w.sandboxDies(true)
 	for i := range w.containers {
-		if c := &w.containers[i]; w.records[c.ID].ID == "" {
+		if c := &w.containers[i]; w.records[c.ID] == nil {
 			forget(c)
 			c.Replace = false // what is not stored is not known
 		}
