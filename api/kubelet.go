@@ -24,7 +24,7 @@ func (s *Server) kubeletPaths(mux *http.ServeMux) {
 	mux.Handle("GET /metrics", s.ownMetrics())
 	mux.HandleFunc("GET /metrics/resource", s.serveResource)
 	mux.HandleFunc("GET /metrics/cadvisor", s.serveCadvisor)
-	mux.HandleFunc("GET /metrics/probes", serveProbes)
+	mux.HandleFunc("GET /metrics/probes", s.serveProbes)
 	for _, path := range []string{"/stats/summary", "/stats/summary/{$}"} {
 		mux.HandleFunc("GET "+path, s.serveSummary)
 		mux.HandleFunc("POST "+path, s.serveSummary)
@@ -75,13 +75,9 @@ func (s *Server) serveCadvisor(w http.ResponseWriter, r *http.Request) {
 	zipped(w, r, exposition.ContentType, func(out io.Writer) error { return exposition.Cadvisor(out, found, machine) })
 }
 
-// serveProbes: podd runs no probes yet.
-func serveProbes(w http.ResponseWriter, r *http.Request) {
-	zipped(w, r, exposition.ContentType, func(out io.Writer) error {
-		_, err := io.WriteString(out, "# HELP prober_probe_total Cumulative number of a liveness, readiness or startup probe for a "+
-			"container by result.\n# TYPE prober_probe_total counter\n")
-		return err
-	})
+func (s *Server) serveProbes(w http.ResponseWriter, r *http.Request) {
+	all := s.Runtime.Probes()
+	zipped(w, r, exposition.ContentType, func(out io.Writer) error { return exposition.Probes(out, all) })
 }
 
 func (s *Server) serveSummary(w http.ResponseWriter, r *http.Request) {

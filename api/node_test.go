@@ -22,6 +22,9 @@ func (p *pods) Usage(_ context.Context, want usage.Want) (*usage.Snapshot, error
 	return &usage.Snapshot{At: time.Now(), Full: want.Full}, nil
 }
 
+// Probes are none.
+func (p *pods) Probes() []usage.Probe { return nil }
+
 func hasCondition(node *v1.Node, kind v1.NodeConditionType, status v1.ConditionStatus) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool { return c.Type == kind && c.Status == status })
 }

@@ -45,6 +45,8 @@ type Runtime interface {
 
 	// Usage is what the host and its pods use now, or did at most a second ago.
 	Usage(ctx context.Context, want usage.Want) (*usage.Snapshot, error)
+	// Probes are those of the pods there are, and what they have answered.
+	Probes() []usage.Probe
 
 	// Healthy is nil while pods can be run, and else says why not.
 	Healthy() error

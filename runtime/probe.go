@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/kubernetes/pkg/probe"
 
+	"podd/api/usage"
 	"podd/runtime/containers"
 	"podd/runtime/killpoint"
 	"podd/runtime/plan"
@@ -54,6 +55,8 @@ func (h *host) probe(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if at, ok := h.marks.started(id); ok && !at.IsZero() {
 		w.Since = at
 	}
+	of := usage.Probe{Namespace: pod.Namespace, Pod: pod.Name, UID: string(h.uid), Container: s.Name, Kind: string(w.Kind)}
+	w.Count = func(r status.Result, took time.Duration) { h.r.probes.Add(of, r, took) }
 	w.Wait = h.r.jitter(w.Spec, w.Since)
 	return w.Run(ctx)
 }
@@ -68,6 +71,9 @@ func (r *Runtime) jitter(spec *v1.Probe, since time.Time) time.Duration {
 	}
 	return rand.N(period)
 }
+
+// Probes are those of the pods there are, and what they have answered since podd runs.
+func (r *Runtime) Probes() []usage.Probe { return r.probes.All() }
 
 // asked is the container of a step, as probes and hooks reach it.
 func (h *host) asked(pod *v1.Pod, s plan.Step) (probes.Target, error) {

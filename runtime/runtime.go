@@ -71,6 +71,7 @@ type Runtime struct {
 	Options
 	starts chan struct{} // a slot per container that may be started at the same time
 	prober *probes.Prober
+	probes probes.Counts
 	begun  time.Time // of this podd
 
 	accounts accountCache
@@ -189,6 +190,7 @@ func (r *Runtime) start(ctx context.Context, uid types.UID) {
 		if err := w.Run(ctx); err == nil {
 			r.Log.Debug("pod finished", "uid", uid)
 		}
+		r.probes.Forget(string(uid))
 		r.mu.Lock()
 		delete(r.workers, uid)
 		r.mu.Unlock()

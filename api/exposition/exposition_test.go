@@ -50,6 +50,13 @@ func TestExpositions(t *testing.T) {
 		"resource-error.txt": func(b *bytes.Buffer) error { return Resource(b, nil) },
 		"cadvisor.txt":       func(b *bytes.Buffer) error { return Cadvisor(b, host(), machine) },
 		"cadvisor-error.txt": func(b *bytes.Buffer) error { return Cadvisor(b, nil, machine) },
+		"probes.txt": func(b *bytes.Buffer) error {
+			within := [len(usage.ProbeTimes)]uint64{0: 1, 3: 1}
+			return Probes(b, []usage.Probe{
+				{Namespace: "default", Pod: "a", UID: "1", Container: "app", Kind: "Liveness", Failed: 2},
+				{Namespace: "default", Pod: "b", UID: "2", Container: "app", Kind: "Readiness", Succeeded: 3, Failed: 1, Took: 12500 * time.Millisecond, Within: within},
+			})
+		},
 		"own.txt": func(b *bytes.Buffer) error {
 			return Own(b, State{Version: "1", Node: "n", Pods: 1, Containers: map[string]int{"running": 2, "exited": 1}, Syncs: 3, Objects: 4, Watches: 5, Bytes: 6})
 		},

@@ -151,3 +151,16 @@ type Process struct {
 	RSS, RSSAnon  uint64
 	Faults, Major uint64
 }
+
+// ProbeTimes are the upper bounds that the times of probes are counted within, in seconds (Prometheus' own).
+var ProbeTimes = [...]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+
+// Probe is what one probe has answered since podd runs.
+type Probe struct {
+	Namespace, Pod, UID, Container string
+	Kind                           string // Liveness, Readiness or Startup
+
+	Succeeded, Failed uint64
+	Took              time.Duration           // of all that succeeded
+	Within            [len(ProbeTimes)]uint64 // those that took at most so long, and more than the bound before
+}

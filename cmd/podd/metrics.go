@@ -43,5 +43,7 @@ func (a *attendant) Usage(ctx context.Context, want usage.Want) (*usage.Snapshot
 	return a.stats.Look(ctx, want)
 }
 
+func (a *attendant) Probes() []usage.Probe { return a.runtime.Probes() }
+
 // MarshalJSON writes what UnmarshalJSON reads.
 func (d duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }

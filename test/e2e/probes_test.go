@@ -135,8 +135,21 @@ func probeReadiness(t *testing.T, s *suite) {
 		t.Errorf("after: %+v", c)
 	}
 	s.sh(t, name, "echo ok >/www/ok")
-	s.until(t, name, "ready again", ready)
+	p = s.until(t, name, "ready again", ready)
+	metrics := s.must(t, "get", "--raw", "/metrics/probes")
+	for _, result := range []string{"failed", "successful"} {
+		series := fmt.Sprintf(`prober_probe_total{container="app",namespace="default",pod="readiness",pod_uid="%s",probe_type="Readiness",result="%s"} `, p.UID, result)
+		if !strings.Contains(metrics, series) {
+			t.Errorf("no %s in\n%s", series, metrics)
+		}
+	}
 	s.remove(t, name)
+	eventually(t, func() error {
+		if strings.Contains(s.must(t, "get", "--raw", "/metrics/probes"), string(p.UID)) {
+			return errors.New("the numbers of a pod that is gone are kept")
+		}
+		return nil
+	})
 }
 
 // The startup probe holds back the others: a container with a liveness probe that would kill it lives until then.

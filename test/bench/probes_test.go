@@ -1,0 +1,78 @@
+//go:build host
+
+package bench
+
+import (
+	"flag"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"podd/test/ociimage"
+)
+
+const webImage = "localhost/web:bench"
+
+var probed = flag.Int("probed", 100, "how many pods are probed in BenchmarkProbes")
+
+// BenchmarkProbes is what podd uses while it asks the http probes of 100 pods every second, each in its own pod's network.
+// What serves the answers is not podd and does not count.
+func BenchmarkProbes(tb *testing.B) {
+	b := open(tb)
+	box, err := ociimage.Busybox(webImage, "/bin/busybox")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b.podd.Load(box)
+	for range *probed {
+		pod := b.pod(b.name())
+		c := &pod.Spec.Containers[0]
+		pod.Spec.Volumes, c.VolumeMounts = nil, nil
+		c.Image, c.Command = webImage, []string{"httpd", "-f", "-p", "8080", "-h", "/bin"}
+		c.ReadinessProbe = &v1.Probe{PeriodSeconds: 1, TimeoutSeconds: 10, FailureThreshold: 10, ProbeHandler: v1.ProbeHandler{
+			HTTPGet: &v1.HTTPGetAction{Path: "/true", Port: intstr.FromInt(8080)}}}
+		b.create(pod)
+		b.await(pod.Name, ready)
+	}
+	for settle := time.Now(); time.Since(settle) < 10*time.Second; {
+		time.Sleep(time.Second)
+	}
+	before, cpu := b.asked(), b.cpu()
+	time.Sleep(idleTime)
+	used := b.cpu() - cpu
+	asked := b.asked() - before
+	percent := 100 * used.Seconds() / idleTime.Seconds()
+	tb.ReportMetric(percent, "cpu-%")
+	tb.ReportMetric(b.status("RssAnon")/1024, "RssAnon-MB")
+	report(tb, fmt.Sprintf("%d pods asked every second   %.2f %% of a core over %s (target at most 5 with 100)   %.0f us each of %d   RssAnon %.1f MB", *probed,
+		percent, idleTime, float64(used.Microseconds())/float64(max(asked, 1)), asked, b.status("RssAnon")/1024))
+}
+
+// asked is how many probes have been answered.
+func (b *bench) asked() (n int) {
+	b.Helper()
+	for line := range strings.Lines(b.podd.Must("get", "--raw", "/metrics/probes")) {
+		if strings.HasPrefix(line, "prober_probe_total{") {
+			one, err := strconv.Atoi(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]))
+			if err != nil {
+				b.Fatal(err)
+			}
+			n += one
+		}
+	}
+	return n
+}
+
+func ready(p *v1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == v1.PodReady {
+			return c.Status == v1.ConditionTrue
+		}
+	}
+	return false
+}
