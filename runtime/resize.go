@@ -13,6 +13,7 @@ import (
 
 	"podd/api/fit"
 	"podd/runtime/containers"
+	"podd/runtime/killpoint"
 	"podd/runtime/plan"
 	"podd/status"
 )
@@ -91,10 +92,12 @@ func (h *host) allocate(ctx context.Context, pod *v1.Pod) error {
 		h.r.Log.Info("a resize waits: another pod was faster", "namespace", pod.Namespace, "pod", pod.Name, "lacks", lacks)
 		return nil
 	}
+	killpoint.At("allocate.before")
 	if err := h.change(ctx, allocated); err != nil {
 		h.unpromise()
 		return err
 	}
+	killpoint.At("allocate.after")
 	h.r.wakeWaiting()
 	h.event(pod, v1.EventTypeNormal, events.ResizeStarted, "%s", events.PodResizeStartedMsg(klog.Background(), pod, pod.Generation))
 	if h.held(h.lastSeen(), pod, "") { // nothing runs that has to be changed
@@ -144,12 +147,15 @@ func (h *host) resize(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if err := h.r.Sandboxes.RaiseCgroup(pod); err != nil {
 		return err
 	}
+	killpoint.At("resize.raised")
 	if err := h.r.Containers.UpdateTask(ctx, i.ID, c.Resources); err != nil {
 		return err
 	}
+	killpoint.At("resize.updated")
 	if err := h.lowerCgroup(ctx, pod, s.Name); err != nil {
 		return err
 	}
+	killpoint.At("resize.lowered")
 	return h.r.Containers.NoteResources(ctx, i.ID, c.Resources)
 }
 

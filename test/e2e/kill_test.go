@@ -169,7 +169,8 @@ var (
 		{"finish", (*mortal).createFinite, (*mortal).hasSucceeded},
 		{"delete", (*mortal).delete, (*mortal).isCleared},
 	}
-	staticLife = []stage{
+	resizedLife = []stage{life[0], {"resize", (*mortal).resize, (*mortal).isResized}, life[4]}
+	staticLife  = []stage{
 		{"manifest", (*mortal).putManifest, lives(0, 0)},
 		{"no manifest", (*mortal).dropManifest, (*mortal).isGone},
 	}
@@ -183,6 +184,11 @@ var special = map[string]struct {
 	"network.conf.before":       {(*mortal).dropNetworkConf, life},
 	"network.conf.after":        {(*mortal).dropNetworkConf, life},
 	"sandbox.pinned":            {func(m *mortal, _ *testing.T) { m.share = true }, shortLife},
+	"allocate.before":           {nil, resizedLife},
+	"allocate.after":            {nil, resizedLife},
+	"resize.raised":             {nil, resizedLife},
+	"resize.updated":            {nil, resizedLife},
+	"resize.lowered":            {nil, resizedLife},
 	"containers.create.replace": {nil, []stage{life[0], {"squat", (*mortal).squat, lives(0, 0)}, life[2], life[4]}},
 }
 
@@ -546,6 +552,36 @@ func (m *mortal) dropNetworkConf(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// resize gives the victim more memory and less cpu.
+func (m *mortal) resize(ctx context.Context) error {
+	patch := `{"spec":{"containers":[{"name":"app","resources":{"requests":{"cpu":"300m","memory":"96Mi"},"limits":{"cpu":"300m","memory":"96Mi"}}}]}}`
+	_, err := m.client.CoreV1().Pods(metav1.NamespaceDefault).Patch(ctx, m.name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "resize")
+	return err
+}
+
+// isResized is nil when the status and the kernel say so, and the process ran on.
+func (m *mortal) isResized(ctx context.Context) error {
+	pod, err := m.get(ctx)
+	if err != nil {
+		return err
+	}
+	r := container(pod, "app").Resources
+	if r == nil || r.Limits.Cpu().MilliValue() != 300 || r.Limits.Memory().Value() != 96<<20 || resizeCondition(pod, v1.PodResizeInProgress) != "" {
+		return fmt.Errorf("resources %v, conditions %v", r, pod.Status.Conditions)
+	}
+	file := "/sys/fs/cgroup/cpu/%s/cpu.cfs_quota_us"
+	if unified() {
+		file = "/sys/fs/cgroup/%s/cpu.max"
+	}
+	id := strings.TrimPrefix(container(pod, "app").ContainerID, "containerd://")
+	dir := filepath.Join(m.CgroupParent, "kubepods", "burstable", "pod"+string(pod.UID), id)
+	quota, err := os.ReadFile(fmt.Sprintf(file, dir))
+	if err != nil || !strings.HasPrefix(string(quota), "30000") {
+		return fmt.Errorf("quota %s, %w", quota, err)
+	}
+	return lives(0, 0)(m, ctx)
 }
 
 // squat puts a container of somebody else where the next instance of app is to be.
