@@ -475,11 +475,11 @@ var opposites = map[status.Op][]status.Op{
 	Start:         {RemoveSandbox, DetachNetwork, RemoveGround, Finish, Remove, Stop},
 	Remove:        {Finish, RemoveGround},
 	Record:        {Finish},
-	PostStart:     {Remove, Record, RemoveSandbox, Finish},
-	PreStop:       {Remove, Record, RemoveSandbox, Finish, Start, Stop},
-	Startup:       {Remove, Record, RemoveSandbox, Finish, PostStart, PreStop, Stop},
-	Readiness:     {Remove, Record, RemoveSandbox, Finish, PostStart, Startup},
-	Liveness:      {Remove, Record, RemoveSandbox, Finish, PostStart, PreStop, Startup, Stop},
+	PostStart:     {Remove, Record, Finish},
+	PreStop:       {Remove, Record, Finish, Start, Stop},
+	Startup:       {Remove, Record, Finish, PostStart, PreStop, Stop},
+	Readiness:     {Remove, Record, Finish, PostStart, Startup},
+	Liveness:      {Remove, Record, Finish, PostStart, PreStop, Startup, Stop},
 	Condemn:       {Remove, Record},
 	Resize:        {Remove, Record},
 }
@@ -499,7 +499,7 @@ func opposed(a, b Step) bool {
 // attends tells whether a step is for one instance of a container that runs or has run.
 func attends(s Step) bool { return slices.Contains(attending, s.Op) }
 
-var attending = []status.Op{Stop, Record, Condemn, Resize, PostStart, PreStop, Startup, Readiness, Liveness}
+var attending = []status.Op{Stop, Record, Remove, Condemn, Resize, PostStart, PreStop, Startup, Readiness, Liveness}
 
 // checkSet holds every answer of Next to what is true of all of them.
 func (w *world) checkSet(pod *v1.Pod, f status.Facts, set []Step) {
