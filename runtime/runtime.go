@@ -181,11 +181,11 @@ func (r *Runtime) mine(uid types.UID) bool {
 
 // start gives uid a worker. r.mu is held.
 func (r *Runtime) start(ctx context.Context, uid types.UID) {
-	r.History.Resume(string(uid))
 	h := newHost(r, uid)
 	w := worker.New(&timed{Host: h, timing: r.Timing, story: h.story})
 	r.workers[uid] = w
 	r.running.Go(func() {
+		r.History.Resume(string(uid))
 		r.endStdins(ctx, uid)
 		if err := w.Run(ctx); err == nil {
 			r.Log.Debug("pod finished", "uid", uid)

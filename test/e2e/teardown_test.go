@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -21,7 +24,13 @@ func TestTeardown(t *testing.T) {
 	}
 	s.running(t, pod{Name: "forced", Container: "command: [sleep, infinity]"})
 	s.must(t, "delete", "pod", "forced", "--force", "--grace-period=0", "--wait=false")
+	if len(s.whyOf(t, "forced").History) != 1 {
+		t.Error("there is no history to take away")
+	}
 	s.Teardown()
+	if _, err := os.Stat(filepath.Join(s.Root, "history")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after teardown there are histories of pods: %v", err)
+	}
 	s.Restart()
 	s.running(t, sleeper("again"))
 }
