@@ -82,6 +82,9 @@ func tolerates(pod *v1.Pod, taint v1.Taint) bool {
 // Rejects says why this node does not take a pod that names it, past all scheduling, as the kubelet does
 // (pkg/kubelet/lifecycle/predicate.go); no reason is that it takes it.
 func (s *Server) Rejects(pod *v1.Pod) (reason, message string) {
+	if os := pod.Spec.OS; os != nil && os.Name != v1.Linux {
+		return "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
+	}
 	if pod.Spec.NodeSelector == nil && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil) {
 		return "", ""
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/emicklei/go-restful/v3"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/admission"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/kubernetes/pkg/capabilities"
 
 	"podd/api/pki"
@@ -68,6 +69,9 @@ type Server struct {
 	events chan *v1.Event
 }
 
+// gates are the features that upstream has off and podd has on. Without theirs, upstream drops the fields.
+const gates = "ContainerStopSignals=true"
+
 // New makes a server; it starts nothing.
 func New(c Config) (*Server, error) {
 	if c.Log == nil {
@@ -78,6 +82,9 @@ func New(c Config) (*Server, error) {
 	}
 	if c.ServiceCIDR == "" {
 		c.ServiceCIDR = DefaultServiceCIDR
+	}
+	if err := utilfeature.DefaultMutableFeatureGate.Set(gates); err != nil {
+		return nil, err
 	}
 	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
 	s := &Server{Config: c, events: make(chan *v1.Event, 1000), room: newRoom(),

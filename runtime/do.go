@@ -67,7 +67,7 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	case plan.Condemn:
 		return h.condemn(pod, s)
 	case plan.Record:
-		return h.recordExit(ctx, s)
+		return h.recordExit(ctx, pod, s)
 	case plan.Remove:
 		return h.remove(ctx, pod, s)
 	case plan.RemoveSandbox:
@@ -237,6 +237,14 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if err != nil {
 		return because("CreateContainerConfigError", err)
 	}
+	id := status.ContainerID(h.uid, s.Name, s.Attempt)
+	if message := c.TerminationMessagePath; message != "" {
+		m, err := h.messageMount(id, message)
+		if err != nil {
+			return because("CreateContainerError", err)
+		}
+		mounts = append(mounts, m)
+	}
 	box, err := h.sandboxAttempt(s)
 	if err != nil {
 		return because("CreateContainerError", err)
@@ -248,7 +256,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		}
 	}
 	cfg := containers.Config{
-		ID: status.ContainerID(h.uid, s.Name, s.Attempt), Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
+		ID: id, Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
 		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID,
 		Sandbox: h.r.Sandboxes.Ref(pod, box, netns),
 		Mounts:  append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
@@ -471,6 +479,10 @@ func (h *host) stop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 			h.r.Log.Warn("the end of a pod may take long", "pod", pod.Name, "namespace", pod.Namespace, "err", err)
 		}
 	}
+	if err := h.marks.put(filepath.Join("killed", i.ID), true); err != nil {
+		return err
+	}
+	killpoint.At("stop.marked")
 	if err := h.r.Containers.Signal(ctx, i.ID, syscall.SIGKILL); err != nil {
 		return err
 	}
@@ -526,20 +538,6 @@ func stopSignal(name string) syscall.Signal {
 	return syscall.SIGTERM
 }
 
-func (h *host) recordExit(ctx context.Context, s plan.Step) error {
-	i, ok, err := h.instance(ctx, s)
-	if err != nil || !ok {
-		return err
-	}
-	c := h.container(i, time.Now())
-	if c.State != status.Exited {
-		return nil
-	}
-	killpoint.At("record.before")
-	defer killpoint.At("record.after")
-	return h.change(ctx, func(r record) record { return r.withExit(c) })
-}
-
 // beginEra notes that all containers of the pod are to run anew.
 func (h *host) beginEra(ctx context.Context, s plan.Step) error {
 	killpoint.At("restart-all.before")
@@ -563,6 +561,9 @@ func (h *host) remove(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return err
 	}
 	killpoint.At("remove.container")
+	if err := h.r.Sandboxes.RemoveMessage(string(h.uid), id); err != nil {
+		return err
+	}
 	if old := s.Attempt - exitsKept; old >= 0 {
 		path := logs.Path(h.r.LogDir, pod.Namespace, pod.Name, string(h.uid), s.Name, old)
 		oldID := status.ContainerID(h.uid, s.Name, old)

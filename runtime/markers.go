@@ -17,6 +17,7 @@ import (
 //
 //	<dir>/ground         all of the pod's directories, cgroup and volumes were made
 //	<dir>/network        the addresses that the hosts file was written with
+//	<dir>/killed/<id>    podd has sent container <id> SIGKILL, or is about to: no lack of memory has ended it
 //	<dir>/started/<id>   when the process of container <id> was started; the zero time from just before its start
 //	<dir>/found/<id>/    what was found out about container <id> since: a file for each hook that has ended and for each
 //	                     probe that has come to a result, by the name of the step, and condemned
@@ -81,7 +82,7 @@ func (m markers) has(name string) bool {
 // forget drops all that is known of a container.
 func (m markers) forget(id string) error {
 	return errors.Join(os.RemoveAll(filepath.Join(m.dir, found(id, ""))),
-		m.drop(filepath.Join("stdin", id)), m.drop(filepath.Join("started", id)))
+		m.drop(filepath.Join("stdin", id)), m.drop(filepath.Join("killed", id)), m.drop(filepath.Join("started", id)))
 }
 
 // any tells whether there is a directory of the pod at all: clear may have ended before it was removed.

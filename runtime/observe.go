@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -177,12 +178,13 @@ func (h *host) container(i containers.Instance, now time.Time) status.Container 
 		c.Message = "The container could not be located when the pod was terminated"
 		return c
 	}
-	c.FinishedAt, c.ExitCode = i.ExitedAt, int32(i.ExitCode)
+	c.FinishedAt, c.ExitCode, c.Message = i.ExitedAt, int32(i.ExitCode), h.r.Sandboxes.Message(string(h.uid), i.ID)
 	if c.StartedAt.After(c.FinishedAt) { // it ended before podd had noted that it began
 		c.StartedAt = c.FinishedAt
 	}
+	killed := false
 	switch {
-	case i.OOM:
+	case i.OOM && !(h.marks.get(filepath.Join("killed", i.ID), &killed) && killed):
 		c.Reason = "OOMKilled"
 	case i.ExitCode == 0:
 		c.Reason = "Completed"

@@ -127,9 +127,9 @@ func (s *Sandboxes) hosts(pod *v1.Pod, ips []string) (string, error) {
 	return b.String(), nil
 }
 
-// RemoveEtc takes away what WriteEtc made; nil when nothing is left.
+// RemoveEtc takes away what WriteEtc and EnsureMessage made; nil when nothing is left.
 func (s *Sandboxes) RemoveEtc(uid string) error {
-	for _, name := range []string{"etc", "shm"} {
+	for _, name := range []string{"etc", "shm", messagesDir} {
 		dir := filepath.Join(s.podDir(uid), name)
 		killpoint.At("sandbox.etc.remove")
 		if err := unmountAll(dir); err != nil {

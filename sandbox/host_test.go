@@ -194,3 +194,83 @@ func TestEtc(t *testing.T) {
 		t.Errorf("directory left: %v", err)
 	}
 }
+
+// TestMessages has files for termination messages that anybody may fill and that are read safely whatever is in their place.
+func TestMessages(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(Options{RunDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.RemoveEtc("u1") })
+	var name string
+	for range 2 {
+		if name, err = s.EnsureMessage("u1", "one"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.EnsureMessage("u1", "two"); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(name); err != nil || st.Mode().Perm() != 0o666 || st.Size() != 0 {
+		t.Errorf("file: %v %v", st, err)
+	}
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write := func(content string) func() error {
+		return func() error { return os.WriteFile(name, []byte(content), 0) }
+	}
+	long := strings.Repeat("a", MessageLimit) + strings.Repeat("z", MessageLimit)
+	for _, c := range []struct {
+		what string
+		make func() error
+		want string
+	}{
+		{"nothing", write(""), ""},
+		{"a text", write("it was the gardener\n"), "it was the gardener\n"},
+		{"too much", write(long), long[MessageLimit:]},
+		{"no text", write("a\xff\xfeb"), "a?b"},
+		{"a hole", func() error { return os.Truncate(name, 1<<40) }, ""},
+		{"a link", func() error { return errors.Join(os.Remove(name), os.Symlink(secret, name)) }, ""},
+		{"a pipe", func() error { return errors.Join(os.Remove(name), unix.Mkfifo(name, 0o666)) }, ""},
+		{"a directory", func() error { return errors.Join(os.Remove(name), os.Mkdir(name, 0o777)) }, ""},
+		{"no more", func() error { return os.Remove(name) }, ""},
+	} {
+		if err := c.make(); err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		if got := s.Message("u1", "one"); got != c.want {
+			t.Errorf("%s: message of %d bytes, %.20q, want %.20q", c.what, len(got), got, c.want)
+		}
+	}
+	if err := os.Symlink(secret, name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.EnsureMessage("u1", "one"); err == nil {
+		t.Error("a link was taken for the file")
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(name), "two"), make([]byte, 8<<20), 0); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("a container fills its file: %v", err)
+	}
+	if _, err := s.EnsureMessage("u1", "three"); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+	for range 2 {
+		if err := s.RemoveMessage("u1", "one"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := os.ReadFile(secret); err != nil || string(b) != "secret" {
+		t.Errorf("what the link led to: %q %v", b, err)
+	}
+	for range 2 {
+		if err := s.RemoveEtc("u1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "pods/u1")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("directory left: %v", err)
+	}
+}

@@ -27,7 +27,7 @@ import (
 type Options struct {
 	Containers   *containers.Client
 	StateDir     string                               // the root of pause containers is made below it: it must allow executables
-	RunDir       string                               // on tmpfs; pods/<uid>/{ns,etc,shm} are made below it
+	RunDir       string                               // on tmpfs; pods/<uid>/{ns,etc,shm,messages} are made below it
 	Pause        string                               // path of the pause binary
 	CgroupParent string                               // "/podd" if empty
 	ResolvConf   string                               // "" = the host's: see hostResolvConf
@@ -43,6 +43,7 @@ type Sandboxes struct {
 	cg   *cgroups
 
 	ns        sync.Mutex // one making of namespaces at a time: it takes a fraction of a millisecond
+	messages  sync.Mutex // one mount for messages at a time
 	mu        sync.Mutex // guards installed
 	installed bool       // the pause binary is in place
 }

@@ -142,7 +142,7 @@ func something(v reflect.Value) {
 
 func TestValues(t *testing.T) {
 	yes, no := true, false
-	unmasked, sized := v1.UnmaskedProcMount, resource.MustParse("1Mi")
+	unmasked, usr1, sized := v1.UnmaskedProcMount, v1.SIGUSR1, resource.MustParse("1Mi")
 	container := func(change func(*v1.Container)) *v1.Pod {
 		pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app"}}}}
 		change(&pod.Spec.Containers[0])
@@ -159,8 +159,8 @@ func TestValues(t *testing.T) {
 		{"defaults", container(func(c *v1.Container) {
 			c.TerminationMessagePath, c.TerminationMessagePolicy = "/dev/termination-log", v1.TerminationMessageReadFile
 		}), ""},
-		{"another message path", container(func(c *v1.Container) { c.TerminationMessagePath = "/x" }),
-			"spec.containers[0].terminationMessagePath"},
+		{"another message path", container(func(c *v1.Container) { c.TerminationMessagePath = "/x" }), ""},
+		{"a stop signal", container(func(c *v1.Container) { c.Lifecycle = &v1.Lifecycle{StopSignal: &usr1} }), ""},
 		{"unmasked proc", container(func(c *v1.Container) { c.SecurityContext = &v1.SecurityContext{ProcMount: &unmasked} }),
 			"spec.containers[0].securityContext.procMount"},
 		{"huge pages", container(func(c *v1.Container) {
@@ -191,7 +191,7 @@ func TestValues(t *testing.T) {
 
 func TestLookup(t *testing.T) {
 	for path, want := range map[string]Verdict{
-		"spec.containers[].image": Honoured, "spec.readinessGates[].conditionType": NotYet, "spec.containers[].new": Unknown,
+		"spec.containers[].image": Honoured, "spec.hostnameOverride": NotYet, "spec.containers[].new": Unknown,
 		"spec.volumes[].gitRepo": Refused,
 	} {
 		if got := Lookup(path).Verdict; got != want {

@@ -66,7 +66,7 @@ var table = withEphemeral(map[string]Rule{
 	"spec.setHostnameAsFQDN":            only(false),
 
 	"spec.initContainers": notYet, "spec.activeDeadlineSeconds": notYet,
-	"spec.imagePullSecrets": notYet, "spec.subdomain": notYet, "spec.readinessGates": notYet, "spec.os": notYet,
+	"spec.imagePullSecrets": notYet, "spec.subdomain": notYet, "spec.readinessGates": notYet, "spec.os.name": honoured,
 	"spec.resources": notYet, "spec.hostnameOverride": notYet,
 	"spec.resourceClaims": refused(cluster), "spec.schedulingGroup": refused(cluster),
 
@@ -120,10 +120,9 @@ var table = withEphemeral(map[string]Rule{
 	"spec.containers[].livenessProbe": honoured, "spec.containers[].readinessProbe": honoured,
 	"spec.containers[].startupProbe":        honoured,
 	"spec.containers[].lifecycle.postStart": honoured, "spec.containers[].lifecycle.preStop": honoured,
-	"spec.containers[].lifecycle.stopSignal":     notYet,
-	"spec.containers[].terminationMessagePath":   only(v1.TerminationMessagePathDefault),
-	"spec.containers[].terminationMessagePolicy": only(v1.TerminationMessageReadFile),
-	"spec.containers[].stdin":                    honoured, "spec.containers[].stdinOnce": honoured, "spec.containers[].tty": honoured,
+	"spec.containers[].lifecycle.stopSignal":   honoured,
+	"spec.containers[].terminationMessagePath": honoured, "spec.containers[].terminationMessagePolicy": honoured,
+	"spec.containers[].stdin": honoured, "spec.containers[].stdinOnce": honoured, "spec.containers[].tty": honoured,
 
 	"spec.containers[].securityContext.capabilities.add":  honoured,
 	"spec.containers[].securityContext.capabilities.drop": honoured,

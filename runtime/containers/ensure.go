@@ -41,7 +41,7 @@ func (c *Client) Ensure(ctx context.Context, cfg Config) error {
 		UID: string(cfg.Pod.UID), Namespace: cfg.Pod.Namespace, Pod: cfg.Pod.Name, Name: cfg.Container.Name,
 		Attempt: cfg.Attempt, Sandbox: cfg.Sandbox.ID, Key: cfg.Key, Image: cfg.Image.Name, ImageID: cfg.Image.ID,
 		Boot: cfg.Boot, Backoff: cfg.Backoff, User: user, Cgroup: spec.Linux.CgroupsPath,
-		StopSignal: stopSignal(cfg.Image.Config.Config.StopSignal),
+		StopSignal: stopSignal(stopSignalOf(cfg)),
 		Ref:        cfg.Container.Image, Era: cfg.Era, Resources: &cfg.Container.Resources,
 	}
 	if err := c.ensureSnapshot(ctx, r.UID, cfg.ID, cfg.Image.ChainID); err != nil {
@@ -51,6 +51,14 @@ func (c *Client) Ensure(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("create %s: %w", r.Name, err)
 	}
 	return nil
+}
+
+// stopSignalOf is the stop signal of the container's spec, else its image's.
+func stopSignalOf(cfg Config) string {
+	if l := cfg.Container.Lifecycle; l != nil && l.StopSignal != nil {
+		return string(*l.StopSignal)
+	}
+	return cfg.Image.Config.Config.StopSignal
 }
 
 // EnsureSandbox has the record of a pause container.

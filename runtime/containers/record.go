@@ -81,8 +81,8 @@ func (r record) instance(c containers.Container) Instance {
 	}
 }
 
-// stopSignal is the image's stop signal, by name as unix.SignalNum knows it or else by number; SIGTERM if the image names
-// none or no real one.
+// stopSignal is a signal that a spec or an image names, by name as unix.SignalNum knows it or else by number; SIGTERM if
+// it names none or no real one.
 func stopSignal(s string) string {
 	n, err := signal.ParseSignal(s)
 	if err != nil || n < 1 || n > 64 {

@@ -41,6 +41,9 @@ func testLife(t *testing.T, s *suite) {
 		"address-released":  testAddressReleased,
 		"image-changed":     testImageChanged,
 		"member-oom":        testMemberOOM,
+		"exec-oom":          testExecOOM,
+		"messages":          testMessages,
+		"other-os":          testOtherOS,
 		"finalizers":        testFinalizers,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
@@ -59,6 +62,9 @@ func testEnds(t *testing.T, s *suite) {
 		{pod{Name: "end-0-on-failure", Script: "exit 0", Spec: "restartPolicy: OnFailure"}, v1.PodSucceeded, 0, "Completed"},
 		{pod{Name: "end-1", Script: "exit 1"}, v1.PodFailed, 1, "Error"},
 		{pod{Name: "end-137", Script: "exit 137"}, v1.PodFailed, 137, "Error"},
+		{pod{Name: "end-139", Script: "exit 139"}, v1.PodFailed, 139, "Error"},
+		{pod{Name: "end-143", Script: "exit 143"}, v1.PodFailed, 143, "Error"},
+		{pod{Name: "end-term", Script: "kill -TERM $$$$", Spec: "shareProcessNamespace: true"}, v1.PodFailed, 143, "Error"},
 		{pod{Name: "end-255", Script: "exit 255"}, v1.PodFailed, 255, "Error"},
 		{pod{Name: "end-kill", Script: "kill -KILL $$$$", Spec: "shareProcessNamespace: true"}, v1.PodFailed, 137, "Error"},
 		{pod{Name: "end-segv", Script: "kill -SEGV $$$$", Spec: "shareProcessNamespace: true"}, v1.PodFailed, 139, "Error"},
@@ -260,14 +266,15 @@ func read(t *testing.T, path string) string {
 
 // SIGTERM, or what the image says instead, is what a container is asked to end with; how it ends still shows.
 func testStopSignals(t *testing.T, s *suite) {
-	for name, c := range map[string]struct{ image, want string }{
-		"term": {busybox, "TERM\n"}, "of-image": {"entrypoint:e2e", "USR1\n"},
+	for name, c := range map[string]struct{ image, spec, more, want string }{
+		"term": {busybox, "", "", "TERM\n"}, "of-image": {"entrypoint:e2e", "", "", "USR1\n"},
+		"of-spec": {"entrypoint:e2e", "os: {name: linux}\n", "\nlifecycle: {stopSignal: SIGTERM}", "TERM\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			p := hostDir(pod{Name: "stop-" + name, Script: "trap 'echo TERM >>/host/got; exit 5' TERM; trap 'echo USR1 >>/host/got; exit 5' USR1; touch /host/ready; sleep 1000000 & wait",
-				Spec: "terminationGracePeriodSeconds: 30", Container: "image: " + c.image}, dir)
+				Spec: c.spec + "terminationGracePeriodSeconds: 30", Container: "image: " + c.image + c.more}, dir)
 			s.running(t, p)
 			eventually(t, func() error { _, err := os.Stat(filepath.Join(dir, "ready")); return err })
 			last := s.lastState(t, p.Name)
@@ -557,6 +564,80 @@ func testMemberOOM(t *testing.T, s *suite) {
 	}
 	if got != want {
 		t.Errorf("reason %s, want %s; log %q", got, want, s.must(t, "logs", p.Name))
+	}
+}
+
+// What is run in a container goes over the limit: that is the command's end and not the container's, unless all go together.
+// Neither is a container that podd kills later one that ran out of memory.
+func testExecOOM(t *testing.T, s *suite) {
+	p := pod{Name: "exec-oom", Script: "trap '' TERM; while :; do sleep 1; done", Container: "resources: {limits: {memory: 32Mi}}"}
+	before := app(s.running(t, p))
+	last := s.lastState(t, p.Name)
+	_, errs, code := s.Podctl("exec", p.Name, "--", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1")
+	if code != 137 {
+		t.Errorf("exec: exit code %d, want 137\n%s", code, errs)
+	}
+	want := "Error"
+	if unified() { // memory.oom.group
+		want = "OOMKilled"
+	} else if now := app(s.until(t, p.Name, "there", ready)); now.ContainerID != before.ContainerID || now.RestartCount != 0 {
+		t.Errorf("after the exec: %+v", now)
+	}
+	s.remove(t, p.Name)
+	if st := app(<-last).State.Terminated; st == nil || st.ExitCode != 137 || st.Reason != want {
+		t.Errorf("killed in the end: %+v, want 137 for %s", st, want)
+	}
+}
+
+// What a container says of its end is in its status: from the file, or from its log where that is empty.
+func testMessages(t *testing.T, s *suite) {
+	const fallback = "terminationMessagePolicy: FallbackToLogsOnError"
+	long := strings.Repeat("0123456789abcde\n", 512)
+	for _, c := range []struct {
+		pod  pod
+		want string
+	}{
+		{pod{Name: "says", Script: "echo -n the end >/dev/termination-log"}, "the end"},
+		{pod{Name: "says-as-user", Script: "echo -n the end >/dev/termination-log; exit 1", Spec: "securityContext: {runAsUser: 1000}", Container: fallback}, "the end"},
+		{pod{Name: "says-elsewhere", Script: "echo -n the end >/var/said", Container: "terminationMessagePath: /var/said\nsecurityContext: {readOnlyRootFilesystem: true}"}, "the end"},
+		{pod{Name: "says-much", Script: "i=0; while [ $i -lt 512 ]; do echo 0123456789abcde; i=$((i+1)); done >/dev/termination-log"}, long[len(long)-4096:]},
+		{pod{Name: "says-nothing", Script: "echo a log; exit 1"}, ""},
+		{pod{Name: "says-in-log", Script: "echo a log; echo of two lines >&2; exit 1", Container: fallback}, "a log\nof two lines\n"},
+		{pod{Name: "says-in-long-log", Script: "i=0; while [ $i -lt 512 ]; do echo 0123456789abcde; i=$((i+1)); done; exit 1", Container: fallback}, long[:80*16]},
+		{pod{Name: "says-in-long-lines", Script: "i=0; while [ $i -lt 512 ]; do echo -n 0123456789abcde,; i=$((i+1)); done; exit 1", Container: fallback},
+			strings.ReplaceAll(long, "\n", ",")[:2048]},
+		{pod{Name: "says-no-error", Script: "echo a log", Container: fallback}, ""},
+		{pod{Name: "says-link", Script: "echo -n mine >/dev/termination-log; rm /dev/termination-log; ln -sf /etc/passwd /dev/termination-log; exit 1"}, "mine"},
+		{pod{Name: "says-pipe", Script: "rm -f /m/said; mkfifo /m/said; exit 1", Container: "terminationMessagePath: /m/said\nvolumeMounts: [{name: m, mountPath: /m}]",
+			Spec: "volumes: [{name: m, emptyDir: {}}]"}, ""},
+		// Privileged, it can take the mount away, and what it then makes is in its own root.
+		{pod{Name: "says-own-link", Script: "umount /dev/termination-log && rm /dev/termination-log && ln -s /etc/passwd /dev/termination-log; exit 1",
+			Container: "securityContext: {privileged: true}"}, ""},
+		{pod{Name: "says-no-end", Script: "cat /dev/zero >/dev/termination-log; [ $(wc -c </dev/termination-log) -le 1048576 ] || exit 1; echo full >/dev/termination-log"}, "full\n"},
+	} {
+		t.Run(c.pod.Name, func(t *testing.T) {
+			t.Parallel()
+			s.apply(t, c.pod)
+			pod := s.until(t, c.pod.Name, "ended", func(pod *v1.Pod) bool { return phase(v1.PodSucceeded)(pod) || phase(v1.PodFailed)(pod) })
+			st := app(pod).State.Terminated
+			if st == nil || st.Message != c.want {
+				t.Errorf("terminated: %+v, want the message %.60q of %d bytes", st, c.want, len(c.want))
+			}
+			if want := phase(v1.PodSucceeded)(pod); want == strings.Contains(c.pod.Script, "exit 1") && c.pod.Name != "says-no-end" {
+				t.Errorf("phase %s", pod.Status.Phase)
+			}
+			s.remove(t, c.pod.Name)
+		})
+	}
+}
+
+// A pod for another system is taken, and fails here.
+func testOtherOS(t *testing.T, s *suite) {
+	p := pod{Name: "other-os", Script: "exit 0", Spec: "os: {name: windows}"}
+	s.apply(t, p)
+	pod := s.until(t, p.Name, "failed", phase(v1.PodFailed))
+	if pod.Status.Reason != "PodOSNotSupported" || !strings.HasPrefix(pod.Status.Message, "Pod was rejected: ") || len(pod.Status.ContainerStatuses) != 0 {
+		t.Errorf("status: %+v", pod.Status)
 	}
 }
 
