@@ -334,20 +334,24 @@ func TestRefusals(t *testing.T) {
 	e := serve(t)
 	client := e.client.CoreV1().Pods("default")
 	bad := pod("bad")
-	bad.Spec.InitContainers = []v1.Container{{Name: "init", Image: "busybox"}}
+	bad.Spec.ImagePullSecrets = []v1.LocalObjectReference{{Name: "secret"}}
 	bad.Spec.Containers[0].LivenessProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}}
 	_, err := client.Create(t.Context(), bad, metav1.CreateOptions{})
 	var status *apierrors.StatusError
 	if !errors.As(err, &status) || status.ErrStatus.Code != http.StatusUnprocessableEntity || len(status.ErrStatus.Details.Causes) != 2 {
 		t.Fatalf("refused fields: %#v", err)
 	}
-	if !strings.Contains(err.Error(), "spec.initContainers: Forbidden: not supported by podd yet") {
+	if !strings.Contains(err.Error(), "spec.imagePullSecrets: Forbidden: not supported by podd yet") {
 		t.Errorf("the message: %v", err)
 	}
 	e.create(t, pod("good"))
-	patch := []byte(`{"spec":{"activeDeadlineSeconds":10}}`)
+	patch := []byte(`{"spec":{"subdomain":"sub"}}`)
 	if _, err := client.Patch(t.Context(), "good", types.MergePatchType, patch, metav1.PatchOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("a refused field by patch: %v", err)
+	}
+	patch = []byte(`{"spec":{"activeDeadlineSeconds":10}}`)
+	if p, err := client.Patch(t.Context(), "good", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil || *p.Spec.ActiveDeadlineSeconds != 10 {
+		t.Errorf("a deadline by patch: %v", err)
 	}
 	if _, err := e.client.CoreV1().Pods("none").Create(t.Context(), pod("a"), metav1.CreateOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("a missing namespace: %v", err)

@@ -47,7 +47,7 @@ const cluster = "needs a cluster"
 
 // table has a row for every field. A row speaks for all that is below it, except that structs and lists without a row
 // are looked into.
-var table = withEphemeral(map[string]Rule{
+var table = withOthers(map[string]Rule{
 	"metadata.name": honoured, "metadata.generateName": honoured, "metadata.namespace": honoured, "metadata.uid": honoured,
 	"metadata.selfLink": honoured, "metadata.resourceVersion": honoured, "metadata.generation": honoured,
 	"metadata.creationTimestamp": honoured, "metadata.deletionTimestamp": honoured,
@@ -65,8 +65,8 @@ var table = withEphemeral(map[string]Rule{
 	"spec.hostUsers":                    only(true),
 	"spec.setHostnameAsFQDN":            only(false),
 
-	"spec.initContainers": notYet, "spec.activeDeadlineSeconds": notYet,
-	"spec.imagePullSecrets": notYet, "spec.subdomain": notYet, "spec.readinessGates": notYet, "spec.os.name": honoured,
+	"spec.activeDeadlineSeconds": honoured, "spec.readinessGates": honoured, "spec.os.name": honoured,
+	"spec.imagePullSecrets": notYet, "spec.subdomain": notYet,
 	"spec.resources": notYet, "spec.hostnameOverride": notYet,
 	"spec.resourceClaims": refused(cluster), "spec.schedulingGroup": refused(cluster),
 
@@ -111,7 +111,7 @@ var table = withEphemeral(map[string]Rule{
 	"spec.containers[].resources.claims":             refused(cluster),
 	"spec.containers[].resizePolicy[].resourceName":  honoured,
 	"spec.containers[].resizePolicy[].restartPolicy": honoured,
-	"spec.containers[].restartPolicy":                notYet, "spec.containers[].restartPolicyRules": notYet,
+	"spec.containers[].restartPolicy":                honoured, "spec.containers[].restartPolicyRules": honoured,
 	"spec.containers[].volumeMounts[].name": honoured, "spec.containers[].volumeMounts[].mountPath": honoured,
 	"spec.containers[].volumeMounts[].readOnly":          honoured,
 	"spec.containers[].volumeMounts[].recursiveReadOnly": notYet, "spec.containers[].volumeMounts[].subPath": notYet,
@@ -156,14 +156,14 @@ var table = withEphemeral(map[string]Rule{
 	"spec.volumes[].scaleIO": refused(cluster), "spec.volumes[].storageos": refused(cluster),
 })
 
-// withEphemeral adds the rows of ephemeral containers, which are those of containers and one more. What makes no sense for
-// them upstream's validation refuses.
-func withEphemeral(rows map[string]Rule) map[string]Rule {
-	const containers, ephemeral = "spec.containers[].", "spec.ephemeralContainers[]."
+// withOthers adds the rows of init and ephemeral containers, which are those of containers, and one more for ephemeral
+// ones. What makes no sense for them upstream's validation refuses.
+func withOthers(rows map[string]Rule) map[string]Rule {
+	const containers, init, ephemeral = "spec.containers[].", "spec.initContainers[].", "spec.ephemeralContainers[]."
 	more := map[string]Rule{ephemeral + "targetContainerName": honoured}
 	for name, rule := range rows {
 		if field, ok := strings.CutPrefix(name, containers); ok {
-			more[ephemeral+field] = rule
+			more[init+field], more[ephemeral+field] = rule, rule
 		}
 	}
 	maps.Copy(rows, more)

@@ -20,14 +20,11 @@ func testRefused(t *testing.T, s *suite) {
 		path string
 		says string
 	}{
-		{pod{Spec: "initContainers: [{name: i, image: x}]"}, "spec.initContainers", notYet},
-		{pod{Spec: "activeDeadlineSeconds: 5"}, "spec.activeDeadlineSeconds", notYet},
 		{pod{Spec: "automountServiceAccountToken: true"}, "spec.automountServiceAccountToken", notYet},
 		{pod{Spec: "imagePullSecrets: [{name: s}]"}, "spec.imagePullSecrets", notYet},
 		{pod{Spec: "subdomain: sub"}, "spec.subdomain", notYet},
 		{pod{Spec: "affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: z}]}}"}, "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution", notYet},
 		{pod{Spec: "affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: z}]}}"}, "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution", notYet},
-		{pod{Spec: "readinessGates: [{conditionType: example.com/x}]"}, "spec.readinessGates", notYet},
 		{pod{Spec: "topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule}]"}, "spec.topologySpreadConstraints[0].whenUnsatisfiable", notYet},
 		{pod{Spec: "setHostnameAsFQDN: true"}, "spec.setHostnameAsFQDN", notYet},
 		{pod{Spec: "hostUsers: false"}, "spec.hostUsers", notYet},
@@ -41,9 +38,9 @@ func testRefused(t *testing.T, s *suite) {
 		{pod{Spec: "securityContext: {windowsOptions: {runAsUserName: x}}"}, "spec.securityContext.windowsOptions", "this is a Linux host"},
 
 		{pod{Container: "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"}, c + "env[0].valueFrom", notYet},
+		{pod{Spec: "initContainers: [{name: i, image: x, envFrom: [{configMapRef: {name: c}}]}]"}, "spec.initContainers[0].envFrom", notYet},
 		{pod{Container: "envFrom: [{configMapRef: {name: c}}]"}, c + "envFrom", notYet},
 		{pod{Container: "resources: {limits: {ephemeral-storage: 1Gi}}"}, c + "resources.limits[ephemeral-storage]", notYet},
-		{pod{Container: "restartPolicy: Always"}, c + "restartPolicy", notYet},
 		{pod{Container: "securityContext: {procMount: Unmasked}", Spec: "hostUsers: false"}, c + "securityContext.procMount", notYet},
 		{pod{Container: "securityContext: {appArmorProfile: {type: Unconfined}}"}, c + "securityContext.appArmorProfile", notYet},
 		{pod{Container: "securityContext: {seLinuxOptions: {level: s0}}"}, c + "securityContext.seLinuxOptions", notYet},
