@@ -62,11 +62,10 @@ func completed(pod *v1.Pod, f Facts) *Verdict {
 	return &Verdict{Phase: phase}
 }
 
-// expired is the verdict over a pod whose deadline has passed and of which nothing is left to end. It holds while
-// containerd is away, too, if the facts are those that it showed last: then its sandbox is among them.
+// expired is the verdict over a pod whose deadline has passed and of which nothing is left to end. That there is nothing may
+// be known from containerd alone, so it is not shown before it is recorded: containerd may go away in between.
 func expired(pod *v1.Pod, f Facts) *Verdict {
-	seen := f.Reachable || slices.ContainsFunc(f.Sandboxes, func(s Sandbox) bool { return s.Present })
-	if !seen || f.Gone || !Exceeded(pod, f) || !settled(pod, f) {
+	if !f.Reachable || f.Gone || !Exceeded(pod, f) || !settled(pod, f) {
 		return nil
 	}
 	return &Verdict{Phase: v1.PodFailed, Reason: deadlineExceeded,

@@ -57,10 +57,7 @@ func published(pod *v1.Pod, f Facts) *Verdict {
 	if v := rejected(f); v != nil {
 		return v
 	}
-	if v := completed(pod, f); v != nil {
-		return v
-	}
-	return expired(pod, f)
+	return completed(pod, f)
 }
 
 // livingPhase is the phase of a pod without a verdict. A terminal one is held back until its exits are recorded and

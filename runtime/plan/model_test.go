@@ -224,11 +224,6 @@ func (m *model) settled() bool {
 	return !m.busy
 }
 
-// seen tells whether what podd knows of the containers is all there is.
-func (m *model) seen() bool {
-	return m.w.reachable || slices.ContainsFunc(m.boxes, func(s status.Sandbox) bool { return s.Present })
-}
-
 // overdue tells whether activeDeadlineSeconds are over.
 func (m *model) overdue() bool {
 	limit := m.w.pod.Spec.ActiveDeadlineSeconds
@@ -275,8 +270,6 @@ func (m *model) shown() v1.PodPhase {
 		return "Failed"
 	case m.settled() && terminal && !m.overran():
 		return phase
-	case m.settled() && m.overdue() && m.seen():
-		return "Failed"
 	case m.away:
 		return "Unknown"
 	case terminal && m.ran():
