@@ -65,7 +65,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // get asks for a page; any answer will do. One that comes over HTTP to a question over HTTPS is asked for over HTTP.
 func (p *Prober) get(ctx context.Context, a *v1.HTTPGetAction, t Target, insecure func(string)) error {
-	ctx, cancel := owned(ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	req, err := request(ctx, a, t, "lifecycle")
 	if err != nil {
@@ -75,7 +75,7 @@ func (p *Prober) get(ctx context.Context, a *v1.HTTPGetAction, t Target, insecur
 	if err == nil || !strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
 		return err
 	}
-	plain := req.Clone(ctx)
+	plain := req.Clone(req.Context())
 	plain.URL.Scheme = "http"
 	plain.Header.Del("Authorization")
 	if p.fetch(plain) != nil {
@@ -87,7 +87,7 @@ func (p *Prober) get(ctx context.Context, a *v1.HTTPGetAction, t Target, insecur
 
 // fetch reads of the body what is not too long.
 func (p *Prober) fetch(req *http.Request) error {
-	resp, err := p.client(0).Do(req)
+	resp, err := p.client.Do(req)
 	if err != nil {
 		return err
 	}

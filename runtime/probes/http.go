@@ -1,12 +1,18 @@
 package probes
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/textproto"
+	"net/url"
 	"slices"
 	"time"
 
@@ -18,27 +24,105 @@ import (
 // maxHeader bounds the headers of an answer.
 const maxHeader = 1 << 20
 
-// newTransport makes each request on a connection of its own, through no proxy, and believes every certificate.
-func newTransport() *http.Transport {
-	return &http.Transport{
+// transport makes each request on a connection of its own, through no proxy, and believes every certificate. What is not
+// encrypted it does in the goroutine that asks: net/http's own transport has four for each request, and handing over
+// between them is most of what such a probe costs.
+type transport struct{ secure *http.Transport }
+
+func newTransport() *transport {
+	return &transport{&http.Transport{
 		TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, // as the kubelet: the probe is no secret, and there is no name
 		DialContext:            dial,
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
 		MaxResponseHeaderBytes: maxHeader,
+	}}
+}
+
+// RoundTrip ends with the context of the request, and so does the reading of the answer.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme == "https" {
+		resp, err := t.secure.RoundTrip(req)
+		if err == nil {
+			resp.Body = &body{ReadCloser: resp.Body, ctx: req.Context(), release: func() {}}
+		}
+		return resp, err
+	}
+	ctx := req.Context()
+	dialer := probe.ProbeDialer()
+	dialer.KeepAlive = -1 // it does not last
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(req.URL.Hostname(), cmp.Or(req.URL.Port(), "80")))
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	release := func() {
+		stop()
+		_ = conn.Close()
+	}
+	resp, err := exchange(conn, req)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, release: release}
+	return resp, nil
+}
+
+// exchange asks on conn and reads the answer up to its body.
+func exchange(conn net.Conn, req *http.Request) (*http.Response, error) {
+	only := req.WithContext(req.Context())
+	only.Close = true
+	if err := only.Write(conn); err != nil {
+		return nil, err
+	}
+	limited := &io.LimitedReader{R: conn, N: maxHeader}
+	from := bufio.NewReader(limited)
+	if _, err := from.Peek(1); err != nil {
+		return nil, err
+	}
+	for {
+		resp, err := http.ReadResponse(from, req)
+		switch {
+		case err != nil && limited.N <= 0:
+			return nil, fmt.Errorf("net/http: server response headers exceeded %d bytes; aborted", maxHeader)
+		case err != nil:
+			return nil, err
+		case resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols: // others only announce the answer
+			limited.N = math.MaxInt64
+			return resp, nil
+		}
 	}
 }
 
-// ownerKey is the key of a context for itself. The transport takes a context's values to what goes on in the background
-// after a request was given up, such as a handshake, but not its end.
+// body is that of an answer. Its errors say when the time was over, in the words of net/http's client.
+type body struct {
+	io.ReadCloser
+	ctx     context.Context
+	release func()
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && b.ctx.Err() != nil {
+		err = fmt.Errorf("%w (Client.Timeout or context cancellation while reading body)", b.ctx.Err())
+	}
+	return n, err
+}
+
+// Close does not read what is left.
+func (b *body) Close() error {
+	b.release()
+	return b.ReadCloser.Close()
+}
+
+// ownerKey is the key of a context for itself. The transport of net/http takes a context's values to what goes on in the
+// background after a request was given up, such as a handshake, but not its end.
 type ownerKey struct{}
 
 // owned is a context with whose end every connection ends that requests with it have opened.
-func owned(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	return context.WithValue(ctx, ownerKey{}, ctx), cancel
-}
+func owned(ctx context.Context) context.Context { return context.WithValue(ctx, ownerKey{}, ctx) }
 
 func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	owner, ok := ctx.Value(ownerKey{}).(context.Context)
@@ -53,18 +137,30 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 }
 
 func (p *Prober) httpGet(ctx context.Context, a *v1.HTTPGetAction, t Target, limit time.Duration) (probe.Result, string, error) {
-	ctx, cancel := owned(ctx)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	req, err := request(ctx, a, t, "probe")
 	if err != nil {
 		return probe.Unknown, "", err
 	}
-	return httpprobe.DoHTTPProbe(req, p.client(limit))
+	return httpprobe.DoHTTPProbe(req, p.client)
 }
 
-// client follows redirects on the same host only. No limit is none but that of the request's context.
-func (p *Prober) client(limit time.Duration) *http.Client {
-	return &http.Client{Transport: p.transport, Timeout: limit, CheckRedirect: httpprobe.RedirectChecker(false)}
+// client follows redirects on the same host only, and waits as long as the context of the request.
+type client struct{ http.Client }
+
+func newClient() *client {
+	return &client{http.Client{Transport: newTransport(), CheckRedirect: httpprobe.RedirectChecker(false)}}
+}
+
+// Do says of a request whose time was over so, in the words of net/http's client, whatever came of its connection.
+func (c *client) Do(req *http.Request) (*http.Response, error) {
+	resp, err := c.Client.Do(req)
+	var failed *url.Error
+	if ended := req.Context().Err(); ended != nil && errors.As(err, &failed) {
+		failed.Err = fmt.Errorf("%w (Client.Timeout exceeded while awaiting headers)", ended)
+	}
+	return resp, err
 }
 
 // request is what a action asks for.
@@ -82,5 +178,5 @@ func request(ctx context.Context, a *v1.HTTPGetAction, t Target, purpose string)
 	if err != nil {
 		return nil, err
 	}
-	return req.WithContext(ctx), nil
+	return req.WithContext(owned(ctx)), nil
 }

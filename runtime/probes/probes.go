@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strconv"
 	"time"
 
@@ -40,13 +39,13 @@ type Target struct {
 
 // Prober asks once. It holds what all probes of a host share.
 type Prober struct {
-	transport *http.Transport
-	execs     chan struct{} // a slot per command that runs
+	client *client
+	execs  chan struct{} // a slot per command that runs
 }
 
 // New gives a Prober.
 func New() *Prober {
-	return &Prober{transport: newTransport(), execs: make(chan struct{}, maxExecs)}
+	return &Prober{client: newClient(), execs: make(chan struct{}, maxExecs)}
 }
 
 // Ask asks once; timeouts are failures. An error says that there is no answer: it counts for nothing (upstream:

@@ -135,6 +135,7 @@ type mortal struct {
 	name      string // of the victim
 	hostPort  int
 	share     bool // the victim's containers share a PID namespace
+	watched   bool // the victim has probes and hooks
 	bystander *v1.Pod
 	processes map[string]process // of the bystander, by container id
 	victim    victim
@@ -145,6 +146,7 @@ type victim struct {
 	uid     types.UID
 	empty   bool            // the directory for its hostPaths was emptied
 	entered bool            // exec was tried
+	fallen  bool            // its server was ended
 	killed  map[string]bool // ids of the containers whose process the test has killed
 }
 
@@ -165,6 +167,7 @@ var (
 		{"delete", (*mortal).delete, (*mortal).isGone},
 	}
 	shortLife    = []stage{life[0], life[4]}
+	watchedLife  = []stage{life[0], {"restart", (*mortal).fall, lives(1, 0)}, life[4]}
 	finishedLife = []stage{
 		{"finish", (*mortal).createFinite, (*mortal).hasSucceeded},
 		{"delete", (*mortal).delete, (*mortal).isCleared},
@@ -189,6 +192,10 @@ var special = map[string]struct {
 	"resize.raised":             {nil, resizedLife},
 	"resize.updated":            {nil, resizedLife},
 	"resize.lowered":            {nil, resizedLife},
+	"post-start.ended":          {beWatched, watchedLife},
+	"probe.noted":               {beWatched, watchedLife},
+	"condemn.noted":             {beWatched, watchedLife},
+	"pre-stop.ended":            {beWatched, watchedLife},
 	"containers.create.replace": {nil, []stage{life[0], {"squat", (*mortal).squat, lives(0, 0)}, life[2], life[4]}},
 }
 
@@ -209,7 +216,7 @@ func newMortal(t *testing.T) *mortal {
 // die has podd die at a point, early in the first life that passes it and then in the deletion, and looks.
 func (m *mortal) die(t *testing.T, point string) {
 	stages := life
-	defer func() { m.share = false }()
+	defer func() { m.share, m.watched = false, false }()
 	if s, ok := special[point]; ok {
 		if stages = s.life; s.prepare != nil {
 			s.prepare(m, t)
@@ -384,7 +391,16 @@ func (m *mortal) clear() error {
 
 // What happens to the victim.
 
+func beWatched(m *mortal, _ *testing.T) { m.watched = true }
+
 func (m *mortal) manifest() string {
+	watched := ""
+	if m.watched {
+		watched = `
+lifecycle: {postStart: {exec: {command: ['true']}}, preStop: {exec: {command: ['true']}}}
+livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, initialDelaySeconds: 2, failureThreshold: 1}
+readinessProbe: {exec: {command: ['true']}, periodSeconds: 1, timeoutSeconds: 10}`
+	}
 	return pod{
 		Name: "victim", Script: "httpd -p 8080 -h /data; " + sleepScript,
 		Spec: `
@@ -399,7 +415,7 @@ volumes:
 		Container: fmt.Sprintf(`
 ports: [{containerPort: 8080, hostPort: %d}]
 resources: {limits: {memory: 64Mi, cpu: 500m}}
-volumeMounts: [{name: data, mountPath: /data}, {name: memory, mountPath: /memory}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort),
+volumeMounts: [{name: data, mountPath: /data}, {name: memory, mountPath: /memory}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort) + watched,
 		More: `
 - name: side
   image: ` + busybox + `
@@ -501,6 +517,19 @@ func crash(container string, attempt int) func(*mortal, context.Context) error {
 		m.victim.killed[id] = true
 		return syscall.Kill(p.pid, syscall.SIGKILL)
 	}
+}
+
+// fall ends, once, what the victim's liveness probe asks.
+func (m *mortal) fall(context.Context) error {
+	if m.victim.fallen {
+		return nil
+	}
+	out, errs, code := m.Podctl("exec", m.name, "-c", "app", "--", "killall", "httpd")
+	if code != 0 {
+		return fmt.Errorf("end the server: exit %d, %q, %q", code, out, errs)
+	}
+	m.victim.fallen = true
+	return nil
 }
 
 func (m *mortal) delete(ctx context.Context) error {
