@@ -116,6 +116,9 @@ func (m *model) judgeMaking(s Step, b *being) string {
 	if m.ending() {
 		return "the pod ends"
 	}
+	if s.Op == Create && m.restartsAll() {
+		return "what restarts all containers has not come to its end"
+	}
 	if begun && b.part == plainPart {
 		return "an init container after a regular one"
 	}
