@@ -85,9 +85,6 @@ func (a *admit) pod(ctx context.Context, attr admission.Attributes, pod *core.Po
 		if pod.Spec.PreemptionPolicy == nil {
 			pod.Spec.PreemptionPolicy = old.Spec.PreemptionPolicy
 		}
-		if err := checkImages(pod, old); err != nil {
-			return err
-		}
 	}
 	return checkPod(pod)
 }
@@ -146,21 +143,6 @@ func checkResize(pod, old *core.Pod) error {
 			field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")})
 	}
 	return checkPod(pod)
-}
-
-// checkImages refuses another image for a container: Kubernetes restarts that container then, which podd cannot do yet.
-func checkImages(pod, old *core.Pod) error {
-	var errs field.ErrorList
-	for i, c := range pod.Spec.Containers {
-		if i < len(old.Spec.Containers) && old.Spec.Containers[i].Name == c.Name && old.Spec.Containers[i].Image != c.Image {
-			errs = append(errs, field.Forbidden(field.NewPath("spec", "containers").Index(i).Child("image"),
-				"podd cannot change the image of a pod yet; delete the pod and create it again"))
-		}
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return apierrors.NewInvalid(core.Kind("Pod"), pod.Name, errs)
 }
 
 // checkPod refuses what podd does not honour, with one cause per field.

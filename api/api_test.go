@@ -335,7 +335,7 @@ func TestRefusals(t *testing.T) {
 	client := e.client.CoreV1().Pods("default")
 	bad := pod("bad")
 	bad.Spec.ImagePullSecrets = []v1.LocalObjectReference{{Name: "secret"}}
-	bad.Spec.Containers[0].LivenessProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}}
+	bad.Spec.Containers[0].EnvFrom = []v1.EnvFromSource{{ConfigMapRef: &v1.ConfigMapEnvSource{LocalObjectReference: v1.LocalObjectReference{Name: "c"}}}}
 	_, err := client.Create(t.Context(), bad, metav1.CreateOptions{})
 	var status *apierrors.StatusError
 	if !errors.As(err, &status) || status.ErrStatus.Code != http.StatusUnprocessableEntity || len(status.ErrStatus.Details.Causes) != 2 {

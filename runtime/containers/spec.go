@@ -247,9 +247,24 @@ func OOMScore(pod *v1.Pod, c *v1.Container, h Host) int {
 		score = -997
 	case class == v1.PodQOSBurstable:
 		if h.MemoryCapacity > 0 {
-			score = int(1000 - 1000*c.Resources.Requests.Memory().Value()/h.MemoryCapacity)
+			score = int(1000 - 1000*scoredMemory(pod, c)/h.MemoryCapacity)
 		}
 		score = min(max(score, 3), 999)
 	}
 	return max(score, h.MinOOMScore)
+}
+
+// scoredMemory is the request that the score goes by. A sidecar is not to be killed before the regular containers: its is
+// no less than the smallest of theirs.
+func scoredMemory(pod *v1.Pod, c *v1.Container) int64 {
+	request := c.Resources.Requests.Memory().Value()
+	init := slices.ContainsFunc(pod.Spec.InitContainers, func(i v1.Container) bool { return i.Name == c.Name })
+	if !init || c.RestartPolicy == nil || *c.RestartPolicy != v1.ContainerRestartPolicyAlways || len(pod.Spec.Containers) == 0 {
+		return request
+	}
+	least := pod.Spec.Containers[0].Resources.Requests.Memory().Value()
+	for _, r := range pod.Spec.Containers[1:] {
+		least = min(least, r.Resources.Requests.Memory().Value())
+	}
+	return max(request, least)
 }

@@ -341,3 +341,28 @@ func TestOOMScore(t *testing.T) {
 		}
 	}
 }
+
+// A sidecar is not killed before the regular containers that it serves.
+func TestOOMScoreOfSidecar(t *testing.T) {
+	with := func(name, memory string) v1.Container {
+		c := v1.Container{Name: name}
+		if memory != "" {
+			c.Resources.Requests = v1.ResourceList{v1.ResourceMemory: resource.MustParse(memory)}
+		}
+		return c
+	}
+	side, once := with("side", ""), with("once", "")
+	side.RestartPolicy = ptr(v1.ContainerRestartPolicyAlways)
+	pod := &v1.Pod{Spec: v1.PodSpec{
+		InitContainers: []v1.Container{once, side}, Containers: []v1.Container{with("big", "512Mi"), with("small", "256Mi")},
+	}}
+	for i, want := range []int{999, 750} {
+		if got := OOMScore(pod, &pod.Spec.InitContainers[i], testHost()); got != want {
+			t.Errorf("%s: %d, want %d", pod.Spec.InitContainers[i].Name, got, want)
+		}
+	}
+	pod.Spec.InitContainers[1].Resources = pod.Spec.Containers[0].Resources
+	if got := OOMScore(pod, &pod.Spec.InitContainers[1], testHost()); got != 500 {
+		t.Errorf("a bigger sidecar: %d, want 500", got)
+	}
+}

@@ -534,22 +534,38 @@ func testAddressReleased(t *testing.T, s *suite) {
 	}
 }
 
-// Another image for a container is refused with its field and what to do, and the container goes on.
+// Another image restarts that container alone, whatever the pod's policy: it is told to end, and runs again from the new image.
 func testImageChanged(t *testing.T, s *suite) {
-	p := sleeper("image-changed")
-	p.Spec, p.Container = "restartPolicy: Always", "image: user-1000:e2e"
-	before := s.running(t, p)
-	p.Container = "image: " + busybox
-	if got := s.refused(t, p.String(), "apply", "-f", "-"); !strings.Contains(got, "spec.containers[0].image: Forbidden: podd cannot change the image of a pod yet") {
-		t.Errorf("podctl apply of another image says %q", got)
-	}
-	after := s.until(t, p.Name, "ready", ready)
-	if app(after).ContainerID != app(before).ContainerID || after.Generation != 1 || !ready(after) {
-		t.Errorf("after the refusal: generation %d, %+v", after.Generation, app(after))
-	}
-	p.Container = "image: user-1000:e2e\nenv: [{name: A, value: b}]"
-	if got := s.refused(t, p.String(), "apply", "-f", "-"); !strings.Contains(got, "pod updates may not change fields other than") {
-		t.Errorf("podctl apply of another field says %q", got)
+	for _, policy := range []string{"Always", "Never"} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			p := sleeper("image-changed-" + strings.ToLower(policy))
+			p.Spec, p.Container = "terminationGracePeriodSeconds: 30\nrestartPolicy: "+policy, "image: user-1000:e2e"
+			p.More = "- {name: other, image: " + busybox + ", command: [sleep, infinity]}\n"
+			before := s.running(t, p)
+			p.Container = "image: " + busybox
+			s.apply(t, p)
+			after := s.until(t, p.Name, "running from the other image", func(pod *v1.Pod) bool {
+				return ready(pod) && strings.HasSuffix(app(pod).Image, busybox)
+			})
+			if after.Generation != 2 || app(after).RestartCount != 1 || app(after).ContainerID == app(before).ContainerID {
+				t.Errorf("generation %d, app %+v", after.Generation, app(after))
+			}
+			if last := app(after).LastTerminationState.Terminated; last == nil || last.ExitCode != 0 {
+				t.Errorf("app ended before as %+v, want that it was told to", last)
+			}
+			if was, is := container(before, "other"), container(after, "other"); is.ContainerID != was.ContainerID || is.RestartCount != 0 {
+				t.Errorf("the other container is %+v, was %+v", is, was)
+			}
+			if got := s.sh(t, p.Name, "id -u"); got != "0" {
+				t.Errorf("it runs as %s", got)
+			}
+			p.Container = "image: user-1000:e2e\nenv: [{name: A, value: b}]"
+			if got := s.refused(t, p.String(), "apply", "-f", "-"); !strings.Contains(got, "pod updates may not change fields other than") {
+				t.Errorf("podctl apply of another field says %q", got)
+			}
+			s.remove(t, p.Name)
+		})
 	}
 }
 
