@@ -29,9 +29,6 @@ func (h *host) recordExit(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		m.TerminationMessagePolicy == v1.TerminationMessageFallbackToLogsOnError {
 		c.Message = h.lastLines(ctx, pod, c)
 	}
-	if by := c.Condemned; by != nil {
-		c.Replace = by.By == status.BySpec || by.By == status.ByResources
-	}
 	killpoint.At("record.before")
 	defer killpoint.At("record.after")
 	return h.change(ctx, func(r record) record { return r.withExit(c) })
