@@ -50,16 +50,28 @@ func (p *pods) Logs(ctx context.Context, pod *v1.Pod, opts *v1.PodLogOptions, ou
 	if _, err := fmt.Fprintf(out, "log of %s/%s %s\n", pod.Namespace, pod.Name, opts.Container); err != nil {
 		return err
 	}
+	for opts.Container == "floods" {
+		if _, err := out.Write(flood); err != nil {
+			return err
+		}
+	}
 	if opts.Follow {
 		<-ctx.Done()
 	}
 	return nil
 }
 
+var flood = bytes.Repeat([]byte("x"), 64<<10)
+
 func (p *pods) Exec(ctx context.Context, pod *v1.Pod, container string, cmd []string, in io.Reader, out, errOut io.WriteCloser,
 	tty bool, resize <-chan remotecommand.TerminalSize) error {
 	if cmd[0] == "exit" {
 		return exec.CodeExitError{Err: errors.New("exit 7"), Code: 7}
+	}
+	for cmd[0] == "flood" {
+		if _, err := out.Write(flood); err != nil {
+			return err
+		}
 	}
 	if in != nil {
 		if _, err := io.Copy(out, in); err != nil {

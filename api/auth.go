@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -85,7 +86,10 @@ func (s *Server) identify(r *http.Request) (userinfo.Info, error) {
 	if r.TLS == nil || s.pki == nil {
 		return nil, errCredentials
 	}
-	if len(r.TLS.VerifiedChains) > 0 {
+	if ends, ok := expiry(r); ok {
+		if time.Now().After(ends) { // since the handshake
+			return nil, errCredentials
+		}
 		subject := r.TLS.VerifiedChains[0][0].Subject
 		return &userinfo.DefaultInfo{Name: subject.CommonName,
 			Groups: append(slices.Clone(subject.Organization), userinfo.AllAuthenticated)}, nil
@@ -101,7 +105,16 @@ func (s *Server) identify(r *http.Request) (userinfo.Info, error) {
 	return nil, errCredentials
 }
 
-// withUser lets nobody in without an identity, except to the paths that anybody may ask.
+// expiry is when the client certificate of a request ends, if it has one.
+func expiry(r *http.Request) (ends time.Time, ok bool) {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return time.Time{}, false
+	}
+	return r.TLS.VerifiedChains[0][0].NotAfter, true
+}
+
+// withUser lets nobody in without an identity, except to the paths that anybody may ask. No request goes on for longer than
+// the certificate that it came with.
 func (s *Server) withUser(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, err := s.identify(r)
@@ -125,7 +138,13 @@ func (s *Server) withUser(handler http.Handler) http.Handler {
 			}
 		}
 		r.Header.Del("Authorization")
-		handler.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), who)))
+		ctx := request.WithUser(r.Context(), who)
+		if ends, ok := expiry(r); ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, ends)
+			defer cancel()
+		}
+		handler.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 

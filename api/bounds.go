@@ -17,7 +17,7 @@ import (
 	userinfo "k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
-	"k8s.io/streaming/pkg/httpstream/wsstream"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // How long podd waits for clients.
@@ -35,10 +35,12 @@ type patience struct {
 	header   time.Duration // for the TLS handshake, and for each request's headers
 	body     time.Duration // for the body of a request
 	stall    time.Duration // for a watcher to take what is being sent
+	pause    time.Duration // for anybody else: who reads a log or a terminal may stop for a while
 }
 
 func defaultPatience() patience {
-	return patience{stranger: 10 * time.Second, header: 10 * time.Second, body: 30 * time.Second, stall: 30 * time.Second}
+	return patience{stranger: 10 * time.Second, header: 10 * time.Second, body: 30 * time.Second, stall: 30 * time.Second,
+		pause: 15 * time.Minute}
 }
 
 // bound is how many requests of a class go on at a time.
@@ -180,15 +182,40 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// withStalls lets cutStalled see the writes of watches.
+// stall is since when a client has not taken what is being written to it. Writers of one connection take turns.
+type stall struct {
+	limit time.Duration
+	since atomic.Int64 // nanoseconds of Unix time; 0 when nothing is being written
+}
+
+// begin is called before a write, done after it.
+func (s *stall) begin() { s.since.CompareAndSwap(0, time.Now().UnixNano()) }
+func (s *stall) done()  { s.since.Store(0) }
+
+// over tells, once, that a write has waited for longer than the limit.
+func (s *stall) over(now time.Time) bool {
+	since := s.since.Load()
+	return since != 0 && since <= now.Add(-s.limit).UnixNano() && s.since.CompareAndSwap(since, 0)
+}
+
+// stallOf is the limit for the client of a request that may go on for ever.
+func (s *Server) stallOf(r *http.Request) *stall {
+	if info, ok := request.RequestInfoFrom(r.Context()); ok && info.Verb == "watch" {
+		return &stall{limit: s.patience.stall}
+	}
+	return &stall{limit: s.patience.pause}
+}
+
+// withStalls lets cutStalled see the writes of watches, followed logs and proxied answers. Connections that are taken over
+// are seen by withTakeover.
 func (s *Server) withStalls(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, ok := request.RequestInfoFrom(r.Context())
-		if !ok || info.Verb != "watch" || wsstream.IsWebSocketRequest(r) {
+		if !ok || !longRunning(r, info) || httpstream.IsUpgradeRequest(r) {
 			handler.ServeHTTP(w, r)
 			return
 		}
-		watched := &stallWriter{ResponseWriter: w}
+		watched := &stallWriter{ResponseWriter: w, stall: s.stallOf(r)}
 		s.watched.Store(watched, nil)
 		defer func() {
 			s.watched.Delete(watched)
@@ -198,10 +225,10 @@ func (s *Server) withStalls(handler http.Handler) http.Handler {
 	})
 }
 
-// cutStalled cuts off watchers that do not take what is sent to them, until ctx is done: the connection's buffers are full
+// cutStalled cuts off clients that do not take what is sent to them, until ctx is done: the connection's buffers are full
 // and nobody reads.
 func (s *Server) cutStalled(ctx context.Context) {
-	tick := time.NewTicker(s.patience.stall / 6)
+	tick := time.NewTicker(min(s.patience.stall, s.patience.pause) / 6)
 	defer tick.Stop()
 	for {
 		select {
@@ -209,8 +236,10 @@ func (s *Server) cutStalled(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			s.watched.Range(func(w, _ any) bool {
-				if w.(*stallWriter).cut(now.Add(-s.patience.stall)) {
-					s.Log.Info("watch cut off: its client does not read", "waited", s.patience.stall)
+				if limit, was := w.(interface {
+					cut(now time.Time) (limit time.Duration, was bool)
+				}).cut(now); was {
+					s.Log.Info("a client was cut off: it does not read", "waited", limit)
 				}
 				return true
 			})
@@ -218,28 +247,23 @@ func (s *Server) cutStalled(ctx context.Context) {
 	}
 }
 
-// stallWriter knows since when its client has not taken what was written.
+// stallWriter is an answer that may be cut off.
 type stallWriter struct {
 	http.ResponseWriter
-	since atomic.Int64 // nanoseconds of Unix time; 0 when nothing is being written
+	*stall
 
 	mu    sync.Mutex
 	ended bool // ResponseWriter must not be touched any more
 }
 
-// cut ends the connection, or the stream of an HTTP/2 connection, when a write has been waiting since before then.
-func (w *stallWriter) cut(then time.Time) bool {
-	since := w.since.Load()
-	if since == 0 || since > then.UnixNano() {
-		return false
+// cut ends the connection, or the stream of an HTTP/2 connection, when a write has waited too long.
+func (w *stallWriter) cut(now time.Time) (limit time.Duration, was bool) {
+	if !w.over(now) {
+		return 0, false
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ended {
-		return false
-	}
-	w.since.Store(0)
-	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Unix(1, 0)) == nil
+	return w.limit, !w.ended && http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Unix(1, 0)) == nil
 }
 
 func (w *stallWriter) end() {
@@ -251,14 +275,14 @@ func (w *stallWriter) end() {
 func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *stallWriter) Write(p []byte) (int, error) {
-	w.since.Store(time.Now().UnixNano())
-	defer w.since.Store(0)
+	w.begin()
+	defer w.done()
 	return w.ResponseWriter.Write(p)
 }
 
 func (w *stallWriter) Flush() {
-	w.since.Store(time.Now().UnixNano())
-	defer w.since.Store(0)
+	w.begin()
+	defer w.done()
 	if f, ok := w.ResponseWriter.(http.Flusher); ok {
 		f.Flush()
 	}

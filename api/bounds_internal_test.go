@@ -3,6 +3,9 @@ package api
 import (
 	"container/list"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -17,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"podd/api/credentials"
+	"podd/api/pki"
 )
 
 // from is a request as the filters before the bounds leave it; guests have come in by TLS.
@@ -125,6 +129,82 @@ func TestBounds(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestOrphans: of the commands that go on without their client the oldest is ended when there are too many, and none whose
+// client is there or that is over.
+func TestOrphans(t *testing.T) {
+	var o orphans
+	const more = 3
+	type command struct {
+		ctx  context.Context
+		over func()
+	}
+	var commands []command
+	start := func(leaves bool) command {
+		client, leave := context.WithCancel(t.Context())
+		ctx, end := context.WithCancel(t.Context())
+		t.Cleanup(end)
+		t.Cleanup(leave)
+		c := command{ctx, o.watch(client, end)}
+		if leaves {
+			before := o.all.Len()
+			leave()
+			poll := time.NewTicker(time.Millisecond)
+			defer poll.Stop()
+			for n := before; n == before && n < maxOrphans; <-poll.C { // another goroutine is told
+				o.mu.Lock()
+				n = o.all.Len()
+				o.mu.Unlock()
+			}
+		}
+		return c
+	}
+	attended := start(false)
+	for range maxOrphans {
+		commands = append(commands, start(true))
+	}
+	for i, c := range commands {
+		if c.ctx.Err() != nil {
+			t.Fatalf("command %d of %d has ended", i, maxOrphans)
+		}
+	}
+	for i := range more {
+		start(true)
+		<-commands[i].ctx.Done()
+		commands[i].over()
+	}
+	for _, c := range append(commands[more:], attended) {
+		if c.ctx.Err() != nil {
+			t.Error("another command was ended")
+		}
+		c.over()
+	}
+	if n := o.all.Len(); n != more {
+		t.Errorf("%d orphans are left", n)
+	}
+}
+
+// TestExpiry: a client certificate that has ended since the handshake identifies nobody, and what was begun with one that is
+// still good goes on no longer than that.
+func TestExpiry(t *testing.T) {
+	s := &Server{pki: &pki.PKI{}}
+	for _, left := range []time.Duration{-time.Second, time.Hour} {
+		ends := time.Now().Add(left)
+		r := httptest.NewRequest(http.MethodGet, "/api/v1/pods?watch=1", nil)
+		r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{NotAfter: ends, Subject: pkix.Name{CommonName: "podd-admin"}}}}}
+		answered := httptest.NewRecorder()
+		var until time.Time
+		s.withUser(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			until, _ = r.Context().Deadline()
+		})).ServeHTTP(answered, r)
+		if left < 0 && (answered.Code != http.StatusUnauthorized || !until.IsZero()) {
+			t.Errorf("expired: %d", answered.Code)
+		}
+		if left > 0 && (answered.Code != http.StatusOK || !until.Equal(ends)) {
+			t.Errorf("good: %d, until %s, want %s", answered.Code, until, ends)
 		}
 	}
 }

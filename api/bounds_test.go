@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -480,10 +481,60 @@ func TestStalledWatcher(t *testing.T) {
 			if n, err := io.Copy(io.Discard, res.Body); err == nil {
 				t.Errorf("the watch ended in good order after %d bytes", n)
 			}
-			if !strings.Contains(p.log.String(), "watch cut off") {
+			if !strings.Contains(p.log.String(), "a client was cut off") {
 				t.Error("the log does not say so")
 			}
 		})
+	}
+}
+
+// TestStalledStreams: so is who does not read a followed log, or anything by WebSocket.
+func TestStalledStreams(t *testing.T) {
+	p := openPort(t, "127.0.0.1:0", func(s *api.Server) { s.SetPatience(time.Hour, time.Hour, time.Hour, 3*time.Second) })
+	admin := kubernetes.NewForConfigOrDie(p.unix)
+	floods := pod("a")
+	floods.Spec.Containers[0].Name = "floods"
+	if _, err := admin.CoreV1().Pods("default").Create(t.Context(), floods, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const socket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" +
+		"Origin: http://podd\r\n"
+	conns := map[string]net.Conn{}
+	for what, request := range map[string]string{
+		"followed log":              "/api/v1/namespaces/default/pods/a/log?follow=1 HTTP/1.1\r\n",
+		"followed log by WebSocket": "/api/v1/namespaces/default/pods/a/log?follow=1 HTTP/1.1\r\n" + socket,
+		"watch by WebSocket":        "/api/v1/configmaps?watch=1 HTTP/1.1\r\n" + socket,
+		"exec, v5":                  "/api/v1/namespaces/default/pods/a/exec?command=flood&stdout=1 HTTP/1.1\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n" + socket,
+		"exec, v4":                  "/api/v1/namespaces/default/pods/a/exec?command=flood&stdout=1 HTTP/1.1\r\nSec-WebSocket-Protocol: v4.channel.k8s.io\r\n" + socket,
+	} {
+		conn, err := p.unix.Dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns[what] = conn
+		if _, err := io.WriteString(conn, "GET "+request+"Host: podd\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 24 { // more than all buffers between the server and the watch hold; it is told of them whenever it begins
+		_, err := admin.CoreV1().ConfigMaps("default").Create(t.Context(), &v1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "c-"}, Data: map[string]string{"x": strings.Repeat("x", 900_000)}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut := func() int { return strings.Count(p.log.String(), "a client was cut off") }
+	poll(t, time.Minute, func() bool { return cut() == len(conns) && p.server.Watched() == 0 }, func() string {
+		return fmt.Sprintf("%d of %d clients were cut off, %d are looked after", cut(), len(conns), p.server.Watched())
+	})
+	for what, conn := range conns {
+		if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the connection is open after %d bytes", what, n)
+		}
 	}
 }
 

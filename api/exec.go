@@ -1,6 +1,7 @@
 package api
 
 import (
+	"container/list"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -27,6 +29,12 @@ const (
 	// streamCreation is how long a client of SPDY may take to make its streams. Upstream's is 30 s, for which the library also
 	// holds what belongs to a client that has gone before it had made them.
 	streamCreation = 10 * time.Second
+
+	// maxCommands is how many commands of clients run at a time, over all pods. runtime/containers has places for 512
+	// processes: the rest is for what podd itself runs in containers.
+	maxCommands = 384
+	// maxOrphans is how many of these may be without their client.
+	maxOrphans = 128
 )
 
 // execREST is pods/exec: the streams go straight to the runtime.
@@ -70,18 +78,59 @@ func (r *execREST) Connect(ctx context.Context, name string, options runtime.Obj
 	streams := &remotecommand.Options{Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr && !opts.TTY, TTY: opts.TTY}
 	session := &session{runtime: r.server.Runtime, pod: pod, container: container, streams: *streams}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !r.server.commands.enter() {
+			respondError(w, req, apierrors.NewTooManyRequests(
+				fmt.Sprintf("podd has %d %s under way already, try again later", maxCommands, r.server.commands.name), retryAfter))
+			return
+		}
+		defer r.server.commands.leave()
 		ctx, cancel := outliving(req.Context()) // the command does not end because its client does
 		defer cancel()
+		defer r.server.orphans.watch(req.Context(), cancel)()
 		req = req.WithContext(ctx)
+		// Also for what it hides: the library would unwrap the answer down to net/http's, past withTakeover.
+		client := &watchedClient{ResponseWriter: w, gone: func() {}}
 		if wsstream.IsWebSocketRequestWithStreamCloseProtocol(req) {
-			serveWebSocketV5(&watchedClient{ResponseWriter: w, gone: func() {}}, req, streams, func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
+			serveWebSocketV5(client, req, streams, func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
 				return session.ExecInContainer(ctx, "", "", "", opts.Command, in, out, errOut, opts.TTY, sizes, 0)
 			})
 			return
 		}
-		remotecommand.ServeExec(w, req, session, name, string(pod.UID), container, opts.Command, streams, streamIdle,
+		remotecommand.ServeExec(client, req, session, name, string(pod.UID), container, opts.Command, streams, streamIdle,
 			streamCreation, remotecommand.SupportedStreamingProtocols)
 	}), nil
+}
+
+// orphans are the commands that go on without their client. A new one ends the oldest when there are maxOrphans: they take
+// no place from those who come.
+type orphans struct {
+	mu  sync.Mutex
+	all list.List // of context.CancelFunc, oldest first; guarded by mu
+}
+
+// watch makes a command an orphan when its client is done before over is called. end ends the command.
+func (o *orphans) watch(client context.Context, end context.CancelFunc) (over func()) {
+	var place *list.Element // guarded by mu, as is ended
+	ended := false
+	stop := context.AfterFunc(client, func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if ended {
+			return
+		}
+		if o.all.Len() >= maxOrphans {
+			o.all.Remove(o.all.Front()).(context.CancelFunc)()
+		}
+		place = o.all.PushBack(end)
+	})
+	return func() {
+		stop()
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if ended = true; place != nil {
+			o.all.Remove(place)
+		}
+	}
 }
 
 // session is one command in one container.
@@ -219,6 +268,10 @@ func exitStatus(err error) metav1.Status {
 			Message: fmt.Sprintf("command terminated with non-zero exit code: %v", exit),
 			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{
 				{Type: remotecommand.ExitCodeCauseType, Message: strconv.Itoa(exit.ExitStatus())}}}}
+	}
+	var known apierrors.APIStatus
+	if errors.As(err, &known) {
+		return known.Status()
 	}
 	return apierrors.NewInternalError(fmt.Errorf("error executing command in container: %w", err)).ErrStatus
 }

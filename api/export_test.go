@@ -4,10 +4,13 @@ import "time"
 
 // SetPatience makes a server that does not run yet impatient with slow clients.
 func (s *Server) SetPatience(stranger, header, body, stall time.Duration) {
-	s.patience = patience{stranger: stranger, header: header, body: body, stall: stall}
+	s.patience = patience{stranger: stranger, header: header, body: body, stall: stall, pause: stall}
 }
 
-// Watched is how many watches the server looks after.
+// SetCommands bounds the commands that clients run at a time.
+func (s *Server) SetCommands(limit int64) { s.commands.limit = limit }
+
+// Watched is how many clients the server looks after, to cut them off when they do not read.
 func (s *Server) Watched() int {
 	n := 0
 	s.watched.Range(func(any, any) bool { n++; return true })

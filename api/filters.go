@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/filters"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/endpoints/responsewriter"
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
@@ -40,7 +41,7 @@ func longRunning(r *http.Request, info *request.RequestInfo) bool {
 // is found out before a request takes any place. Handlers end by the deadline of their context: upstream's filter that answers
 // in their place would let a request that the client takes back go on behind HTTP/2's bound of streams.
 func (s *Server) chain(handler http.Handler) http.Handler {
-	handler = withTakeover(handler)
+	handler = s.withTakeover(handler)
 	handler = newClients().withBounds(handler)
 	handler = filters.WithWarningRecorder(handler)
 	handler = filters.WithRequestDeadline(handler, nil, nil, longRunning, legacyscheme.Codecs, requestTimeout)
@@ -55,10 +56,12 @@ func (s *Server) chain(handler http.Handler) http.Handler {
 	return withRecovery(handler, s.Log)
 }
 
-// withRecovery answers 500 when a handler panics. http.ErrAbortHandler goes on to net/http, which cuts the answer off: it is
-// what a proxy says when the other side has broken off in the middle of one.
+// withRecovery answers 500 when a handler panics. An answer that has begun is cut off instead, so that its reader sees that
+// it is not whole. http.ErrAbortHandler goes on to net/http, which does that: it is also what a proxy says when the other
+// side has broken off in the middle of an answer.
 func withRecovery(handler http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := &answered{ResponseWriter: w}
 		defer func() {
 			cause := recover()
 			if cause == nil {
@@ -68,10 +71,31 @@ func withRecovery(handler http.Handler, log *slog.Logger) http.Handler {
 				panic(cause)
 			}
 			log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "cause", cause, "stack", string(debug.Stack()))
+			if answer.begun {
+				panic(http.ErrAbortHandler)
+			}
 			http.Error(w, "this request made podd panic: see its log", http.StatusInternalServerError)
 		}()
-		handler.ServeHTTP(w, r)
+		handler.ServeHTTP(responsewriter.WrapForHTTP1Or2(answer), r)
 	})
+}
+
+// answered knows whether anything of the answer was written.
+type answered struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (a *answered) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func (a *answered) WriteHeader(code int) {
+	a.begun = a.begun || code >= http.StatusOK // others come before the answer
+	a.ResponseWriter.WriteHeader(code)
+}
+
+func (a *answered) Write(p []byte) (int, error) {
+	a.begun = true
+	return a.ResponseWriter.Write(p)
 }
 
 // mux is all paths.

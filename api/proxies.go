@@ -162,10 +162,25 @@ func (t *pageLimit) WrappedRoundTripper() http.RoundTripper { return t.Transport
 
 func (t *pageLimit) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.Transport.RoundTrip(req)
+	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		resp.Body = &broken{resp.Body}
+	}
 	if err == nil && strings.HasPrefix(strings.TrimSpace(resp.Header.Get("Content-Type")), "text/html") {
 		resp.Body = &page{ReadCloser: unpacked(resp), left: maxPage}
 	}
 	return resp, err
+}
+
+// broken is a body that breaks off without a word: upstream's proxy writes about any other error than this one to podd's
+// standard error, and it is the pod that causes it. The client sees that the answer was cut off.
+type broken struct{ io.ReadCloser }
+
+func (b *broken) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // as readers return it
+		err = context.Canceled
+	}
+	return n, err
 }
 
 // unpacked is the body of a page, no longer compressed: it is what comes out that is held in memory.

@@ -6,9 +6,12 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -60,21 +63,73 @@ func TestPackedPage(t *testing.T) {
 	}
 }
 
-// TestAbortedAnswer: an answer that a handler gives up does not look complete to the client.
+// TestAbortedAnswer: an answer that a handler gives up, or panics in, does not look complete to the client. Before it has
+// begun there is one that says so.
 func TestAbortedAnswer(t *testing.T) {
-	server := httptest.NewServer(withRecovery(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	for _, cause := range []any{http.ErrAbortHandler, "a bug"} {
+		server := httptest.NewServer(withRecovery(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/half" {
+				_, _ = io.WriteString(w, "half")
+				_ = http.NewResponseController(w).Flush()
+			}
+			panic(cause)
+		}), slog.New(slog.DiscardHandler)))
+		defer server.Close()
+		server.Config.ErrorLog = log.New(io.Discard, "", 0)
+		resp, err := http.Get(server.URL + "/half")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if got, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) || string(got) != "half" {
+			t.Errorf("%v: got %q, %v", cause, got, err)
+		}
+		resp, err = http.Get(server.URL + "/nothing")
+		if cause == http.ErrAbortHandler {
+			if err == nil {
+				resp.Body.Close()
+				t.Errorf("%v: got %s", cause, resp.Status)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if got, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusInternalServerError || !strings.Contains(string(got), "panic") {
+			t.Errorf("%v: got %s %q, %v", cause, resp.Status, got, err)
+		}
+	}
+}
+
+// TestBrokenPod: a pod that breaks off in the middle of an answer makes the proxy write nothing, and the client sees it.
+func TestBrokenPod(t *testing.T) {
+	back := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
 		_, _ = io.WriteString(w, "half")
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
-	}), slog.New(slog.DiscardHandler)))
-	defer server.Close()
-	resp, err := http.Get(server.URL)
+	}))
+	defer back.Close()
+	to, err := url.Parse(back.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.Transport, proxy.ErrorLog, proxy.FlushInterval = podTransport, log.New(&said, "", 0), -1
+	front := httptest.NewServer(withRecovery(proxy, slog.New(slog.DiscardHandler)))
+	resp, err := http.Get(front.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	if got, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) || string(got) != "half" {
 		t.Errorf("got %q, %v", got, err)
+	}
+	front.Close() // the handler has ended
+	if said.Len() > 0 {
+		t.Errorf("the proxy says: %s", &said)
 	}
 }
 

@@ -61,7 +61,9 @@ type Server struct {
 	pki        *pki.PKI     // nil without a TLS port
 	gate       *gate        // the TLS port; nil until Listen
 	address    atomic.Value // net.Addr of the TLS port, once it is open
-	watched    sync.Map     // *stallWriter
+	watched    sync.Map     // *stallWriter and *takenConn: who may be cut off
+	commands   bound        // run by clients
+	orphans    orphans
 
 	stored storedKinds
 	known  atomic.Pointer[knownNode]
@@ -89,6 +91,7 @@ func New(c Config) (*Server, error) {
 	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
 	s := &Server{Config: c, events: make(chan *v1.Event, 1000), room: newRoom(),
 		authorizer: &roles{}, patience: defaultPatience()}
+	s.commands.name, s.commands.limit = "commands in containers", maxCommands
 	if err := s.openPKI(); err != nil {
 		return nil, err
 	}

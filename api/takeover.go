@@ -7,14 +7,15 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"k8s.io/streaming/pkg/httpstream"
 )
 
 // withTakeover gives requests for an upgrade a context that ends with the connection they have taken over. net/http does
 // not look after such a connection any more: without this, who waits for something else than the client, such as the
-// follower of a silent log, would never learn that the client has gone.
-func withTakeover(handler http.Handler) http.Handler {
+// follower of a silent log, would never learn that the client has gone. A client that does not read is cut off.
+func (s *Server) withTakeover(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !httpstream.IsUpgradeRequest(r) {
 			handler.ServeHTTP(w, r)
@@ -22,7 +23,12 @@ func withTakeover(handler http.Handler) http.Handler {
 		}
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
-		handler.ServeHTTP(&takeover{ResponseWriter: w, ctx: ctx, cancel: cancel}, r.WithContext(ctx))
+		t := &takeover{ResponseWriter: w, ctx: ctx, cancel: cancel, taken: func(c *takenConn) {
+			c.stall = s.stallOf(r)
+			s.watched.Store(c, nil)
+			context.AfterFunc(ctx, func() { s.watched.Delete(c) })
+		}}
+		handler.ServeHTTP(t, r.WithContext(ctx))
 	})
 }
 
@@ -64,6 +70,7 @@ type takeover struct {
 	http.ResponseWriter
 	ctx    context.Context
 	cancel context.CancelFunc
+	taken  func(*takenConn) // completes a connection that is taken over
 
 	mu   sync.Mutex
 	conn net.Conn // guarded by mu
@@ -96,11 +103,12 @@ func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	taken := &takenConn{Conn: conn, closed: t.cancel}
+	t.taken(taken)
 	t.mu.Lock()
 	t.conn = taken
 	t.mu.Unlock()
 	context.AfterFunc(t.ctx, func() { _ = conn.Close() })
-	return taken, rw, nil
+	return taken, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(taken)), nil
 }
 
 // close ends the connection if it was taken over, without a word to the client: who writes to it at that moment may be
@@ -116,7 +124,23 @@ func (t *takeover) close() {
 
 type takenConn struct {
 	net.Conn
+	*stall
 	closed func()
+}
+
+func (c *takenConn) Write(p []byte) (int, error) {
+	c.begin()
+	defer c.done()
+	return c.Conn.Write(p)
+}
+
+// cut closes the connection when a write has waited too long.
+func (c *takenConn) cut(now time.Time) (limit time.Duration, was bool) {
+	if !c.over(now) {
+		return 0, false
+	}
+	_ = c.Close()
+	return c.limit, true
 }
 
 func (c *takenConn) Close() error {

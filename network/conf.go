@@ -65,6 +65,20 @@ func (n *Network) conf() (*conf, error) {
 	return nil, fmt.Errorf("%s: %w", n.o.ConfDir, errNoConf)
 }
 
+// ensureConf is conf, after podd's default was written if there was none: the first pods may come before Setup does.
+func (n *Network) ensureConf() (*conf, error) {
+	n.writing.Lock()
+	defer n.writing.Unlock()
+	c, err := n.conf()
+	if !errors.Is(err, errNoConf) {
+		return c, err
+	}
+	if err := n.writeDefault(); err != nil {
+		return nil, err
+	}
+	return n.conf()
+}
+
 // loadConf reads a list, or a single plugin as a list of one.
 func loadConf(path string) (*libcni.NetworkConfigList, error) {
 	if filepath.Ext(path) == ".conflist" {

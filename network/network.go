@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,7 +60,8 @@ type Network struct {
 		want map[portKey]element // every host port of every recorded pod
 		conf *conf               // the last good configuration: what the rules are made from
 	}
-	warned sync.Map // messages that were logged once already
+	warned  sync.Map   // messages that were logged once already
+	writing sync.Mutex // of the default configuration
 }
 
 // Pod is what the network needs to know of a pod.
@@ -150,21 +152,25 @@ func (o *Options) ipamDir() string   { return filepath.Join(o.StateDir, "ipam") 
 // Setup makes the host ready for pods and may be called at any time again: it writes the default configuration when
 // there is none, turns on forwarding, and puts podd's nftables table right, host ports of recorded pods included.
 func (n *Network) Setup(ctx context.Context) error {
-	c, err := n.conf()
-	if errors.Is(err, errNoConf) {
-		if err = n.writeDefault(); err == nil {
-			c, err = n.conf()
-		}
-	}
+	c, err := n.ensureConf()
 	if err != nil {
 		return err
 	}
+	n.checkRange(c)
 	if err := n.setupHost(c); err != nil {
 		return err
 	}
 	n.table.Lock()
 	defer n.table.Unlock()
 	return n.setupTable()
+}
+
+// checkRange warns of a range that has no effect: podd's default is written once, and holds from then on.
+func (n *Network) checkRange(c *conf) {
+	if c.own && len(c.subnets()) > 0 && !slices.Contains(c.subnets(), n.o.Range) {
+		n.warnOnce("--pod-cidr has no effect: the network configuration holds; remove its file, and another is written",
+			"flag", n.o.Range.String(), "file", c.file, "range", c.subnets()[0].String())
+	}
 }
 
 // Clear takes away what Setup made: the nftables table and, when no pod is on it, the default bridge.

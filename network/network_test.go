@@ -1,8 +1,10 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -108,6 +110,30 @@ func TestConf(t *testing.T) {
 		if _, err := n.conf(); err == nil || !strings.Contains(err.Error(), "01-bad.conflist") {
 			t.Errorf("configuration %q: %v", bad, err)
 		}
+	}
+}
+
+// TestRangeOfConf: another range than that of the configuration that podd wrote is warned about, once.
+func TestRangeOfConf(t *testing.T) {
+	n, err := unit(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	n.o.Log = slog.New(slog.NewTextHandler(&said, nil))
+	for want, given := range []string{DefaultRange.String(), "10.99.0.0/24", "10.99.0.0/24"} {
+		n.o.Range = netip.MustParsePrefix(given)
+		c, err := n.ensureConf()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.checkRange(c)
+		if got := strings.Count(said.String(), "--pod-cidr has no effect"); got != min(want, 1) {
+			t.Errorf("range %s: %d warnings\n%s", given, got, &said)
+		}
+	}
+	if !strings.Contains(said.String(), "flag=10.99.0.0/24 file="+n.o.ConfDir) || !strings.Contains(said.String(), "range="+DefaultRange.String()) {
+		t.Error(said.String())
 	}
 }
 

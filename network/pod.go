@@ -61,7 +61,7 @@ func (n *Network) ensure(ctx context.Context, p Pod) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	c, err := n.conf()
+	c, err := n.ensureConf()
 	if err != nil {
 		return Result{}, err
 	}

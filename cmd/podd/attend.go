@@ -51,6 +51,9 @@ func (a *attendant) Exec(ctx context.Context, pod *v1.Pod, container string, cmd
 	defer stop()
 	e.Resize = sizes
 	code, err := a.runtime.Exec(ctx, pod, container, e)
+	if errors.Is(err, containers.ErrTooManyExecs) {
+		return apierrors.NewTooManyRequests(err.Error(), 1)
+	}
 	if err != nil {
 		return err
 	}

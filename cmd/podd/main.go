@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -45,6 +46,9 @@ func command() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			standard := slog.NewLogLogger(log.With("from", "library").Handler(), slog.LevelDebug) // of net/http and its like
+			stdlog.SetFlags(0)
+			stdlog.SetOutput(standard.Writer())
 			klog.SetSlogLogger(slog.New(libraries{log.With("from", "kubernetes").Handler()}))
 			return run(cmd.Context(), c, log)
 		},
@@ -69,7 +73,9 @@ func logger(level string) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
 }
 
-// libraries holds the log of Kubernetes' and gRPC's packages, whose information is of use to podd's developers only.
+// libraries holds the log of Kubernetes' and gRPC's packages, whose information is of use to podd's developers only. Their
+// errors are warnings here: many are what a client has done, such as a socket that was dropped or a selector that is none,
+// and nobody may fill podd's log with errors by that.
 type libraries struct{ slog.Handler }
 
 func (l libraries) Enabled(ctx context.Context, level slog.Level) bool {
@@ -90,7 +96,7 @@ func quieter(level slog.Level) slog.Level {
 	if level < slog.LevelWarn {
 		return min(level, slog.LevelDebug)
 	}
-	return level
+	return slog.LevelWarn
 }
 
 // init keeps podd small: half as much garbage before a collection as Go's default. It was measured to cost no latency.

@@ -293,7 +293,7 @@ func (m *mortal) recover(t *testing.T, s stage) {
 		t.Fatalf("podd died again:\n%s", m.Logs())
 	}
 	if took := time.Since(began); took > recovery {
-		t.Errorf("podd died in %s: all was right again only after %s", s.name, took)
+		t.Errorf("podd died in %s: all was right again only after %s\n%s\npodd:\n%s", s.name, took, m.story(m.name), m.Logs())
 	} else {
 		t.Logf("all was right again after %s", took.Round(time.Millisecond))
 	}
