@@ -1,6 +1,12 @@
 package api
 
-import "time"
+import (
+	"context"
+	"time"
+)
+
+// UpdateNode writes the node's status, as it is done every few seconds.
+func (s *Server) UpdateNode(ctx context.Context) error { return s.updateNode(ctx, nil, true) }
 
 // SetPatience makes a server that does not run yet impatient with slow clients.
 func (s *Server) SetPatience(stranger, header, body, stall time.Duration) {

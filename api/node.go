@@ -169,8 +169,17 @@ func (s *Server) updateNode(ctx context.Context, images []v1.ContainerImage, due
 	if err := legacyscheme.Scheme.Convert(old, node, nil); err != nil {
 		return fmt.Errorf("make node %s: %w", s.NodeName, err)
 	}
-	node.ResourceVersion = "" // whatever it is now
-	_, _, err = s.registry.nodeStatus.Update(store.Lazily(clusterScope(ctx)), s.NodeName, rest.DefaultUpdatedObjectInfo(node),
+	// Only the status is podd's: labels and annotations of this moment stay, which upstream's update of the status would take
+	// from what it is given.
+	info := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, current runtimeObject) (runtimeObject, error) {
+		now, ok := current.DeepCopyObject().(*core.Node)
+		if !ok {
+			return nil, fmt.Errorf("not a node: %T", current)
+		}
+		now.Status = node.Status
+		return now, nil
+	})
+	_, _, err = s.registry.nodeStatus.Update(store.Lazily(clusterScope(ctx)), s.NodeName, info,
 		rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
 	if err != nil {
 		return fmt.Errorf("update node %s: %w", s.NodeName, err)

@@ -109,3 +109,36 @@ func TestSeriesAreBounded(t *testing.T) {
 		t.Errorf("%d series of requests became %d", few, many)
 	}
 }
+
+// TestNodeLabelsStay: the labels that somebody gives the node are not undone by podd's update of its status at that moment.
+func TestNodeLabelsStay(t *testing.T) {
+	e := serve(t)
+	over := make(chan struct{})
+	updated := make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-over:
+				updated <- nil
+				return
+			default:
+			}
+			if err := e.server.UpdateNode(context.Background()); err != nil {
+				updated <- err
+				return
+			}
+		}
+	}()
+	for n := range 300 {
+		e.patchNode(t, fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, n))
+		node, err := e.client.CoreV1().Nodes().Get(t.Context(), "host", metav1.GetOptions{})
+		if err != nil || node.Labels["n"] != fmt.Sprint(n) {
+			t.Errorf("label %d is %q: %v", n, node.Labels["n"], err)
+			break
+		}
+	}
+	close(over)
+	if err := <-updated; err != nil {
+		t.Error(err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -135,15 +136,21 @@ func (p *podctl) report(results []result, output string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(p.shown.Out, string(text))
+		if _, err := fmt.Fprintln(p.shown.Out, string(text)); err != nil {
+			return err
+		}
 	} else {
+		var text strings.Builder
 		for _, r := range results {
-			fmt.Fprintf(p.shown.Out, "%-4s  %-12s  %s\n", r.Level, r.Name, r.Detail)
+			fmt.Fprintf(&text, "%-4s  %-12s  %s\n", r.Level, r.Name, r.Detail)
 			if r.Advice != "" {
-				fmt.Fprintf(p.shown.Out, "      %-12s  -> %s\n", "", strings.ReplaceAll(r.Advice, "\n", "\n"+strings.Repeat(" ", 23)))
+				fmt.Fprintf(&text, "      %-12s  -> %s\n", "", strings.ReplaceAll(r.Advice, "\n", "\n"+strings.Repeat(" ", 23)))
 			}
 		}
-		fmt.Fprintf(p.shown.Out, "\n%d checks: %d failed, %d warnings\n", len(results), failed, warned)
+		fmt.Fprintf(&text, "\n%d checks: %d failed, %d warnings\n", len(results), failed, warned)
+		if _, err := io.WriteString(p.shown.Out, text.String()); err != nil {
+			return err
+		}
 	}
 	if failed > 0 {
 		return cmdutil.ErrExit

@@ -215,7 +215,9 @@ func (p *podctl) imageRemove() *cobra.Command {
 			for _, ref := range refs {
 				before, err := p.images(ctx)
 				cmdutil.CheckErr(err)
-				res, err := p.client.request(ctx, http.MethodDelete, images.Path, url.Values{"ref": {ref}}, nil)
+				id, err := idOf(ref, before)
+				cmdutil.CheckErr(err)
+				res, err := p.client.request(ctx, http.MethodDelete, images.Path, url.Values{"ref": {id}}, nil)
 				cmdutil.CheckErr(err)
 				res.Body.Close()
 				after, err := p.images(ctx)
@@ -228,6 +230,34 @@ func (p *podctl) imageRemove() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&ignore, "ignore-not-found", false, "an image that is not here is no error")
 	return cmd
+}
+
+// shortest is how many digits of an ID are taken for one.
+const shortest = 4
+
+// idOf is the whole ID of the image that ref is the beginning of, as image ls shows it; any other ref is returned as it is.
+func idOf(ref string, all []images.Info) (string, error) {
+	digits := strings.TrimPrefix(ref, "sha256:")
+	if len(digits) < shortest || strings.Trim(digits, "0123456789abcdef") != "" {
+		return ref, nil
+	}
+	id := ""
+	for _, i := range all {
+		if i.Name == "docker.io/library/"+ref+":latest" { // a name comes first
+			return ref, nil
+		}
+		if !strings.HasPrefix(strings.TrimPrefix(i.ID, "sha256:"), digits) || i.ID == id {
+			continue
+		}
+		if id != "" {
+			return "", fmt.Errorf("image %q: more than one image ID begins like this", ref)
+		}
+		id = i.ID
+	}
+	if id == "" {
+		return ref, nil
+	}
+	return id, nil
 }
 
 // sayRemoved names what is gone of ref, if anything is: an ID takes all names of its image along, and a mistyped name takes

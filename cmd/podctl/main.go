@@ -82,7 +82,11 @@ func run(args []string, streams genericiooptions.IOStreams, die func(code int)) 
 	defer p.client.close()
 	root := p.root(args)
 	if err := root.Execute(); err != nil {
-		p.explain("error: " + err.Error())
+		message := "error: " + err.Error()
+		if name, _ := target(args, root.PersistentFlags()); strings.HasPrefix(err.Error(), "unknown command ") && instead[name] != "" {
+			message += "\n-> " + instead[name]
+		}
+		p.explain(message)
 		return 1
 	}
 	return 0
@@ -188,6 +192,21 @@ func (p *podctl) log() {
 	}
 	klog.ClearLogger()
 }
+
+// instead is what to do where kubectl has a command that is about clusters or controllers.
+var instead = map[string]string{
+	"drain":     "This host is the only node. podctl delete pods --all -A empties it; cordon is podctl edit node.",
+	"cordon":    `podctl patch node NAME -p '{"spec":{"unschedulable":true}}'`,
+	"uncordon":  `podctl patch node NAME -p '{"spec":{"unschedulable":null}}'`,
+	"taint":     "podctl edit node",
+	"scale":     noControllers,
+	"autoscale": noControllers,
+	"rollout":   noControllers,
+	"set":       noControllers + " podctl edit and podctl patch change objects.",
+	"expose":    "podd routes no services. A hostPort of a container is reached from outside, podctl port-forward from here.",
+}
+
+const noControllers = "podd runs pods, and has no controllers such as deployments: apply the pods themselves."
 
 // options lists the flags that all commands have, as kubectl's help says it does.
 func (p *podctl) options() *cobra.Command {

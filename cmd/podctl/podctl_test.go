@@ -95,13 +95,14 @@ func (node) LoadImages(_ context.Context, r io.Reader) ([]images.Info, error) {
 	if err != nil || string(b) != "archive" {
 		return nil, fmt.Errorf("load: not an archive: %q %v", b, err)
 	}
+	removed.Store(false)
 	return []images.Info{busybox}, nil
 }
 
 func (node) History(_, _, _ string) ([]apihistory.Pod, error) { return nil, nil }
 
 func (node) RemoveImage(_ context.Context, ref string) error {
-	if ref == "busybox:1.36" || ref == busybox.Name { // podd takes a name without a tag for :latest
+	if ref == "busybox:1.36" || ref == busybox.Name || ref == busybox.ID { // podd takes a name without a tag for :latest
 		removed.Store(true)
 	}
 	return nil
@@ -255,11 +256,17 @@ func TestVerbs(t *testing.T) {
 		{args: "__complete get pods w", out: "web"},
 		{args: "__complete image rm ", out: "busybox"},
 		{args: "image rm busybox", out: "^$", errOut: `^error: image "busybox" is not here\n$`, code: 1},
+		{args: "image rm abc", errOut: `^error: image "abc" is not here\n$`, code: 1},
+		{args: "image rm abababababab", out: `^image "docker.io/library/busybox:1.36" deleted\n$`},
+		{args: "image load -", in: "archive", out: "loaded"},
 		{args: "image rm busybox:1.36", out: `^image "docker.io/library/busybox:1.36" deleted\n$`},
 		{args: "delete pod web --grace-period=0 --force", out: `pod "web" force deleted`, errOut: "Warning: Immediate deletion"},
 		{args: "delete -f " + web, errOut: "NotFound", code: 1},
 		{args: "delete pod two three --now --wait=false", out: `pod "two" deleted.*\npod "three" deleted`},
 		{args: "gett pods", errOut: "(?s)unknown command \"gett\".*Did you mean this.*get", code: 1},
+		{args: "scale pod web --replicas=2", errOut: "unknown command \"scale\" for \"podctl\"(?s).*-> podd runs pods, and has no controllers", code: 1},
+		{args: "drain host", errOut: "-> This host is the only node", code: 1},
+		{args: "rollout restart", errOut: "-> podd runs pods", code: 1},
 		{args: "get pods --outptu x", errOut: "unknown flag: --outptu", code: 1},
 	} {
 		out, errOut, code := ask(step.in, strings.Split(step.args, " ")...)
@@ -307,4 +314,34 @@ func TestMain(m *testing.M) {
 	log.SetOutput(io.Discard) // the server's libraries
 	klog.SetLogger(logr.Discard())
 	os.Exit(m.Run())
+}
+
+// TestShortIDs: the beginning of an ID is taken for it where it can be no other image's and no name.
+func TestShortIDs(t *testing.T) {
+	id := func(digits string) string { return "sha256:" + digits + strings.Repeat("0", 64-len(digits)) }
+	all := []images.Info{{Name: "a:1", ID: id("abcd1")}, {Name: "a:2", ID: id("abcd1")}, {Name: "b:1", ID: id("abcd2")},
+		{Name: "docker.io/library/cafe:latest", ID: id("9")}, {Name: "c:1", ID: id("cafe")}}
+	for ref, want := range map[string]string{
+		"abcd1": id("abcd1"), "sha256:abcd2": id("abcd2"), id("abcd2"): id("abcd2"), "abcd": "", "abc": "abc", "abcd3": "abcd3", "cafe": "cafe",
+		"cafe0": id("cafe"), "busybox": "busybox", "a:1": "a:1",
+	} {
+		if got, err := idOf(ref, all); got != want || (err != nil) != (want == "") {
+			t.Errorf("%s: %q, %v", ref, got, err)
+		}
+	}
+}
+
+// refusing is an output that takes nothing.
+type refusing struct{}
+
+func (refusing) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
+
+// TestOutputIsRefused: what doctor could not say is a failure, whatever it was.
+func TestOutputIsRefused(t *testing.T) {
+	for _, output := range []string{"", "json"} {
+		p := &podctl{shown: genericiooptions.IOStreams{Out: refusing{}, ErrOut: io.Discard}}
+		if err := p.report([]result{{"kernel", ok, "6.1", ""}}, output); err == nil || !strings.Contains(err.Error(), "no space left") {
+			t.Errorf("output %q: %v", output, err)
+		}
+	}
 }

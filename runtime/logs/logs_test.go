@@ -716,3 +716,54 @@ func BenchmarkServe(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// BenchmarkFollow is what a follower costs while 100-byte lines are written as fast as the disk takes them, in pieces as
+// podd-logd writes them: processor time of this process, the writer's small part included.
+func BenchmarkFollow(b *testing.B) {
+	defer func(was time.Duration) { pace = was }(pace)
+	var piece []byte
+	for len(piece) < 32<<10 {
+		piece = append(piece, "2026-01-02T15:04:05.999999999Z stdout F "+strings.Repeat("x", 99)+"\n"...)
+	}
+	for _, pace = range []time.Duration{0, pace} {
+		b.Run(pace.String(), func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "0.log")
+			f, err := os.Create(path)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			done, over := make(chan struct{}), make(chan error, 1)
+			var got, writes int
+			go func() {
+				out := writerFunc(func(p []byte) (int, error) { got += len(p); writes++; return len(p), nil })
+				over <- Read(context.Background(), path, ReadOptions{Follow: true, Done: done}, out, out)
+			}()
+			began := processorTime(b)
+			for b.Loop() {
+				if _, err := f.Write(piece); err != nil {
+					b.Fatal(err)
+				}
+				time.Sleep(300 * time.Microsecond) // 100 MB a second at most
+			}
+			close(done)
+			if err := <-over; err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(processorTime(b)-began)/1e6/(float64(got)/1e6), "cpu-ms/MB")
+			b.ReportMetric(float64(got)/float64(writes), "bytes/write")
+		})
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func processorTime(b *testing.B) time.Duration {
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}

@@ -30,6 +30,10 @@ type ReadOptions struct {
 	Done       <-chan struct{} // closed when nothing more will be written; following ends at the end of the log then
 }
 
+// pace is how long a follower leaves the log alone after a look: what is written fast then comes in larger pieces, each of
+// which costs the same whatever its size. A line is late by no more than that.
+var pace = 2 * time.Millisecond
+
 // errLimit ends a reading that has given as many bytes as wanted.
 var errLimit = errors.New("limit reached")
 
@@ -334,6 +338,7 @@ func (r *reader) copy(ctx context.Context) error {
 		defer stop()
 	}
 	for {
+		looked := time.Now()
 		over := errors.Is(context.Cause(ctx), errDone) // before the reading, so that what came before Done is read
 		if err := r.copyFile(ctx); err != nil {
 			return err
@@ -355,6 +360,20 @@ func (r *reader) copy(ctx context.Context) error {
 			return ctx.Err()
 		}
 		w.wait(ctx)
+		rest(ctx, pace-time.Since(looked))
+	}
+}
+
+// rest returns after d, or when ctx ends.
+func rest(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 }
 
