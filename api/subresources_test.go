@@ -100,7 +100,7 @@ func TestResize(t *testing.T) {
 	p := pod("a")
 	p.Spec.Containers[0].Resources.Requests = v1.ResourceList{"cpu": resource.MustParse("100m")}
 	p.Spec.Containers[0].ResizePolicy = []v1.ContainerResizePolicy{{ResourceName: "memory", RestartPolicy: v1.RestartContainer}}
-	p = e.create(t, p)
+	e.create(t, p)
 	container := func(rest string) string { return `{"spec":{"containers":[{"name":"app",` + rest + `}]}}` }
 	for _, c := range []struct {
 		patch, want string

@@ -169,7 +169,7 @@ func (s *suite) resizeInPlace(t *testing.T) {
 func (s *suite) resizeBelowUsage(t *testing.T) {
 	p := pod{Name: "holds", Spec: "restartPolicy: Always", Container: resources("500m", "96Mi"),
 		Script: "dd if=/dev/zero of=/dev/shm/held bs=1000000 count=40; " + sleepScript}
-	pod := s.running(t, p)
+	s.running(t, p)
 	eventually(t, func() error {
 		if got := s.sh(t, "holds", "stat -c %s /dev/shm/held"); got != "40000000" {
 			return fmt.Errorf("it holds %s", got)
@@ -177,7 +177,7 @@ func (s *suite) resizeBelowUsage(t *testing.T) {
 		return nil
 	})
 	s.resize(t, "holds", "500m", "16Mi")
-	pod = s.until(t, "holds", "held back", func(pod *v1.Pod) bool {
+	pod := s.until(t, "holds", "held back", func(pod *v1.Pod) bool {
 		return pod != nil && strings.HasPrefix(resizeCondition(pod, v1.PodResizeInProgress), "True Error cannot decrease memory limits: attempting to set pod memory limit (16777216) below current usage (")
 	})
 	if is := app(pod); is.Resources.Limits.Memory().Value() != 96<<20 || is.AllocatedResources.Memory().Value() != 16<<20 {
