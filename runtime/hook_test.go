@@ -42,7 +42,7 @@ func newLone(t *testing.T, c v1.Container) *lone {
 			defer l.mu.Unlock()
 			l.events = append(l.events, fmt.Sprintf("%s %s %s "+format, append([]any{container, kind, reason}, args...)...))
 		}})
-	l.host = &host{r: r, uid: l.pod.UID, marks: markersOf(r.RunDir, l.pod.UID), announced: map[string]bool{}}
+	l.host = &host{r: r, uid: l.pod.UID, marks: markersOf(r.RunDir, l.pod.UID), story: newStory(r, l.pod.UID), announced: map[string]bool{}}
 	return l
 }
 
