@@ -32,6 +32,8 @@ type host struct {
 	marks markers
 	story *story
 
+	adopted bool // rec has resources that are not stored yet; set before the worker starts
+
 	resizing sync.Mutex // one change of what the pod's containers are held to at a time
 
 	mu        sync.Mutex
@@ -44,6 +46,7 @@ type host struct {
 	telling   map[string]time.Time  // last time a repeating event was recorded; guarded by mu
 }
 
+// newHost reads what is stored of a pod. It stores nothing: it is called under the runtime's lock, and by those who only ask.
 func newHost(r *Runtime, uid types.UID) *host {
 	h := &host{
 		r: r, uid: uid, marks: markersOf(r.RunDir, uid), story: newStory(r, uid),

@@ -68,8 +68,12 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 			f.Sandboxes = append(f.Sandboxes, h.sandbox(i))
 		} else if _, ended := rec.exit(i.Name, i.Attempt); !ended {
 			c := h.container(i, f.Now)
+			first := asMade(instances, c)
 			if i.Resources == nil {
-				c.Resources = firstResources(instances, c)
+				c.Resources = first.Resources
+			}
+			if c.Ref == "" {
+				c.Ref = first.Image
 			}
 			f.Containers = append(f.Containers, c)
 		}
@@ -99,18 +103,18 @@ func skeleton(uid types.UID, rec record) *v1.Pod {
 	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, Namespace: rec.Namespace, Name: rec.Name}}
 }
 
-// firstResources is what an instance was made with that does not say so, since an older podd made it, which changed no
-// resources of a pod: what its sandbox has of the pod.
-func firstResources(instances []containers.Instance, c status.Container) v1.ResourceRequirements {
+// asMade is what a container was made from whose record does not say so, since an older podd made it, which changed nothing
+// of a pod: what its sandbox has of the pod.
+func asMade(instances []containers.Instance, c status.Container) v1.Container {
 	for _, i := range instances {
 		if i.ID != c.Sandbox || i.PodSpec == nil {
 			continue
 		}
 		if m, ok := status.MemberOf(i.PodSpec, c.Name); ok {
-			return m.Resources
+			return *m.Container
 		}
 	}
-	return v1.ResourceRequirements{}
+	return v1.Container{}
 }
 
 // withGone adds the newest sandbox that was removed, so that the next one gets another attempt.

@@ -81,7 +81,7 @@ func (h *host) asked(pod *v1.Pod, s plan.Step) (probes.Target, error) {
 	if err != nil {
 		return probes.Target{}, err
 	}
-	ips := h.r.Node.IPs
+	var ips []string
 	if !pod.Spec.HostNetwork {
 		st, err := h.r.Network.Look(string(h.uid))
 		if err != nil {
@@ -89,6 +89,7 @@ func (h *host) asked(pod *v1.Pod, s plan.Step) (probes.Target, error) {
 		}
 		ips = st.Result.IPs
 	}
+	ips = status.PodIPs(pod, ips, h.r.Node.IPs)
 	t := probes.Target{Container: c, Pod: fmt.Sprintf("%s_%s(%s)", pod.Name, pod.Namespace, pod.UID)}
 	if len(ips) > 0 {
 		t.IP = ips[0]

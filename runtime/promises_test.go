@@ -207,15 +207,17 @@ func TestAllocate(t *testing.T) {
 	}
 }
 
-// TestAllocatedOfOlder: a pod of a podd that noted no resources has those of its spec when the record is read first.
+// TestAllocatedOfOlder: a pod of a podd that noted no resources has those of its spec once its worker runs. Who only asks stores
+// nothing: the runtime asks under a lock that the store waits for.
 func TestAllocatedOfOlder(t *testing.T) {
 	p := newPromising(t)
 	pod, h := p.bound("old", "1")
 	if err := h.change(t.Context(), func(r record) record { r.Started = time.Now(); return r }); err != nil {
 		t.Fatal(err)
 	}
-	newHost(p.Runtime, pod.UID)
-	if r := newHost(p.Runtime, pod.UID).record(); !sameResources(pod, r.Allocated) || sameResources(asks(pod, "2"), r.Allocated) {
-		t.Errorf("stored %+v", r)
+	newHost(p.Runtime, pod.UID).storeAdopted(t.Context())
+	data, _ := p.Store.Record(pod.UID)
+	if r, err := decodeRecord(data); err != nil || !sameResources(pod, r.Allocated) || sameResources(asks(pod, "2"), r.Allocated) {
+		t.Errorf("stored %+v, %v", r, err)
 	}
 }

@@ -47,22 +47,22 @@ func (h *host) conclude(ctx context.Context, pod *v1.Pod, v *status.Verdict) err
 	return err
 }
 
-// adoptResources stores the resources of a pod that an older podd took up, which changed none and noted none: those of its
-// spec, before there is a change of them.
+// adoptResources takes for admitted what the spec says, for a pod that an older podd took up, which changed no resources and
+// noted none. Its worker stores that before there is a change of them.
 func (h *host) adoptResources() {
 	pod, ok := h.r.Store.PodByUID(h.uid)
-	if !ok || h.rec.Started.IsZero() || h.rec.Allocated != nil {
+	if ok && !h.rec.Started.IsZero() && h.rec.Allocated == nil {
+		h.rec.Allocated, h.adopted = resourcesOf(pod), true
+	}
+}
+
+// storeAdopted stores what adoptResources took for admitted.
+func (h *host) storeAdopted(ctx context.Context) {
+	if !h.adopted {
 		return
 	}
-	next := h.rec
-	next.Allocated = resourcesOf(pod)
-	data, err := next.encode()
-	if err == nil {
-		err = h.r.Store.PutRecord(context.Background(), h.uid, data)
-	}
-	h.rec = next
-	if err != nil {
-		h.r.Log.Error("note the resources of a pod", "namespace", pod.Namespace, "pod", pod.Name, "err", err)
+	if err := h.change(ctx, func(r record) record { return r }); err != nil && ctx.Err() == nil {
+		h.r.Log.Error("note the resources of a pod of an older podd", "uid", h.uid, "err", err)
 	}
 }
 

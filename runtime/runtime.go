@@ -185,6 +185,7 @@ func (r *Runtime) start(ctx context.Context, uid types.UID) {
 	w := worker.New(&timed{Host: h, timing: r.Timing, story: h.story})
 	r.workers[uid] = w
 	r.running.Go(func() {
+		h.storeAdopted(ctx)
 		r.History.Resume(string(uid))
 		r.endStdins(ctx, uid)
 		if err := w.Run(ctx); err == nil {

@@ -111,17 +111,19 @@ func TestLifeIsTold(t *testing.T) {
 	held := v1.PodStatus{Conditions: condition(v1.ConditionFalse), ContainerStatuses: []v1.ContainerStatus{{Name: "app",
 		State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: crashLoopBackOff}}}}}
 	for range 3 {
-		s.observed(pod, status.Facts{Containers: []status.Container{first}})
+		s.observed(pod, status.Facts{Reachable: true, Containers: []status.Container{first}})
 		s.published(pod, v1.PodStatus{Conditions: condition(v1.ConditionTrue)})
 	}
 	for range 3 {
 		s.published(pod, held)
 	}
+	s.observed(pod, status.Facts{}) // containerd is away: what is known now is not published
+	s.published(pod, v1.PodStatus{Conditions: condition(v1.ConditionTrue)})
 	s.event(pod, "app", "Started", "Container started") // the step tells
 	s.event(pod, "app", "Unhealthy", "Liveness probe failed: 503")
 	pod.DeletionTimestamp = &metav1.Time{Time: now.Add(30 * time.Second)}
 	for range 3 {
-		s.observed(pod, status.Facts{})
+		s.observed(pod, status.Facts{Reachable: true})
 	}
 	s.add(skeleton("u", record{}), told.Entry{What: told.Deleted}) // nobody knows whose it was
 	got := entries()

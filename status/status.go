@@ -78,24 +78,13 @@ func begun(f Facts) bool {
 	return len(f.Sandboxes) > 0 || len(f.Containers) > 0 || f.Network.Attached || f.Network.Ready
 }
 
-// addresses puts in the host's addresses and the pod's: the family of the host's primary one first, at most one per
-// family (pkg/kubelet/kubelet_pods.go sortPodIPs).
+// addresses puts in the host's addresses and the pod's.
 func addresses(s *v1.PodStatus, pod *v1.Pod, f Facts) {
 	for _, ip := range f.Node.IPs[:min(2, len(f.Node.IPs))] {
 		s.HostIPs = append(s.HostIPs, v1.HostIP{IP: ip})
 	}
-	ips := f.Network.IPs
-	if pod.Spec.HostNetwork {
-		ips = f.Node.IPs
-	}
-	primary4 := len(f.Node.IPs) == 0 || is4(f.Node.IPs[0])
-	for _, want4 := range []bool{primary4, !primary4} {
-		for _, ip := range ips {
-			if is4(ip) == want4 {
-				s.PodIPs = append(s.PodIPs, v1.PodIP{IP: ip})
-				break
-			}
-		}
+	for _, ip := range PodIPs(pod, f.Network.IPs, f.Node.IPs) {
+		s.PodIPs = append(s.PodIPs, v1.PodIP{IP: ip})
 	}
 	if len(s.HostIPs) > 0 {
 		s.HostIP = s.HostIPs[0].IP
@@ -103,6 +92,25 @@ func addresses(s *v1.PodStatus, pod *v1.Pod, f Facts) {
 	if len(s.PodIPs) > 0 {
 		s.PodIP = s.PodIPs[0].IP
 	}
+}
+
+// PodIPs are the addresses of pod whose network has ips, on a host that has host: the family of the host's primary one
+// first, at most one per family (pkg/kubelet/kubelet_pods.go sortPodIPs).
+func PodIPs(pod *v1.Pod, ips, host []string) []string {
+	if pod.Spec.HostNetwork {
+		ips = host
+	}
+	var out []string
+	primary4 := len(host) == 0 || is4(host[0])
+	for _, want4 := range []bool{primary4, !primary4} {
+		for _, ip := range ips {
+			if is4(ip) == want4 {
+				out = append(out, ip)
+				break
+			}
+		}
+	}
+	return out
 }
 
 func is4(ip string) bool {
