@@ -171,6 +171,7 @@ var (
 	}
 	shortLife    = []stage{life[0], life[4]}
 	watchedLife  = []stage{life[0], {"restart", (*mortal).fall, lives(1, 0)}, life[4]}
+	renewedLife  = []stage{life[0], {"renew", renew, lives(1, 1)}, life[4]}
 	finishedLife = []stage{
 		{"finish", (*mortal).createFinite, (*mortal).hasSucceeded},
 		{"delete", (*mortal).delete, (*mortal).isCleared},
@@ -199,6 +200,8 @@ var special = map[string]struct {
 	"probe.noted":               {beWatched, watchedLife},
 	"condemn.noted":             {beWatched, watchedLife},
 	"pre-stop.ended":            {beWatched, watchedLife},
+	"restart-all.before":        {nil, renewedLife},
+	"restart-all.after":         {nil, renewedLife},
 	"containers.create.replace": {nil, []stage{life[0], {"squat", (*mortal).squat, lives(0, 0)}, life[2], life[4]}},
 }
 
@@ -408,7 +411,7 @@ livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, initialDelaySeconds: 
 readinessProbe: {exec: {command: ['true']}, periodSeconds: 1, timeoutSeconds: 10}`
 	}
 	return pod{
-		Name: "victim", Script: "httpd -p 8080 -h /data; " + sleepScript,
+		Name: "victim", Script: "httpd -p 8080 -h /data; trap 'exit 42' USR1; " + sleepScript,
 		Spec: `
 restartPolicy: Always
 terminationGracePeriodSeconds: 2
@@ -417,10 +420,15 @@ volumes:
 - {name: data, emptyDir: {}}
 - {name: memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
 - {name: dir, hostPath: {path: ` + m.Dir + `/host/dir, type: DirectoryOrCreate}}
-- {name: file, hostPath: {path: ` + m.Dir + `/host/file, type: FileOrCreate}}`,
+- {name: file, hostPath: {path: ` + m.Dir + `/host/file, type: FileOrCreate}}
+initContainers:
+- {name: init, image: ` + busybox + `, command: [cp, /etc/passwd, /data/made], volumeMounts: [{name: data, mountPath: /data}]}
+- {name: near, image: ` + busybox + `, command: [sh, -c, "` + sleepScript + `"], restartPolicy: Always}`,
 		Container: fmt.Sprintf(`
 ports: [{containerPort: 8080, hostPort: %d}]
 resources: {limits: {memory: 64Mi, cpu: 500m}}
+restartPolicy: Always
+restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]
 volumeMounts: [{name: data, mountPath: /data}, {name: memory, mountPath: /memory}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort) + watched,
 		More: `
 - name: side
@@ -538,6 +546,24 @@ func (m *mortal) fall(context.Context) error {
 	return nil
 }
 
+// renew has app end with the exit code that restarts all containers, once.
+func renew(m *mortal, ctx context.Context) error {
+	id := status.ContainerID(m.victim.uid, "app", 0)
+	if m.victim.killed[id] {
+		return nil
+	}
+	all, err := m.tasks(ctx)
+	if err != nil {
+		return err
+	}
+	p, ok := all[id]
+	if !ok {
+		return errors.New("container app has no process")
+	}
+	m.victim.killed[id] = true
+	return syscall.Kill(p.pid, syscall.SIGUSR1)
+}
+
 func (m *mortal) delete(ctx context.Context) error {
 	grace := int64(2)
 	err := m.client.CoreV1().Pods(metav1.NamespaceDefault).Delete(ctx, m.name, metav1.DeleteOptions{GracePeriodSeconds: &grace})
@@ -627,7 +653,8 @@ func (m *mortal) squat(ctx context.Context) error {
 // What has to be right.
 
 // lives asks that the victim is ready, that its containers were restarted exactly so often, that it serves, and that
-// containerd runs what the API says and nothing else.
+// containerd runs what the API says and nothing else. Its init containers are restarted when side is: with the sandbox, or
+// with all.
 func lives(app, side int32) func(*mortal, context.Context) error {
 	return func(m *mortal, ctx context.Context) error {
 		pod, err := m.get(ctx)
@@ -642,6 +669,13 @@ func lives(app, side int32) func(*mortal, context.Context) error {
 			if c.RestartCount != n || c.State.Running == nil {
 				return fmt.Errorf("container %s: %d restarts, want %d, state %v", name, c.RestartCount, n, c.State)
 			}
+		}
+		init, near := initStatus(pod, "init"), initStatus(pod, "near")
+		if end := init.State.Terminated; init.RestartCount != side || end == nil || end.ExitCode != 0 {
+			return fmt.Errorf("container init: %d restarts, want %d, state %v", init.RestartCount, side, init.State)
+		}
+		if near.RestartCount != side || near.State.Running == nil {
+			return fmt.Errorf("container near: %d restarts, want %d, state %v", near.RestartCount, side, near.State)
 		}
 		if err := m.truth(ctx, m.bystander, pod); err != nil {
 			return err
@@ -693,7 +727,12 @@ func (s *suite) truth(ctx context.Context, pods ...*v1.Pod) error {
 	n := 0
 	for _, pod := range pods {
 		n++ // its sandbox
-		for _, c := range pod.Status.ContainerStatuses {
+		for _, c := range status.Statuses(&pod.Status) {
+			if slices.ContainsFunc(pod.Status.InitContainerStatuses, func(i v1.ContainerStatus) bool {
+				return i.Name == c.Name && i.State.Terminated != nil
+			}) {
+				continue
+			}
 			n++
 			id := strings.TrimPrefix(c.ContainerID, "containerd://")
 			if p, ok := all[id]; !ok || !p.running {
