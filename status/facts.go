@@ -143,7 +143,7 @@ type Container struct {
 	Startup   Result // "" until the probe has an answer
 	Readiness Result
 	Liveness  Result
-	Condemned *Condemned // podd has decided to end it, though its pod goes on
+	Condemned *Condemned // podd has decided to end it, though nobody has deleted its pod
 
 	// Replace says of an exit that podd brought it about to run another instance in its place whatever the policies say.
 	Replace bool
@@ -167,7 +167,7 @@ type Hook struct {
 	Failed string    // why it failed; "" if it did not
 }
 
-// Condemned is podd's decision to end a running instance of a pod that goes on. The grace period counts from At.
+// Condemned is podd's decision to end a running instance of a pod that is not deleted. The grace period counts from At.
 type Condemned struct {
 	By      Cause
 	At      time.Time
@@ -185,6 +185,7 @@ const (
 	BySpec      Cause = "spec"     // its image was changed
 	ByResources Cause = "resize"   // its resources were changed, and its resizePolicy says RestartContainer
 	ByDeadline  Cause = "deadline" // the pod's activeDeadlineSeconds have passed
+	ByEnd       Cause = "end"      // the pod is over but for those that live for the others
 )
 
 // Image is one image on the host.

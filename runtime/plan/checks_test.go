@@ -184,6 +184,7 @@ func (m *model) judgeCondemn(s Step, b *being, i *status.Container) string {
 		"spec":      i.Ref != b.spec.Image,
 		"resize":    true,
 		"deadline":  m.overdue(),
+		"end":       m.spent(),
 	}
 	if !because[s.Cause] {
 		return "there is no cause"
@@ -233,15 +234,7 @@ func (m *model) limits(b *being, i *status.Container) (out []time.Time) {
 		}
 		return []time.Time{c.At.Add(own)}
 	}
-	var last time.Time // of the pod's own work
-	for _, o := range m.all {
-		for _, x := range o.known {
-			if o.part != sidecarPart && x.State == "exited" && x.FinishedAt.After(last) {
-				last = x.FinishedAt
-			}
-		}
-	}
-	return []time.Time{last.Add(own)}
+	return nil // podd has not said that it has to end
 }
 
 func (m *model) judgeOrder(s Step, b *being, i *status.Container, until time.Time) string {

@@ -83,7 +83,7 @@ func anyFacts(rng *rand.Rand) (*v1.Pod, status.Facts) {
 				x.PreStop.Ended = ago()
 			}
 			if rng.IntN(4) == 0 {
-				x.Condemned = &status.Condemned{By: []status.Cause{status.ByLiveness, status.BySpec, status.ByDeadline}[rng.IntN(3)], At: ago()}
+				x.Condemned = &status.Condemned{By: []status.Cause{status.ByLiveness, status.BySpec, status.ByEnd}[rng.IntN(3)], At: ago()}
 			}
 			f.Containers = append(f.Containers, x)
 		}

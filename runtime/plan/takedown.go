@@ -21,12 +21,15 @@ func (p *planner) empty(until time.Time) {
 }
 
 // retire ends what still runs of a pod that is spent. Ephemeral containers go with the sandbox, unless there are others
-// to be ended before.
+// to be ended before. What runs is condemned first: its grace period counts from when podd saw that the pod is over, which
+// may be long after it was, and goes on if podd is restarted.
 func (p *planner) retire(g goal) {
-	exceeded := status.Exceeded(p.pod, p.f)
-	until := p.closeTime()
+	by, exceeded := status.ByEnd, status.Exceeded(p.pod, p.f)
+	if exceeded {
+		by = status.ByDeadline
+	}
 	for _, i := range p.f.Containers {
-		l := limit{until: until, ordered: true}
+		var l limit // of what is no longer in the spec: at once
 		m, ok := status.MemberOf(p.pod, i.Name)
 		switch {
 		case ok && m.Kind == status.Ephemeral && !exceeded && !p.sidecars():
@@ -36,8 +39,8 @@ func (p *planner) retire(g goal) {
 		case ok && i.State == status.Running && i.Condemned != nil:
 			l = p.condemned(m, i)
 			l.ordered = true
-		case ok && i.State == status.Running && exceeded:
-			p.condemn(m, i, status.ByDeadline, "Stopping container "+i.Name)
+		case ok && i.State == status.Running:
+			p.condemn(m, i, by, "Stopping container "+i.Name)
 			continue
 		}
 		p.end(i, l, "the pod is over")
