@@ -34,9 +34,11 @@ func Outcome(pod *v1.Pod, f Facts) *Verdict {
 	return nil
 }
 
-// rejected is the verdict over a pod that the host does not take. A pod that has been taken is never rejected later.
+// rejected is the verdict over a pod that the host does not take. A pod that has been taken is never rejected later, and
+// whether it has been may be known to containerd alone. The host may have room for it a moment later, so it is not shown
+// before it is recorded.
 func rejected(f Facts) *Verdict {
-	if f.Rejected == nil || len(f.Sandboxes) > 0 || len(f.Containers) > 0 {
+	if f.Rejected == nil || !f.Reachable || len(f.Sandboxes) > 0 || len(f.Containers) > 0 {
 		return nil
 	}
 	v := *f.Rejected

@@ -54,9 +54,6 @@ func published(pod *v1.Pod, f Facts) *Verdict {
 	if f.Verdict != nil {
 		return f.Verdict
 	}
-	if v := rejected(f); v != nil {
-		return v
-	}
 	return completed(pod, f)
 }
 

@@ -245,6 +245,8 @@ func (s *story) set(key, value string) {
 		s.f.Sandboxes, s.f.Containers = nil, nil
 	case "rejected":
 		s.f.Rejected = &Verdict{Reason: value, Message: "this host cannot"}
+	case "concluded": // what the pod has come to is recorded
+		s.f.Verdict = Outcome(s.pod, s.f)
 	case "verdict":
 		s.f.Verdict = &Verdict{Phase: v1.PodPhase(value)}
 	case "deleted":

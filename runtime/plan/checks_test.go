@@ -35,6 +35,10 @@ func (m *model) judge(s Step) string {
 		return m.judgeProbe(s, b, i)
 	case Condemn:
 		return m.judgeCondemn(s, b, i)
+	case Conclude:
+		if m.rejected() && m.w.verdict == nil && !m.w.reachable {
+			return "containerd may know of it"
+		}
 	case BeginEra:
 		switch {
 		case b == nil || b.exit == nil || b.last != b.exit || b.old || s.Attempt != m.w.era+1:

@@ -266,8 +266,6 @@ func (m *model) shown() v1.PodPhase {
 	switch {
 	case m.w.verdict != nil:
 		return m.w.verdict.Phase
-	case m.rejected():
-		return "Failed"
 	case m.settled() && terminal && !m.overran():
 		return phase
 	case m.away:
@@ -453,7 +451,7 @@ func (m *model) check(s v1.PodStatus) []string {
 	if s.Phase != phase {
 		wrong = append(wrong, fmt.Sprintf("phase %s, the model says %s", s.Phase, phase))
 	}
-	if m.rejected() {
+	if m.rejected() && m.w.verdict != nil {
 		return wrong
 	}
 	want := m.conditions(phase)

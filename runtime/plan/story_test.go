@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 //
 //	> pod Always app,side            restart policy and containers, also NAME/init and NAME/sidecar; each has the image img-<name>,
 //	>                                which is on the host
-//	> set KEY=VALUE ...              hostNetwork, static, grace=DURATION, rejected=MESSAGE, bad=CONTAINER, pull=POLICY, noimage=CONTAINER,
+//	> set KEY=VALUE ...              hostNetwork, static, grace=DURATION, rejected=MESSAGE, taken (no longer rejected), bad=CONTAINER, pull=POLICY, noimage=CONTAINER,
 //	>                                took=STEP:DURATION (default 100ms), ends=CONTAINER:DURATION:CODE, stubborn=CONTAINER,
 //	>                                deadline=DURATION, own=CONTAINER:POLICY, rule=CONTAINER:ACTION:CODE, image=CONTAINER:REF,
 //	>                                hook=CONTAINER:STEP:DURATION:WHY (WHY it fails), probe=CONTAINER:STEP:GRACE (GRACE may be empty),
@@ -209,6 +209,8 @@ func (s *story) set(key, value string) {
 		}
 	case "noimage":
 		delete(s.w.images, "img-"+value)
+	case "taken":
+		delete(s.w.pod.Annotations, "rejected")
 	case "took":
 		op, d, _ := strings.Cut(value, ":")
 		s.took[status.Op(op)] = duration(s.t, d)
