@@ -75,8 +75,10 @@ func (w *world) look(d *daemon) {
 	w.checkSet(pod, f, set)
 	w.checkPlan(d, m, set)
 	w.publish(d, m, pod, f)
-	for _, work := range f.Work { // sorted, as the jobs are not
-		w.review(d, d.jobs[work.Task], set)
+	if f.Reachable {
+		for _, work := range f.Work { // sorted, as the jobs are not
+			w.review(d, d.jobs[work.Task], set)
+		}
 	}
 	for _, s := range set {
 		if d.jobs[s.Task()] == nil {
@@ -264,6 +266,10 @@ func (w *world) stop(d *daemon, j *job, jitter time.Duration) {
 		w.exitIn(id, grace+jitter, 143)
 	}
 	j.next = w.after(wait, func() {
+		if !w.reachable {
+			w.end(d, j, fmt.Errorf("containerd does not answer"))
+			return
+		}
 		w.exitIn(id, time.Millisecond+jitter, 137)
 		j.next = w.after(2*time.Millisecond+jitter, func() { w.end(d, j, nil) })
 	})

@@ -111,7 +111,9 @@ func (w *Worker) look(ctx context.Context) (done bool, err error) {
 	facts.Work = w.work()
 	facts.Failures = w.failed()
 	set, again := plan.Next(pod, facts)
-	w.giveUp(set)
+	if facts.Reachable { // while containerd is away nothing new is known of what they are for
+		w.giveUp(set)
+	}
 	again = w.holdBack(set, again)
 	for _, step := range set {
 		if step.Task() != finish {

@@ -138,6 +138,38 @@ func TestADeleteGivesUpThePullAndNotTheSandbox(t *testing.T) {
 	})
 }
 
+func TestWhileContainerdIsAwayNothingIsGivenUp(t *testing.T) {
+	h := fresh()
+	var pullErr error
+	h.do = func(ctx context.Context, s plan.Step) error {
+		if s.Op == plan.PullImage {
+			<-ctx.Done()
+			pullErr = ctx.Err()
+			return pullErr
+		}
+		return nil
+	}
+	run(t, h, func(w *Worker, _ <-chan error, cancel context.CancelFunc) {
+		reach := func(reachable bool) {
+			h.set(func(h *scripted) { h.facts.Reachable = reachable })
+			w.Poke()
+			synctest.Wait()
+		}
+		reach(false)
+		h.set(func(h *scripted) { h.pod.DeletionTimestamp = &metav1.Time{Time: time.Now().Add(30 * time.Second)} })
+		reach(false)
+		if pullErr != nil {
+			t.Errorf("the pull ended with %v while containerd was away, want it to go on", pullErr)
+		}
+		reach(true)
+		if !errors.Is(pullErr, context.Canceled) {
+			t.Errorf("the pull ended with %v, want it cancelled: the pod is deleted", pullErr)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
 func TestFailuresAreCountedAndForgotten(t *testing.T) {
 	h := fresh()
 	failing := true
