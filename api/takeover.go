@@ -70,7 +70,7 @@ type takeover struct {
 	http.ResponseWriter
 	ctx    context.Context
 	cancel context.CancelFunc
-	taken  func(*takenConn) // completes a connection that is taken over
+	taken  func(*takenConn) // completes a connection that is taken over; nil where another takeover around it does
 
 	mu   sync.Mutex
 	conn net.Conn // guarded by mu
@@ -102,8 +102,10 @@ func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	taken := &takenConn{Conn: conn, closed: t.cancel}
-	t.taken(taken)
+	taken := &takenConn{Conn: conn, stall: &stall{}, closed: t.cancel}
+	if t.taken != nil {
+		t.taken(taken)
+	}
 	t.mu.Lock()
 	t.conn = taken
 	t.mu.Unlock()

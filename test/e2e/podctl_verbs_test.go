@@ -262,7 +262,7 @@ func testPodctlCreate(t *testing.T, s *suite) {
 
 // label, annotate, patch in its three kinds, and replace.
 func testPodctlChange(t *testing.T, s *suite) {
-	s.apply(t, sleeper("change"))
+	s.running(t, sleeper("change")) // podd writes no status any more that replace would collide with
 	for _, c := range []struct{ args, want string }{
 		{"label pod change a=1 b=2", "pod/change labeled\n"},
 		{"label pod change a=1", "pod/change not labeled\n"},
@@ -526,6 +526,8 @@ func testPodctlPortForward(t *testing.T, s *suite) {
 	s.running(t, pod{Name: "forward-verb", Script: "mkdir /www && echo served > /www/index.html && httpd -p 8080 -h /www && " + sleepScript, Container: "ports: [{name: http, containerPort: 8080}]"})
 	for _, ports := range []string{":8080", ":http"} {
 		cmd := podctlCommand(t, s, "port-forward", "forward-verb", ports)
+		var said bytes.Buffer
+		cmd.Stderr = &said
 		stdout, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -536,7 +538,7 @@ func testPodctlPortForward(t *testing.T, s *suite) {
 		line, err := bufio.NewReader(stdout).ReadString('\n')
 		m := regexp.MustCompile(`^Forwarding from (127\.0\.0\.1:\d+) -> 8080\n$`).FindStringSubmatch(line)
 		if m == nil {
-			t.Fatalf("podctl port-forward: %q, %v", line, err)
+			t.Fatalf("podctl port-forward: %q, %v; %v, %s", line, err, cmd.Wait(), said.String())
 		}
 		results := make(chan error, 8)
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
