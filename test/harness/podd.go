@@ -31,7 +31,7 @@ import (
 const (
 	startLimit  = 60 * time.Second
 	deleteLimit = 60 * time.Second
-	settleLimit = 20 * time.Second // for what goes asynchronously: collected snapshots, idle connections
+	settleLimit = 45 * time.Second // for what goes asynchronously: collected snapshots, idle connections
 )
 
 // Podd is one podd with everything that belongs to it.
