@@ -414,18 +414,9 @@ func testRunTerminal(t *testing.T, s *suite) {
 	}
 }
 
-// served skips the test while podd refuses what a manifest says as not supported yet.
-func (s *suite) served(t *testing.T, p pod) {
-	t.Helper()
-	if _, errs, code := s.PodctlInput(strings.NewReader(p.String()), "apply", "-f", "-", "--dry-run=server"); code != 0 && strings.Contains(errs, "not supported by podd yet") {
-		t.Skip(errs)
-	}
-}
-
 // What init containers write is printed too, and the one that fails gives the exit code.
 func testRunInit(t *testing.T, s *suite) {
 	p := pod{Name: "run-init", Script: "echo main", Spec: "initContainers: [{name: first, image: " + busybox + ", command: [echo, prepared]}]"}
-	s.served(t, p)
 	if out, errs, code := s.runs(t, p.String(), "--logs"); code != 0 || out != "run-init/first | prepared\nrun-init/app   | main\n" {
 		t.Errorf("exit %d, %q, %q", code, out, errs)
 	}
@@ -439,7 +430,6 @@ func testRunInit(t *testing.T, s *suite) {
 func testRunProbes(t *testing.T, s *suite) {
 	probe := "{tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 1}"
 	p := pod{Name: "run-probe", Script: "sleep 2; exec nc -ll -p 8080 -e true", Container: "readinessProbe: " + probe}
-	s.served(t, p)
 	if _, errs, code := s.runs(t, p.String(), "--until=ready", "--timeout=60s"); code != 0 || !strings.Contains(errs, "pod/run-probe is ready\n") {
 		t.Errorf("exit %d, %q", code, errs)
 	}
@@ -460,7 +450,6 @@ func testRunProbes(t *testing.T, s *suite) {
 
 func testRunDeadline(t *testing.T, s *suite) {
 	p := pod{Name: "run-deadline", Script: "trap 'exit 11' TERM; sleep 1000000 & wait", Spec: "activeDeadlineSeconds: 12"}
-	s.served(t, p)
 	if _, errs, code := s.runs(t, p.String()); code != 11 || !strings.Contains(errs, "DeadlineExceeded") {
 		t.Errorf("exit %d, %q", code, errs)
 	}
