@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/common/model"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 
 	"podd/api/usage"
 )
@@ -49,8 +50,16 @@ func TestNodeConditions(t *testing.T) {
 		}
 	}
 	// Somebody else's condition, and what users write, stay.
-	node.Status.Conditions = append(node.Status.Conditions, v1.NodeCondition{Type: "example.com/Mine", Status: v1.ConditionTrue})
-	if _, err := e.client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+	nodes := e.client.CoreV1().Nodes()
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error { // podd writes its node meanwhile
+		if node, err = nodes.Get(t.Context(), "host", metav1.GetOptions{}); err != nil {
+			return err
+		}
+		node.Status.Conditions = append(node.Status.Conditions, v1.NodeCondition{Type: "example.com/Mine", Status: v1.ConditionTrue})
+		_, err = nodes.UpdateStatus(t.Context(), node, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	dir := e.dir

@@ -25,6 +25,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 	kubeletstats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
@@ -535,16 +536,21 @@ func (m *metricsSuite) node(t *testing.T) {
 
 func (m *metricsSuite) nodeRestart(t *testing.T) {
 	nodes := m.client.CoreV1().Nodes()
-	list, err := nodes.List(t.Context(), metav1.ListOptions{})
+	var n *v1.Node
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error { // podd writes its node meanwhile
+		list, err := nodes.List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		n = &list.Items[0]
+		n.Labels["example.com/mine"], n.Annotations = "1", map[string]string{"example.com/note": "x"}
+		delete(n.Labels, v1.LabelOSStable)
+		n.Spec.Unschedulable = true
+		n.Spec.Taints = append(n.Spec.Taints, v1.Taint{Key: "example.com/t", Effect: v1.TaintEffectPreferNoSchedule})
+		n, err = nodes.Update(t.Context(), n, metav1.UpdateOptions{})
+		return err
+	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	n := &list.Items[0]
-	n.Labels["example.com/mine"], n.Annotations = "1", map[string]string{"example.com/note": "x"}
-	delete(n.Labels, v1.LabelOSStable)
-	n.Spec.Unschedulable = true
-	n.Spec.Taints = append(n.Spec.Taints, v1.Taint{Key: "example.com/t", Effect: v1.TaintEffectPreferNoSchedule})
-	if n, err = nodes.Update(t.Context(), n, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	was := n.Status.Conditions[0].LastTransitionTime
