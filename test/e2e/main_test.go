@@ -36,7 +36,7 @@ import (
 
 // patience is how long a test waits for what it expects. It is far above what is measured elsewhere, and only ever used up
 // by a test that fails.
-const patience = 40 * time.Second
+const patience = 2 * time.Minute
 
 // busybox is the image of most pods here.
 const busybox = "busybox:e2e"
