@@ -1,11 +1,14 @@
 // Package killpoint gives names to the lines of code at which podd may die. The kill tests find every name in the
-// source, start podd with PODD_KILL_AT set to it, and look whether a second podd makes everything right.
+// source, start podd with PODD_KILL_AT set to it, and look whether a second podd makes everything right. With
+// PODD_KILL_TRACE podd does not die, but appends the name of every point that it passes to that file: the tests know then
+// how a point is come to.
 package killpoint
 
 import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 )
@@ -13,6 +16,8 @@ import (
 var (
 	armed, after = parse(os.Getenv("PODD_KILL_AT"))
 	seen         atomic.Int64
+	trace        = os.Getenv("PODD_KILL_TRACE")
+	traced       sync.Map // names that are in the file
 )
 
 // parse splits "name" or "name:2"; the number says at which passing of the point podd dies, 1 is the first.
@@ -28,11 +33,29 @@ func parse(s string) (string, int64) {
 	return name, times
 }
 
-// At kills this process with SIGKILL if PODD_KILL_AT names the point. It costs one comparison otherwise.
+// At kills this process with SIGKILL if PODD_KILL_AT names the point. It costs two comparisons otherwise.
 func At(name string) {
+	if trace != "" {
+		passed(name)
+	}
 	if armed == "" || armed != name || seen.Add(1) != after {
 		return
 	}
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {}
+}
+
+// passed notes that name was passed, once in the life of this process.
+func passed(name string) {
+	if _, known := traced.LoadOrStore(name, true); known {
+		return
+	}
+	f, err := os.OpenFile(trace, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		panic("PODD_KILL_TRACE: " + err.Error()) // whoever asks for it waits for what it says
+	}
+	defer f.Close()
+	if _, err := f.WriteString(name + "\n"); err != nil {
+		panic("PODD_KILL_TRACE: " + err.Error())
+	}
 }
