@@ -5,6 +5,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -183,6 +184,7 @@ func count(in io.Reader, w io.Writer) tally {
 	output := map[string][]string{} // by package and test, until its result is known
 	results := map[string]string{}
 	inner := map[string]bool{} // tests with subtests
+	var slow []event
 	broken := map[string]int{} // failures by package
 	var sum tally
 	sc := bufio.NewScanner(in)
@@ -208,6 +210,9 @@ func count(in io.Reader, w io.Writer) tally {
 				continue
 			}
 			results[key] = e.Action
+			if e.Elapsed >= slowTest {
+				slow = append(slow, e)
+			}
 			if i := strings.LastIndexByte(e.Test, '/'); i >= 0 {
 				inner[e.Package+" "+e.Test[:i]] = true
 			}
@@ -221,6 +226,7 @@ func count(in io.Reader, w io.Writer) tally {
 			delete(output, key)
 		}
 	}
+	slowest(w, slow)
 	for key, result := range results {
 		switch {
 		case inner[key] && (result != "fail" || childFailed(results, key)):
@@ -233,6 +239,17 @@ func count(in io.Reader, w io.Writer) tally {
 		}
 	}
 	return sum
+}
+
+// slowTest is how many seconds a test takes before it is worth a line.
+const slowTest = 20
+
+// slowest prints what took most of the time, the slowest first. A test with parallel subtests counts only its own time.
+func slowest(w io.Writer, tests []event) {
+	slices.SortStableFunc(tests, func(a, b event) int { return cmp.Compare(b.Elapsed, a.Elapsed) })
+	for _, e := range tests[:min(len(tests), 12)] {
+		fmt.Fprintf(w, "slow\t%s\t%.0fs\n", e.Test, e.Elapsed)
+	}
 }
 
 // childFailed tells whether a subtest of key failed; if none did, the failure is key's own.

@@ -14,7 +14,7 @@ func TestCount(t *testing.T) {
 {"Action":"pass","Package":"p","Test":"TestA/y"}
 {"Action":"fail","Package":"p","Test":"TestA"}
 {"Action":"output","Package":"p","Test":"TestB","Output":"not to be seen\n"}
-{"Action":"pass","Package":"p","Test":"TestB"}
+{"Action":"pass","Package":"p","Test":"TestB","Elapsed":30.4}
 {"Action":"skip","Package":"p","Test":"TestC"}
 {"Action":"fail","Package":"p","Elapsed":1.5}
 {"Action":"pass","Package":"q","Elapsed":0.25}
@@ -26,7 +26,7 @@ func TestCount(t *testing.T) {
 	if want := (tally{passed: 2, failed: 2, skipped: 1}); got != want {
 		t.Errorf("count = %+v, want %+v", got, want)
 	}
-	for _, s := range []string{"why x failed", "ok  \tq\t0.250s", "FAIL\tp\t1.500s", "syntax error", "FAIL\tr"} {
+	for _, s := range []string{"why x failed", "ok  \tq\t0.250s", "FAIL\tp\t1.500s", "syntax error", "FAIL\tr", "slow\tTestB\t30s"} {
 		if !strings.Contains(out.String(), s) {
 			t.Errorf("output lacks %q:\n%s", s, out.String())
 		}
