@@ -60,6 +60,7 @@ func accessFrom(t *testing.T, kubeconfig string) (*kubernetes.Clientset, *rest.C
 // TestAccess: what the two users of the TLS port may do with a pod, and what becomes of their kubeconfigs when podd is killed
 // and its certificates are damaged.
 func TestAccess(t *testing.T) {
+	t.Parallel()
 	address := accessPort(t)
 	s := start(t, harness.WithArgs("--tls-listen", address))
 	pod := s.running(t, sleeper("held"))

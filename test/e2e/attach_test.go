@@ -640,6 +640,7 @@ func testAttachDebugOutlived(t *testing.T, s *suite) {
 // TestAttachRestart: podd and podd-logd are killed, and clients come back to containers that have noticed nothing. A stdin
 // that was to be used once, by a client that the first podd had, is closed by the next one.
 func TestAttachRestart(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	config := attachBridge(t, s)
 	s.running(t, pod{Name: "open", Container: "stdin: true", Script: "while read line; do echo got $line; done; echo end"})
@@ -718,6 +719,7 @@ func attachLogd(t *testing.T, s *suite) int {
 // TestAttachDebugKilled kills podd at each step of the start of an ephemeral container: the next one brings it to run, once,
 // in the namespace of its target.
 func TestAttachDebugKilled(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	before := s.running(t, sleeper("debugged"))
 	for n, point := range []string{

@@ -90,6 +90,7 @@ var kindsServed = map[schema.GroupVersionResource]bool{ // true: in a namespace
 // TestKinds is every kind that podd keeps, applied by podctl, kept over the death of podd, and what the classes of a pod
 // mean for its processes. The default priority class that it makes is everybody's, so it has a podd of its own.
 func TestKinds(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	s.kindsPods(t)
 	before := s.kindsAll(t)

@@ -681,6 +681,7 @@ func testFinalizers(t *testing.T, s *suite) {
 
 // TestUnknown: while containerd cannot be asked, the phase is Unknown and the containers stay as they were last seen.
 func TestUnknown(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := sleeper("unknown")
 	before := s.running(t, p)

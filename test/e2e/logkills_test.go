@@ -227,6 +227,7 @@ func (l *socketLog) Read(b []byte) (int, error) {
 // for; and who follows a silent log and goes
 // leaves nothing behind.
 func TestLogSockets(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	s.apply(t, pod{Name: "talk", Script: "echo one; echo two; echo three"}, pod{Name: "silent", Script: "echo hello; sleep 0.2; echo error >&2; " + sleepScript})
 	s.until(t, "talk", "ended", phase(v1.PodSucceeded))

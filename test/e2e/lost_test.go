@@ -19,6 +19,7 @@ import (
 // finds a sound, empty file: it adopts the pods and ends none of them. A containerd that hangs is neither an end of a pod
 // nor a podd that hangs.
 func TestLostState(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	before := s.running(t, pod{Name: "lost", Container: "command: [sleep, infinity]", Spec: "restartPolicy: Always"})
 	s.sleeping(t, 1)

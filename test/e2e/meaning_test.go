@@ -16,6 +16,7 @@ import (
 // TestMeaning is what objects mean to each other, seen on real pods: who may be where, who goes with whom, and that a
 // podd that is killed goes on with it. It changes the node, so it has a podd of its own.
 func TestMeaning(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	t.Run("cordon", s.meaningCordon)
 	t.Run("gates", s.meaningGates)

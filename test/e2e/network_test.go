@@ -300,6 +300,7 @@ func upOutside(ns netns.NsHandle, address string) error {
 // TestNetworkConfiguration: what is in the configured directory wins over podd's default, and a file that cannot be used
 // is told, and holds pods back until it is mended.
 func TestNetworkConfiguration(t *testing.T) {
+	t.Parallel()
 	var file, good string
 	s := start(t, harness.WithConfig(func(p *harness.Podd) {
 		dir := filepath.Join(p.ConfigDir, "cni", "net.d")

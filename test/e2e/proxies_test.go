@@ -38,6 +38,7 @@ func proxiesServer(name, spec string) pod {
 
 // TestProxies: connections and requests of clients are passed on to pods and to the node.
 func TestProxies(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	proxiesLoad(t, s)
 	s.running(t, proxiesServer("server", ""))

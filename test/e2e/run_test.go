@@ -457,6 +457,7 @@ func testRunDeadline(t *testing.T, s *suite) {
 
 // TestRunOverDeath: podd is killed while a run waits and its logs are followed. The run goes on, and no line is lost or repeated.
 func TestRunOverDeath(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	dir := t.TempDir()
 	p := hostDir(pod{Name: "run-death", Script: "i=0; while [ ! -e /host/stop ]; do echo line $i; i=$((i+1)); sleep 0.02; done; echo total $i; exit 6"}, dir)

@@ -16,6 +16,7 @@ import (
 
 // TestStatic: the manifests in the configured directory run, and what happens to a file happens to its pods.
 func TestStatic(t *testing.T) {
+	t.Parallel()
 	var dir string
 	put := func(file, content string) {
 		t.Helper()
