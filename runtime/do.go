@@ -76,6 +76,8 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return h.detach(ctx, pod)
 	case plan.RemoveGround:
 		return h.removeGround(ctx, pod)
+	case plan.Refresh:
+		return h.refresh(ctx, pod)
 	case plan.Allocate:
 		return h.allocate(ctx, pod)
 	case plan.Resize:
@@ -103,6 +105,10 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 	}
 	if err := h.r.Volumes.Ensure(ctx, pod); err != nil {
 		h.event(pod, v1.EventTypeWarning, "FailedMount", "MountVolume.SetUp failed: %v", err)
+		return err
+	}
+	if err := h.ensureContent(ctx, pod); err != nil {
+		h.event(pod, v1.EventTypeWarning, "FailedMount", "%v", err)
 		return err
 	}
 	killpoint.At("ground.volumes")
@@ -233,6 +239,11 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "InspectFailed", "Failed to inspect image %q: %v", c.Image, err)
 		return because("CreateContainerError", err)
 	}
+	env, err := h.environment(pod, c)
+	if err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because("CreateContainerConfigError", err)
+	}
 	mounts, err := h.r.Volumes.Mounts(pod, c)
 	if err != nil {
 		return because("CreateContainerConfigError", err)
@@ -258,8 +269,8 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	cfg := containers.Config{
 		ID: id, Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
 		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID,
-		Sandbox: h.r.Sandboxes.Ref(pod, box, netns),
-		Mounts:  append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
+		Sandbox: h.r.Sandboxes.Ref(pod, box, netns), Env: env,
+		Mounts: append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
 	}
 	if err := h.makeRoom(ctx, pod, s.Name); err != nil {
 		return because("CreateContainerError", err)

@@ -35,6 +35,7 @@ type host struct {
 	adopted bool // rec has resources that are not stored yet; set before the worker starts
 
 	resizing sync.Mutex // one change of what the pod's containers are held to at a time
+	writing  sync.Mutex // one writer of the volumes that podd fills at a time
 
 	mu        sync.Mutex
 	rec       record                // as stored; guarded by mu

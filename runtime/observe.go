@@ -89,6 +89,9 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 	slices.SortFunc(f.Containers, byNameAttempt)
 	slices.SortFunc(f.Sandboxes, func(a, b status.Sandbox) int { return a.Attempt - b.Attempt })
 	h.observeGround(&f)
+	if err := h.observeContent(pod, &f); err != nil {
+		return pod, f, err
+	}
 	if err := h.observeNetwork(pod, rec, &f); err != nil {
 		return pod, f, err
 	}

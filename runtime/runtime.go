@@ -23,6 +23,7 @@ import (
 	"podd/runtime/images"
 	"podd/runtime/logs"
 	"podd/runtime/probes"
+	"podd/runtime/sources"
 	"podd/runtime/worker"
 	"podd/sandbox"
 	"podd/status"
@@ -62,6 +63,8 @@ type Options struct {
 	Reject func(pod *v1.Pod) *status.Verdict
 	// Allocatable, if set, is what pods may have of this host in all; nil is that it is not known, and everything fits.
 	Allocatable func() v1.ResourceList
+	// Tokens, if set, makes the service account tokens of projected volumes.
+	Tokens sources.Tokens
 
 	Timing Timing
 }
@@ -113,6 +116,7 @@ func New(o Options) *Runtime {
 // Run runs pods until ctx ends. Then it waits for the steps under way and leaves all pods running.
 func (r *Runtime) Run(ctx context.Context) error {
 	defer r.Store.OnPodChangeByOthers(itself, r.Wake)()
+	defer r.Store.OnObjectChange(r.sourceChanged)()
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer r.running.Wait()

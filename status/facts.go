@@ -36,6 +36,8 @@ type Facts struct {
 
 	Ground     bool        // the pod's directories, cgroup and volumes are all there
 	GroundLeft bool        // some of them are there, complete or not: what an unfinished "ground" or "clear" leaves
+	Stale      bool        // what the pod reads was made from sources that have changed since
+	RefreshAt  time.Time   // when it has to be made again though none has changed; zero is never
 	Network    Network     // of the newest sandbox
 	Sandboxes  []Sandbox   // by Attempt; the last is the newest. One that was removed may be listed (not Present) or not
 	Containers []Container // every instance known, of containerd or of the record; by Name, then Attempt

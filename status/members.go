@@ -1,6 +1,9 @@
 package status
 
 import (
+	"slices"
+	"strings"
+
 	v1 "k8s.io/api/core/v1"
 )
 
@@ -59,4 +62,11 @@ func Statuses(s *v1.PodStatus) []v1.ContainerStatus {
 	out = append(out, s.InitContainerStatuses...)
 	out = append(out, s.ContainerStatuses...)
 	return append(out, s.EphemeralContainerStatuses...)
+}
+
+// NeedsAddress tells whether an address of the pod is in the environment of c, which can be made once the pod's network is.
+func NeedsAddress(c *v1.Container) bool {
+	return slices.ContainsFunc(c.Env, func(v v1.EnvVar) bool {
+		return v.ValueFrom != nil && v.ValueFrom.FieldRef != nil && strings.HasPrefix(v.ValueFrom.FieldRef.FieldPath, "status.podIP")
+	})
 }

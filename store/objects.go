@@ -252,6 +252,7 @@ func (s *Store) decide(o *op, seen map[string]*op) (skip bool, err error) {
 // publish makes the writes visible and tells everybody who listens.
 func (s *Store) publish(accepted []*op, rev int64) {
 	var pods []podChange
+	var others []string
 	s.mu.Lock()
 	s.rev = rev
 	for _, o := range accepted {
@@ -270,6 +271,9 @@ func (s *Store) publish(accepted []*op, rev int64) {
 		for _, uid := range s.publishPod(o) {
 			pods = append(pods, podChange{uid, o.by})
 		}
+		if !isPod(o.entry.Key) {
+			others = append(others, o.entry.Key)
+		}
 		s.history.add(newChange(o))
 	}
 	for w := range s.watchers {
@@ -277,10 +281,15 @@ func (s *Store) publish(accepted []*op, rev int64) {
 	}
 	hooks := slices.Collect(maps.Values(s.hooks))
 	s.mu.Unlock()
-	for _, change := range pods {
-		for _, h := range hooks {
-			if h.me == "" || h.me != change.by {
+	for _, h := range hooks {
+		for _, change := range pods {
+			if h.call != nil && (h.me == "" || h.me != change.by) {
 				h.call(change.uid)
+			}
+		}
+		for _, key := range others {
+			if h.object != nil {
+				h.object(key)
 			}
 		}
 	}

@@ -52,16 +52,22 @@ func (s *Store) OnPodChange(f func(uid types.UID)) (cancel func()) {
 	return s.onPodChange(hook{call: f})
 }
 
+// OnObjectChange calls f with the key of every object but pods that was added, changed or removed, as OnPodChange does.
+func (s *Store) OnObjectChange(f func(key string)) (cancel func()) {
+	return s.onPodChange(hook{object: f})
+}
+
 // OnPodChangeByOthers is OnPodChange without the changes that were made with a context of By(ctx, me): who writes what it
 // has seen need not look again.
 func (s *Store) OnPodChangeByOthers(me string, f func(uid types.UID)) (cancel func()) {
-	return s.onPodChange(hook{me, f})
+	return s.onPodChange(hook{me: me, call: f})
 }
 
 // hook is somebody who listens.
 type hook struct {
-	me   string // whose own changes are not told; empty: all are
-	call func(uid types.UID)
+	me     string // whose own changes are not told; empty: all are
+	call   func(uid types.UID)
+	object func(key string) // instead: of all other objects
 }
 
 func (s *Store) onPodChange(h hook) (cancel func()) {
@@ -185,18 +191,23 @@ var protobufPrefix = []byte("k8s\x00")
 // decodePod reads a pod in the form the API's storage codec writes: protobuf in an envelope. The resourceVersion is
 // not part of it.
 func decodePod(data []byte) (*v1.Pod, error) {
-	if !strings.HasPrefix(string(data[:min(len(data), len(protobufPrefix))]), string(protobufPrefix)) {
-		return nil, errors.New("decode pod: not protobuf")
-	}
-	var envelope runtime.Unknown
-	if err := envelope.Unmarshal(data[len(protobufPrefix):]); err != nil {
-		return nil, fmt.Errorf("decode pod: %w", err)
-	}
 	pod := &v1.Pod{}
-	if err := pod.Unmarshal(envelope.Raw); err != nil {
+	if err := Decode(data, pod); err != nil {
 		return nil, fmt.Errorf("decode pod: %w", err)
 	}
 	return pod, nil
+}
+
+// Decode reads an object of any kind from an Entry's data into into, which is empty and of that kind.
+func Decode(data []byte, into interface{ Unmarshal(data []byte) error }) error {
+	if !strings.HasPrefix(string(data[:min(len(data), len(protobufPrefix))]), string(protobufPrefix)) {
+		return errors.New("not protobuf")
+	}
+	var envelope runtime.Unknown
+	if err := envelope.Unmarshal(data[len(protobufPrefix):]); err != nil {
+		return err
+	}
+	return into.Unmarshal(envelope.Raw)
 }
 
 // encodePod is the inverse of decodePod.

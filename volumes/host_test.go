@@ -3,6 +3,7 @@
 package volumes
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -221,6 +222,10 @@ func TestRemoveAllRace(t *testing.T) {
 // podd dies at every point there is; the next one makes the volumes, or takes them away.
 func TestKillPoints(t *testing.T) {
 	const victim = "PODD_VOLUMES_TEST_VICTIM"
+	fill := func(v *Volumes, p *v1.Pod, text string) error {
+		files := map[string]File{"a": {Data: []byte(text), Mode: 0o644}, "b/c": {Data: []byte(text), Mode: 0o644}}
+		return v.Write(t.Context(), p, &p.Spec.Volumes[4], files, Written{Stamp: text})
+	}
 	fixture := func(dir string) (*Volumes, *v1.Pod) {
 		v, err := Open(Options{Dir: filepath.Join(dir, "pods")})
 		if err != nil {
@@ -229,13 +234,13 @@ func TestKillPoints(t *testing.T) {
 		group := int64(2000)
 		p := pod(emptyDir("data", ""), emptyDir("mem", v1.StorageMediumMemory),
 			hostPath("dir", filepath.Join(dir, "host", "dir"), "DirectoryOrCreate"),
-			hostPath("file", filepath.Join(dir, "host", "file"), "FileOrCreate"))
+			hostPath("file", filepath.Join(dir, "host", "file"), "FileOrCreate"), v1.Volume{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}})
 		p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
 		return v, p
 	}
 	if dir := os.Getenv(victim); dir != "" {
 		v, p := fixture(dir)
-		t.Fatalf("the kill point was not passed: %v, %v", v.Ensure(t.Context(), p), v.Remove(t.Context(), "uid-1"))
+		t.Fatalf("the kill point was not passed: %v, %v, %v", v.Ensure(t.Context(), p), fill(v, p, "old"), v.Remove(t.Context(), "uid-1"))
 	}
 	points := map[string]bool{}
 	files, err := filepath.Glob("*.go")
@@ -267,8 +272,11 @@ func TestKillPoints(t *testing.T) {
 			}
 			v, p := fixture(dir)
 			if again {
-				if err := v.Ensure(t.Context(), p); err != nil {
+				if err := errors.Join(v.Ensure(t.Context(), p), fill(v, p, "new")); err != nil {
 					t.Errorf("%s: %v", point, err)
+				}
+				if got := tree(t, filepath.Join(v.path("uid-1"), contents, "config")); got != "a=new b/c=new" {
+					t.Errorf("%s: the volume has %q", point, got)
 				}
 				if ok, err := v.Look("uid-1", p); err != nil || !ok {
 					t.Errorf("%s: Look = %v, %v", point, ok, err)

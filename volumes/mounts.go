@@ -51,7 +51,7 @@ func (v *Volumes) mount(pod *v1.Pod, m *v1.VolumeMount) (specs.Mount, error) {
 		return specs.Mount{}, err
 	}
 	access := "rw"
-	if m.ReadOnly {
+	if m.ReadOnly || isContent(vol) {
 		access = "ro"
 	}
 	return specs.Mount{Destination: dest, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", access}}, nil
@@ -102,7 +102,11 @@ func (v *Volumes) source(uid string, vol *v1.Volume) (string, error) {
 		}
 		return path, nil
 	}
-	if vol.EmptyDir == nil {
+	name := vol.Name
+	switch {
+	case isContent(vol):
+		name = filepath.Join(contents, vol.Name)
+	case vol.EmptyDir == nil:
 		return "", errors.New("this kind of volume is not supported")
 	}
 	dir, err := v.openDir(uid, false)
@@ -110,10 +114,10 @@ func (v *Volumes) source(uid string, vol *v1.Volume) (string, error) {
 		return "", err
 	}
 	defer unix.Close(dir)
-	fd, err := openBeneath(dir, vol.Name, 0)
+	fd, err := openBeneath(dir, name, 0)
 	if err != nil {
-		return "", fmt.Errorf("emptyDir: %w", err)
+		return "", err
 	}
 	unix.Close(fd)
-	return filepath.Join(v.path(uid), vol.Name), nil
+	return filepath.Join(v.path(uid), name), nil
 }

@@ -88,6 +88,8 @@ func (v *Volumes) ensureOne(dir int, pod *v1.Pod, vol *v1.Volume) error {
 	switch {
 	case vol.HostPath != nil:
 		return ensureHostPath(vol.HostPath)
+	case isContent(vol):
+		return nil // Write makes it
 	case vol.EmptyDir == nil:
 		return errors.New("this kind of volume is not supported")
 	case vol.EmptyDir.Medium == v1.StorageMediumDefault:

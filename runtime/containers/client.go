@@ -54,6 +54,7 @@ type Config struct {
 	Backoff   time.Duration // the crash-loop delay to write on the instance
 	Era       int           // status.Facts.Era
 	Sandbox   Sandbox
+	Env       []v1.EnvVar   // the container's own, resolved: names and values, each name once
 	Mounts    []specs.Mount // the pod's etc files, /dev/shm, volumes
 	Boot      string        // boot id of the host
 }

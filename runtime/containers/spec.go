@@ -16,7 +16,7 @@ import (
 // gets: nothing that users or images write may reach the runtime as one.
 const groupAnnotation = "io.containerd.runc.v2.group"
 
-const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Spec is the OCI spec of one container and the user it runs as. It is pure but for what Host reads on demand.
 // Errors are *ConfigError.
@@ -30,7 +30,10 @@ func Spec(c Config, h Host) (*specs.Spec, *v1.ContainerUser, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	env, vars := environment(c)
+	env, vars, err := environment(c)
+	if err != nil {
+		return nil, nil, err
+	}
 	args, err := arguments(c, vars)
 	if err != nil {
 		return nil, nil, err
@@ -75,17 +78,18 @@ func Spec(c Config, h Host) (*specs.Spec, *v1.ContainerUser, error) {
 
 // environment is what the process gets and, beside it, what $(VAR) may refer to: the container's own variables only, as
 // in upstream. Image entries without "=" are dropped: nothing is filled in from podd's own environment.
-func environment(c Config) (env []string, vars map[string]string) {
+func environment(c Config) (env []string, vars map[string]string, err error) {
+	at := map[string]int{}
 	set := func(name, value string) {
 		entry := name + "=" + value
-		i := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
-		if i < 0 {
-			env = append(env, entry)
-		} else {
+		if i, ok := at[name]; ok {
 			env[i] = entry
+			return
 		}
+		at[name] = len(env)
+		env = append(env, entry)
 	}
-	env = append(env, defaultPath)
+	set("PATH", defaultPath)
 	set("HOSTNAME", c.Sandbox.Hostname)
 	if c.Container.TTY {
 		set("TERM", "xterm")
@@ -96,12 +100,14 @@ func environment(c Config) (env []string, vars map[string]string) {
 		}
 	}
 	vars = map[string]string{}
-	mapping := expansion.MappingFuncFor(vars)
-	for _, e := range c.Container.Env {
-		vars[e.Name] = expansion.Expand(e.Value, mapping)
-		set(e.Name, vars[e.Name])
+	for _, e := range c.Env {
+		if strings.ContainsRune(e.Value, 0) { // the runtime would say so with the value in its error
+			return nil, nil, &ConfigError{fmt.Sprintf("environment variable %s: its value has a zero byte", e.Name)}
+		}
+		vars[e.Name] = e.Value
+		set(e.Name, e.Value)
 	}
-	return env, vars
+	return env, vars, nil
 }
 
 // arguments is command and args over the image's ENTRYPOINT and CMD: a command sets the image's CMD aside as well.

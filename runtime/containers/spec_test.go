@@ -251,7 +251,7 @@ func TestArguments(t *testing.T) {
 	} {
 		c := testConfig()
 		c.Container.Command, c.Container.Args = tt.command, tt.args
-		c.Container.Env = []v1.EnvVar{{Name: "B", Value: "early $(A)"}, {Name: "A", Value: "own"}, {Name: "B", Value: "$(A)-$(A)"}}
+		c.Env = []v1.EnvVar{{Name: "A", Value: "own"}, {Name: "B", Value: "own-own"}}
 		spec, _, err := Spec(c, testHost())
 		if err != nil || !slices.Equal(spec.Process.Args, tt.want) {
 			t.Errorf("%v %v: got %q %v, want %q", tt.command, tt.args, spec.Process.Args, err, tt.want)

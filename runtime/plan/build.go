@@ -43,6 +43,17 @@ func (p *planner) ground() {
 	}
 }
 
+// refresh asks for the volumes to follow their sources, beside everything else.
+func (p *planner) refresh() {
+	if !p.grounded() {
+		return
+	}
+	if p.f.Stale || p.busy(Refresh, "") {
+		p.try(Step{Op: Refresh, Why: "a source has changed"})
+	}
+	p.wait(p.f.RefreshAt)
+}
+
 // grounded tells whether the ground is there and nobody works on it.
 func (p *planner) grounded() bool { return p.f.Ground && !p.busy(EnsureGround, "") }
 
@@ -87,9 +98,14 @@ func (p *planner) container(m status.Member, g goal) {
 
 // create asks for the next instance of m once its image is there and nothing is in its way.
 func (p *planner) create(m status.Member, last status.Container, known bool, step Step, g goal) {
-	if p.image(m.Container, last, known) && p.grounded() && g.clear && p.free(m.Name) {
+	if p.image(m.Container, last, known) && p.grounded() && g.clear && p.addressed(m) && p.free(m.Name) {
 		p.try(step)
 	}
+}
+
+// addressed tells whether the pod has the addresses that the environment of m is made with.
+func (p *planner) addressed(m status.Member) bool {
+	return !status.NeedsAddress(m.Container) || p.f.Network.Ready && !p.busy(EnsureNetwork, "")
 }
 
 // here tells whether i is of the sandbox that is to be there and of this era.

@@ -79,6 +79,7 @@ func (p *planner) live() {
 	g := p.target()
 	p.renew(g)
 	p.sweep(g)
+	p.refresh()
 	if status.Spent(p.pod, p.f) {
 		p.retire(g)
 		return

@@ -46,6 +46,9 @@ type Worker struct {
 	host Host
 	poke chan struct{}
 
+	mu       sync.Mutex
+	forgiven map[status.Op]bool // to be tried again at once; guarded by mu
+
 	// Owned by Run's goroutine.
 	jobs     map[status.Task]*job
 	done     map[status.Task]int // attempt of the steps that succeeded since the last look
@@ -61,6 +64,7 @@ type job struct {
 	since   time.Time
 	cancel  context.CancelFunc
 	givenUp bool
+	pardon  bool // what it needs may have come since it began: if it fails it is tried again at once
 	err     error
 }
 
@@ -69,6 +73,7 @@ func New(host Host) *Worker {
 	return &Worker{
 		host:     host,
 		poke:     make(chan struct{}, 1),
+		forgiven: map[status.Op]bool{},
 		jobs:     map[status.Task]*job{},
 		done:     map[status.Task]int{},
 		failures: map[status.Task]status.Failed{},
@@ -82,6 +87,42 @@ func (w *Worker) Poke() {
 	case w.poke <- struct{}{}:
 	default:
 	}
+}
+
+// Forgive has the steps of ops that have failed, or are under way and will fail, tried again at once instead of when their
+// back-off is over: what they lacked may be there now. It never blocks.
+func (w *Worker) Forgive(ops ...status.Op) {
+	w.mu.Lock()
+	for _, op := range ops {
+		w.forgiven[op] = true
+	}
+	w.mu.Unlock()
+	w.Poke()
+}
+
+// pardon does what Forgive asked for.
+func (w *Worker) pardon() {
+	w.mu.Lock()
+	ops := w.forgiven
+	w.forgiven = map[status.Op]bool{}
+	w.mu.Unlock()
+	if len(ops) == 0 {
+		return
+	}
+	for _, j := range w.jobs {
+		j.pardon = j.pardon || ops[j.step.Op]
+	}
+	for task, f := range w.failures {
+		if ops[task.Op] {
+			w.failures[task] = pardoned(f)
+		}
+	}
+}
+
+// pardoned is a failure that holds nothing back. It stays until the next try, so that the status goes on showing it.
+func pardoned(f status.Failed) status.Failed {
+	f.Count, f.Last = 1, time.Time{}
+	return f
 }
 
 // Run works until the pod is finished (nil) or ctx ends (its error). Either way no step is under way any more.
@@ -104,6 +145,7 @@ func (w *Worker) Run(ctx context.Context) error {
 // look is one turn: observe, plan, act, publish. done is true once the pod has been let go.
 func (w *Worker) look(ctx context.Context) (done bool, err error) {
 	finish := status.Task{Op: plan.Finish}
+	w.pardon() // before the look, which sees what has come
 	pod, facts, err := w.host.Observe(ctx)
 	if err != nil {
 		return false, err
@@ -253,6 +295,9 @@ func (w *Worker) reap(j *job) {
 	case j.givenUp:
 	default:
 		w.fail(j.step, j.err)
+		if j.pardon {
+			w.failures[task] = pardoned(w.failures[task])
+		}
 	}
 }
 

@@ -461,6 +461,7 @@ shareProcessNamespace: ` + strconv.FormatBool(m.share) + `
 volumes:
 - {name: data, emptyDir: {}}
 - {name: memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+- {name: about, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
 - {name: dir, hostPath: {path: ` + m.Dir + `/host/dir, type: DirectoryOrCreate}}
 - {name: file, hostPath: {path: ` + m.Dir + `/host/file, type: FileOrCreate}}
 initContainers:
@@ -471,7 +472,7 @@ ports: [{containerPort: 8080, hostPort: %d}]
 resources: {limits: {memory: 64Mi, cpu: 500m}}
 restartPolicy: Always
 restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]
-volumeMounts: [{name: data, mountPath: /data}, {name: memory, mountPath: /memory}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort) + watched,
+volumeMounts: [{name: data, mountPath: /data}, {name: memory, mountPath: /memory}, {name: about, mountPath: /about}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort) + watched,
 		More: `
 - name: side
   image: ` + busybox + `
@@ -548,8 +549,8 @@ func (m *mortal) enter(context.Context) error {
 		return nil
 	}
 	m.victim.entered = true
-	out, errs, code := m.Podctl("exec", m.name, "-c", "app", "--", "echo", "entered")
-	if code != 0 || out != "entered\n" {
+	out, errs, code := m.Podctl("exec", m.name, "-c", "app", "--", "cat", "/about/name")
+	if code != 0 || out != "victim" {
 		return fmt.Errorf("exec: exit %d, %q, %q", code, out, errs)
 	}
 	return nil

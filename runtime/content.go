@@ -1,0 +1,126 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"podd/runtime/sources"
+	"podd/status"
+	"podd/volumes"
+)
+
+// place is what a pod may be told of the host and of itself.
+func (h *host) place(pod *v1.Pod, ips []string) sources.Host {
+	p := sources.Host{PodIPs: status.PodIPs(pod, ips, h.r.Node.IPs), HostIPs: h.r.Node.IPs, Tokens: h.r.Tokens}
+	if h.r.Allocatable != nil {
+		p.Allocatable = h.r.Allocatable()
+	}
+	return p
+}
+
+// environment is the variables of a container of the pod, with the resources that are admitted.
+func (h *host) environment(admitted *v1.Pod, c *v1.Container) ([]v1.EnvVar, error) {
+	var ips []string
+	if status.NeedsAddress(c) && !admitted.Spec.HostNetwork {
+		st, err := h.r.Network.Look(string(h.uid))
+		if err != nil {
+			return nil, err
+		}
+		ips = st.Result.IPs
+	}
+	return sources.Environment(h.r.objects(), h.place(admitted, ips), admitted, c)
+}
+
+// ensureContent has all volumes that podd fills, of the sources as they are now.
+func (h *host) ensureContent(ctx context.Context, pod *v1.Pod) error {
+	return h.write(ctx, h.admitted(pod), func(vol *v1.Volume, err error) error {
+		return fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", vol.Name, err)
+	})
+}
+
+// refresh has the volumes follow their sources. One whose sources are not there any more stays as it is, and an event says
+// so: its containers run, and go on with what they have.
+func (h *host) refresh(ctx context.Context, pod *v1.Pod) error {
+	pod = h.admitted(pod)
+	return h.write(ctx, pod, func(vol *v1.Volume, err error) error {
+		var unresolved *sources.Unresolved
+		if !errors.As(err, &unresolved) {
+			return fmt.Errorf("refresh volume %s: %w", vol.Name, err)
+		}
+		h.event(pod, v1.EventTypeWarning, "FailedMount", "MountVolume.SetUp failed for volume %q : %v", vol.Name, err)
+		h.r.Log.Warn("a volume stays as it is", "namespace", pod.Namespace, "pod", pod.Name, "volume", vol.Name, "err", err)
+		stamp := sources.Stamp(h.r.objects(), h.place(pod, nil), pod, vol)
+		return h.r.Volumes.Keep(pod, vol, volumes.Written{Stamp: stamp})
+	})
+}
+
+// write writes every volume that is not of its sources as they are now. amiss says what becomes of it if there is no
+// content for one.
+func (h *host) write(ctx context.Context, pod *v1.Pod, amiss func(vol *v1.Volume, err error) error) error {
+	h.writing.Lock()
+	defer h.writing.Unlock()
+	written, err := h.r.Volumes.Written(string(h.uid))
+	if err != nil {
+		return err
+	}
+	for i := range pod.Spec.Volumes {
+		vol := &pod.Spec.Volumes[i]
+		if !sources.IsContent(vol) {
+			continue
+		}
+		objects, place := h.r.objects(), h.place(pod, nil)
+		from := volumes.Written{Stamp: sources.Stamp(objects, place, pod, vol)} // before the sources are read: they may change meanwhile
+		if was, ok := written[vol.Name]; ok && !stale(was, from.Stamp, time.Now()) {
+			continue
+		}
+		content, err := sources.Files(ctx, objects, place, pod, vol)
+		if err == nil {
+			from.Due = content.Due
+			files := make(map[string]volumes.File, len(content.Files))
+			for path, f := range content.Files {
+				files[path] = volumes.File(f)
+			}
+			err = h.r.Volumes.Write(ctx, pod, vol, files, from)
+		} else {
+			err = amiss(vol, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func stale(was volumes.Written, stamp string, now time.Time) bool {
+	return was.Stamp != stamp || !was.Due.IsZero() && !was.Due.After(now)
+}
+
+// observeContent tells whether the volumes are of their sources as they are now.
+func (h *host) observeContent(pod *v1.Pod, f *status.Facts) error {
+	if !f.Ground || !slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool { return sources.IsContent(&v) }) {
+		return nil
+	}
+	written, err := h.r.Volumes.Written(string(h.uid))
+	if err != nil {
+		return err
+	}
+	pod = h.admitted(pod)
+	objects, place := h.r.objects(), h.place(pod, nil)
+	for i := range pod.Spec.Volumes {
+		vol := &pod.Spec.Volumes[i]
+		if !sources.IsContent(vol) {
+			continue
+		}
+		was := written[vol.Name]
+		f.Stale = f.Stale || stale(was, sources.Stamp(objects, place, pod, vol), f.Now)
+		if !was.Due.IsZero() && (f.RefreshAt.IsZero() || was.Due.Before(f.RefreshAt)) {
+			f.RefreshAt = was.Due
+		}
+	}
+	return nil
+}
