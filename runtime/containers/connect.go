@@ -2,6 +2,7 @@ package containers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,6 +28,8 @@ type Client struct {
 
 	cleaning sync.WaitGroup // of execs whose output somebody else keeps open; Close waits for it
 	seq      atomic.Uint64  // makes exec ids unique in this process
+	begun    int64          // and this, in nanoseconds, among all processes: pids come again, in a container always
+	left     []leftExec     // of an earlier podd
 
 	accounts sync.Mutex // one reading of account files at a time: they share a mount point
 }
@@ -37,8 +40,8 @@ const reconnect = 500 * time.Millisecond
 // maxExecs bounds the processes that others have run beside the containers' own at one time, over all pods.
 const maxExecs = 512
 
-// Connect is lazy: it does not block and does not need containerd to be there. It reads what the host can do, and takes
-// away the FIFOs of execs that a podd that was killed had under way: o.RunDir belongs to one client at a time.
+// Connect is lazy: it does not block and does not need containerd to be there. It reads what the host can do, and opens
+// the FIFOs of execs that a podd that was killed had under way, for EndLeftExecs: o.RunDir belongs to one client at a time.
 func Connect(o Options) (*Client, error) {
 	if o.Namespace == "" {
 		o.Namespace = "podd"
@@ -55,9 +58,6 @@ func Connect(o Options) (*Client, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := os.RemoveAll(filepath.Join(o.RunDir, "exec")); err != nil {
-		return nil, fmt.Errorf("clear what is left of execs: %w", err)
-	}
 	host, err := LookHost(o)
 	if err != nil {
 		return nil, fmt.Errorf("look at host: %w", err)
@@ -66,7 +66,11 @@ func Connect(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect %s: %w", o.Address, err)
 	}
-	return &Client{opts: o, cc: cc, host: host, execs: make(chan struct{}, maxExecs)}, nil
+	c := &Client{opts: o, cc: cc, host: host, execs: make(chan struct{}, maxExecs), begun: time.Now().UnixNano()}
+	if c.left, err = openLeft(c); err != nil {
+		return nil, fmt.Errorf("open what is left of execs: %w", errors.Join(err, cc.Close()))
+	}
+	return c, nil
 }
 
 // Containerd is the client beneath. Calls through it need a context from Context.

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -43,8 +43,8 @@ func (c *Client) Exec(ctx context.Context, id string, e Exec) (code int, err err
 	if err != nil {
 		return 0, fmt.Errorf("exec: %w", err)
 	}
-	p := &execProcess{c: c, id: id, exec: fmt.Sprintf("exec-%d-%d", os.Getpid(), c.seq.Add(1))}
-	s, err := openStreams(c.opts.RunDir, e)
+	p := &execProcess{c: c, id: id, exec: fmt.Sprintf("exec-%x-%d", c.begun, c.seq.Add(1))}
+	s, err := openStreams(filepath.Join(execDirs(c.opts.RunDir), execDir(id, p.exec)), e)
 	if err != nil {
 		return 0, fmt.Errorf("exec: %w", err)
 	}

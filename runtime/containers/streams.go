@@ -36,15 +36,11 @@ type stream struct {
 }
 
 // openStreams makes a directory with a FIFO for each stream that is used.
-func openStreams(runDir string, e Exec) (s *streams, err error) {
-	base := filepath.Join(runDir, "exec")
-	if err := os.MkdirAll(base, 0o700); err != nil {
+func openStreams(dir string, e Exec) (s *streams, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	s = &streams{}
-	if s.dir, err = os.MkdirTemp(base, ""); err != nil {
-		return nil, err
-	}
+	s = &streams{dir: dir}
 	defer func() {
 		if err != nil {
 			s.remove()

@@ -450,7 +450,7 @@ func (m *mortal) manifest() string {
 		watched = `
 lifecycle: {postStart: {exec: {command: ['true']}}, preStop: {exec: {command: ['true']}}}
 livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, initialDelaySeconds: 2, failureThreshold: 1}
-readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 10}`
+readinessProbe: {exec: {command: [test, -e, /data/made]}, periodSeconds: 1, timeoutSeconds: 10}`
 	}
 	return pod{
 		Name: "victim", Script: "httpd -p 8080 -h /data; trap 'exit 42' USR1; " + sleepScript,
