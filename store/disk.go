@@ -43,10 +43,15 @@ func (s *Store) load() (content, error) {
 		return s.loadFormat1(data)
 	}
 	c := content{size: int64(len(data))}
+	stale := false
 	c.journal, err = readJournal(data, func(e entry) error {
 		if e.kind != ceilingEntry {
-			s.take(e)
-			return nil
+			e, old, err := s.keys.open(e)
+			if err == nil {
+				s.take(e)
+			}
+			stale = stale || old
+			return err
 		}
 		n, err := e.number()
 		c.ceiling = int64(n)
@@ -55,7 +60,7 @@ func (s *Store) load() (content, error) {
 	if err != nil {
 		return c, err
 	}
-	c.keep = c.journal.end == c.journal.snapshot && !c.journal.torn
+	c.keep = c.journal.end == c.journal.snapshot && !c.journal.torn && !stale && c.journal.format == formatVersion
 	return c, s.decodePods()
 }
 
@@ -133,14 +138,14 @@ func (s *Store) everything(changes map[diskKey]entry, ceiling int64) func(visit 
 			}
 			return err == nil
 		}
-		s.objects.Ascend(func(e Entry) bool { return give(diskKey{key: e.Key}, objectToDisk(e)) })
+		s.objects.Ascend(func(e Entry) bool { return give(diskKey{key: e.Key}, s.objectToDisk(e)) })
 		for uid, data := range s.records {
 			if err != nil || !give(diskKey{true, string(uid)}, entry{kind: recordEntry, key: string(uid), data: data}) {
 				return err
 			}
 		}
 		for _, e := range changes {
-			if err == nil && (e.kind == objectEntry || e.kind == recordEntry) {
+			if err == nil && (e.kind == objectEntry || e.kind == sealedEntry || e.kind == recordEntry) {
 				err = visit(e)
 			}
 		}
@@ -151,8 +156,8 @@ func (s *Store) everything(changes map[diskKey]entry, ceiling int64) func(visit 
 	}
 }
 
-func objectToDisk(e Entry) entry {
-	return entry{kind: objectEntry, key: e.Key, revision: e.Revision, expires: e.Expires, data: e.Data}
+func (s *Store) objectToDisk(e Entry) entry {
+	return s.keys.seal(entry{kind: objectEntry, key: e.Key, revision: e.Revision, expires: e.Expires, data: e.Data})
 }
 
 // persist writes what is dirty and what is accepted in one commit. The holder of commit calls it.
@@ -161,12 +166,12 @@ func (s *Store) persist(accepted []*op) error {
 	for k := range s.dirty {
 		changes[k] = entry{kind: objectGone, key: k.key}
 		if e, ok := s.objects.Get(Entry{Key: k.key}); ok {
-			changes[k] = objectToDisk(e)
+			changes[k] = s.objectToDisk(e)
 		}
 	}
 	next := s.rev
 	for _, o := range accepted {
-		k, e := o.toDisk()
+		k, e := s.toDisk(o)
 		changes[k] = e
 		next = max(next, o.entry.Revision)
 	}
@@ -188,7 +193,7 @@ func (s *Store) persist(accepted []*op) error {
 	return nil
 }
 
-func (o *op) toDisk() (diskKey, entry) {
+func (s *Store) toDisk(o *op) (diskKey, entry) {
 	if o.record != "" {
 		e := entry{kind: recordEntry, key: string(o.record), data: o.value}
 		if o.value == nil {
@@ -199,7 +204,7 @@ func (o *op) toDisk() (diskKey, entry) {
 	if o.remove {
 		return diskKey{key: o.entry.Key}, entry{kind: objectGone, key: o.entry.Key}
 	}
-	return diskKey{key: o.entry.Key}, objectToDisk(o.entry)
+	return diskKey{key: o.entry.Key}, s.objectToDisk(o.entry)
 }
 
 // write is one commit. If the file has failed before, it is a whole new file.

@@ -21,7 +21,7 @@ import (
 //
 //	file:  magic 8 | format 4 | checksum 4 | frames | zeros
 //	frame: length of the body 4 | checksum 4 | sequence 8 | body
-//	body:  entries: kind 1 | key | revision and expiry 8 each (objects only) | data
+//	body:  entries: kind 1 | key | revision and expiry 8 each (objects only, sealed or not) | data
 //
 // Numbers are big-endian; keys and data have their length, a uvarint, before them. A frame's checksum covers its length,
 // its sequence and its body. The snapshot may be many frames; the last entry of the last one says how many entries it has.
@@ -32,7 +32,7 @@ import (
 // nothing may be missing from it.
 const (
 	journalMagic  = "podd\x00log"
-	formatVersion = 2 // 1 was a bbolt file, see pages.go
+	formatVersion = 3 // 1 was a bbolt file, see pages.go; 2 had nothing sealed
 	fileHeader    = 16
 	frameHeader   = 16
 	snapshotFrame = 256 << 10 // about the size of a snapshot's frames
@@ -48,6 +48,7 @@ const (
 	recordGone                   // its removal
 	ceilingEntry                 // no revision above this one was given away; key is empty, data 8 bytes
 	snapshotEnd                  // data is the number of entries before it, 8 bytes
+	sealedEntry                  // an object whose data is sealed, see seal.go
 )
 
 // entry is one change as the file has it.
@@ -62,7 +63,7 @@ func appendEntry(b []byte, e entry) []byte {
 	b = append(b, e.kind)
 	b = binary.AppendUvarint(b, uint64(len(e.key)))
 	b = append(b, e.key...)
-	if e.kind == objectEntry {
+	if e.kind == objectEntry || e.kind == sealedEntry {
 		b = binary.BigEndian.AppendUint64(b, uint64(e.revision))
 		b = binary.BigEndian.AppendUint64(b, uint64(e.expires))
 	}
@@ -97,7 +98,7 @@ func readEntries(body []byte, visit func(entry) error) error {
 		e := entry{kind: body[0]}
 		body = body[1:]
 		key, ok := field()
-		if ok && e.kind == objectEntry {
+		if ok && (e.kind == objectEntry || e.kind == sealedEntry) {
 			if ok = len(body) >= 16; ok {
 				e.revision, e.expires = int64(binary.BigEndian.Uint64(body)), int64(binary.BigEndian.Uint64(body[8:]))
 				body = body[16:]
@@ -106,7 +107,7 @@ func readEntries(body []byte, visit func(entry) error) error {
 		if ok {
 			e.data, ok = field()
 		}
-		if !ok || e.kind < objectEntry || e.kind > snapshotEnd {
+		if !ok || e.kind < objectEntry || e.kind > sealedEntry {
 			return fmt.Errorf("%w: an entry of kind %d cannot be read", errCorrupt, e.kind)
 		}
 		e.key = string(key)
@@ -157,6 +158,7 @@ func isJournal(data []byte) bool { return bytes.HasPrefix(data, []byte(journalMa
 
 // found is what reading a journal came to.
 type found struct {
+	format   int    // of the file
 	end      int    // where the next frame goes
 	snapshot int    // where the snapshot ends
 	sequence uint64 // of the last frame
@@ -168,10 +170,10 @@ func readJournal(data []byte, visit func(entry) error) (found, error) {
 	if len(data) < fileHeader || binary.BigEndian.Uint32(data[12:]) != headerSum(data[:12]) {
 		return found{}, fmt.Errorf("%w: the header", errCorrupt)
 	}
-	if binary.BigEndian.Uint32(data[8:]) > formatVersion {
+	f := found{format: int(binary.BigEndian.Uint32(data[8:])), end: fileHeader}
+	if f.format > formatVersion {
 		return found{}, ErrNewer
 	}
-	f := found{end: fileHeader}
 	entries := uint64(0)
 	for {
 		body, ok := frameAt(data[f.end:], f.sequence+1)

@@ -27,6 +27,7 @@ import (
 // Options say where the store lives.
 type Options struct {
 	Path string // the file; its directory must exist
+	Keys string // the file of the keys that seal Secrets on disk, made if there is none; empty seals nothing
 	Log  *slog.Logger
 }
 
@@ -36,6 +37,7 @@ type Store struct {
 	log         *slog.Logger
 	quarantined string
 	lock        *os.File
+	keys        *keyring // nil seals nothing
 
 	queueMu sync.Mutex
 	queue   []*op // writes that wait for a commit
@@ -101,7 +103,7 @@ func Open(o Options) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if err := s.open(); err != nil {
+	if err := s.open(o.Keys); err != nil {
 		if s.lock != nil {
 			_ = s.lock.Close()
 		}
@@ -116,7 +118,7 @@ func (s *Store) empty() {
 	s.pods, s.podKeys, s.records = map[string]*v1.Pod{}, map[types.UID]string{}, map[types.UID][]byte{}
 }
 
-func (s *Store) open() error {
+func (s *Store) open(keys string) error {
 	lock, err := os.OpenFile(s.path+".lock", os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
@@ -126,6 +128,11 @@ func (s *Store) open() error {
 		return ErrInUse
 	}
 	s.lock = lock
+	if keys != "" {
+		if s.keys, err = openKeyring(keys); err != nil {
+			return err
+		}
+	}
 	found, err := s.load()
 	if errors.Is(err, errCorrupt) {
 		if err = s.quarantine(err); err != nil {
@@ -136,6 +143,11 @@ func (s *Store) open() error {
 	}
 	if err != nil {
 		return err
+	}
+	if s.keys != nil {
+		if err := s.keys.make(); err != nil {
+			return err
+		}
 	}
 	return s.begin(found)
 }

@@ -27,6 +27,7 @@ type config struct {
 	noManifests bool // do not follow the manifest directory: teardown
 
 	Root         string `json:"root,omitempty"`
+	SecretsKey   string `json:"secrets-key,omitempty"`
 	State        string `json:"state,omitempty"`
 	ConfigDir    string `json:"config-dir,omitempty"`
 	LogDir       string `json:"log-dir,omitempty"`
@@ -87,6 +88,7 @@ func defaults() config {
 func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.ConfigFile, "config", c.ConfigFile, "configuration file; its keys are the names of these flags")
 	f.StringVar(&c.Root, "root", c.Root, "directory of durable state")
+	f.StringVar(&c.SecretsKey, "secrets-key", c.SecretsKey, "file of the keys that seal Secrets in the state (default <root>/secrets.key)")
 	f.StringVar(&c.State, "state", c.State, "directory of run-time state, on a tmpfs")
 	f.StringVar(&c.ConfigDir, "config-dir", c.ConfigDir, "directory with manifests/, cni/net.d/ and certs.d/")
 	f.StringVar(&c.LogDir, "log-dir", c.LogDir, "parent of the directories pods/ and containers/ with the pods' logs")
@@ -140,6 +142,9 @@ func (c *config) complete() error {
 	if c.Listen == "" {
 		c.Listen = filepath.Join(c.State, "podd.sock")
 	}
+	if c.SecretsKey == "" {
+		c.SecretsKey = filepath.Join(c.Root, "secrets.key")
+	}
 	if c.NodeName == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -164,6 +169,7 @@ var namespaceName = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
 func (c *config) check() error {
 	for name, dir := range map[string]string{
 		"root": c.Root, "state": c.State, "config-dir": c.ConfigDir, "log-dir": c.LogDir, "listen": c.Listen, "bundle": c.Bundle,
+		"secrets-key": c.SecretsKey,
 	} {
 		if !filepath.IsAbs(dir) {
 			return fmt.Errorf("%s %q: must be an absolute path", name, dir)
