@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -16,7 +17,10 @@ import (
 
 // place is what a pod may be told of the host and of itself.
 func (h *host) place(pod *v1.Pod, ips []string) sources.Host {
-	p := sources.Host{PodIPs: status.PodIPs(pod, ips, h.r.Node.IPs), HostIPs: h.r.Node.IPs, Tokens: h.r.Tokens}
+	p := sources.Host{
+		PodIPs: status.PodIPs(pod, ips, h.r.Node.IPs), HostIPs: h.r.Node.IPs, Tokens: h.r.Tokens,
+		Open: func(volume, path string) (io.ReadCloser, error) { return h.r.Volumes.OpenFile(pod, volume, path) },
+	}
 	if h.r.Allocatable != nil {
 		p.Allocatable = h.r.Allocatable()
 	}
