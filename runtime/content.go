@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"slices"
 	"time"
@@ -115,13 +116,17 @@ func (h *host) observeContent(pod *v1.Pod, f *status.Facts) error {
 	}
 	pod = h.admitted(pod)
 	objects, place := h.r.objects(), h.place(pod, nil)
+	change := fnv.New32a()
 	for i := range pod.Spec.Volumes {
 		vol := &pod.Spec.Volumes[i]
 		if !sources.IsContent(vol) {
 			continue
 		}
-		was := written[vol.Name]
-		f.Stale = f.Stale || stale(was, sources.Stamp(objects, place, pod, vol), f.Now)
+		was, stamp := written[vol.Name], sources.Stamp(objects, place, pod, vol)
+		if stale(was, stamp, f.Now) {
+			fmt.Fprintf(change, "%s %s %v\n", vol.Name, stamp, was.Due)
+			f.Stale = int(change.Sum32()) | 1
+		}
 		if !was.Due.IsZero() && (f.RefreshAt.IsZero() || was.Due.Before(f.RefreshAt)) {
 			f.RefreshAt = was.Due
 		}

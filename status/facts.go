@@ -36,7 +36,7 @@ type Facts struct {
 
 	Ground     bool        // the pod's directories, cgroup and volumes are all there
 	GroundLeft bool        // some of them are there, complete or not: what an unfinished "ground" or "clear" leaves
-	Stale      bool        // what the pod reads was made from sources that have changed since
+	Stale      int         // what the pod reads was made from sources that have changed since: another number for each change; 0 if not
 	RefreshAt  time.Time   // when it has to be made again though none has changed; zero is never
 	Network    Network     // of the newest sandbox
 	Sandboxes  []Sandbox   // by Attempt; the last is the newest. One that was removed may be listed (not Present) or not

@@ -48,8 +48,8 @@ func (p *planner) refresh() {
 	if !p.grounded() {
 		return
 	}
-	if p.f.Stale || p.busy(Refresh, "") {
-		p.try(Step{Op: Refresh, Why: "a source has changed"})
+	if p.f.Stale != 0 || p.busy(Refresh, "") {
+		p.try(Step{Op: Refresh, Attempt: p.f.Stale, Why: "a source has changed"})
 	}
 	p.wait(p.f.RefreshAt)
 }

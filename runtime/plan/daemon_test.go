@@ -118,6 +118,9 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		Ground: w.ground, GroundLeft: w.groundLeft, Network: w.network,
 		Images: map[string]status.Image{}, Pulled: maps.Clone(d.pulled), Failures: maps.Clone(d.failures),
 	}
+	if w.ground && w.written != w.sources {
+		f.Stale = w.sources
+	}
 	if r := w.pod.Annotations["rejected"]; r != "" {
 		f.Rejected = &status.Verdict{Phase: v1.PodFailed, Reason: "PodOSNotSupported", Message: r}
 	}

@@ -48,7 +48,7 @@ func anyFacts(rng *rand.Rand) (*v1.Pod, status.Facts) {
 	all := everyContainer(pod)
 	f := status.Facts{
 		Now: now, Reachable: rng.IntN(5) > 0, Limits: status.DefaultLimits(), Gone: rng.IntN(10) == 0, Static: rng.IntN(5) == 0,
-		Ground: yes(), GroundLeft: yes(), Network: status.Network{Ready: yes(), Attached: yes()},
+		Ground: yes(), GroundLeft: yes(), Stale: rng.IntN(2), Network: status.Network{Ready: yes(), Attached: yes()},
 		Images: map[string]status.Image{}, Failures: map[status.Task]status.Failed{},
 		Started: ago(), Era: rng.IntN(2), EraBy: all[rng.IntN(len(all))].Name,
 	}
@@ -89,7 +89,7 @@ func anyFacts(rng *rand.Rand) (*v1.Pod, status.Facts) {
 		}
 	}
 	ops := []status.Op{EnsureGround, EnsureNetwork, EnsureSandbox, PullImage, Create, Start, Stop, Record, Remove, RemoveSandbox,
-		DetachNetwork, Conclude, Condemn, PostStart, PreStop, Startup, Readiness, Liveness, BeginEra, Allocate, Resize} // RemoveGround and Finish begin when nothing is left: nothing is wanted beside them
+		DetachNetwork, Conclude, Condemn, PostStart, PreStop, Startup, Readiness, Liveness, BeginEra, Allocate, Resize, Refresh} // RemoveGround and Finish begin when nothing is left: nothing is wanted beside them
 	for range rng.IntN(4) {
 		task := status.Task{Op: ops[rng.IntN(len(ops))]}
 		switch task.Op {

@@ -190,6 +190,8 @@ func trouble(w *world, rng *rand.Rand) {
 			}
 		case 12, 13, 14, 15:
 			w.happens(func() { change(w, rng) })
+		case 10:
+			w.happens(func() { w.log("-- a source changes"); w.sources++ })
 		case 9:
 			w.happens(func() { w.log("-- somebody removes the sandbox"); w.sandboxes = nil })
 		case 8:
@@ -256,7 +258,7 @@ func atRest(w *world) bool {
 	if w.verdict != nil {
 		return len(w.sandboxes)+len(w.containers) == 0 && !w.network.Attached
 	}
-	if len(w.sandboxes) != 1 || w.sandboxes[0].State != status.Running || !w.network.Ready || !w.ground {
+	if len(w.sandboxes) != 1 || w.sandboxes[0].State != status.Running || !w.network.Ready || !w.ground || w.written != w.sources {
 		return false
 	}
 	m := newModel(w)

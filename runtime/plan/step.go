@@ -54,7 +54,7 @@ func Waits(op status.Op) bool {
 type Step struct {
 	Op      status.Op
 	Name    string // container name or image reference
-	Attempt int    // of the container or the sandbox
+	Attempt int    // of the container or the sandbox; Refresh: Facts.Stale
 	Sandbox string // Create, Start: id of the sandbox the container is a member of; it may be under way yet
 
 	Deadline time.Time       // Stop: when to kill; zero or past means at once

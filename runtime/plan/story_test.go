@@ -33,6 +33,7 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 //	> says CONTAINER STEP RESULT     a probe under way comes to a result
 //	> boot, kill, reboot, away, back podd starts, is killed; the host boots again; containerd goes and comes back
 //	> fail STEP, heal                every try of STEP fails; nothing fails any more
+//	> source                         what the pod reads has changed
 //	> debug                          the pod gets an ephemeral container, debugger, whose image is on the host
 //	> exit CONTAINER CODE, pause dies, shim dies, load CONTAINER, delete GRACE, force
 //	> run DURATION                   time passes
@@ -137,6 +138,8 @@ func (s *story) command(words []string) {
 		})
 	case "says":
 		s.says(words[1], status.Op(words[2]), status.Result(words[3]))
+	case "source":
+		w.happens(func() { w.sources++ })
 	case "debug":
 		w.happens(func() { w.images["img-"+debugger] = true; w.debug() })
 	case "load":

@@ -38,6 +38,8 @@ type world struct {
 	reachable   bool
 	ground      bool
 	groundLeft  bool
+	sources     int // how often what the pod reads has changed
+	written     int // as of which change it was written
 	network     status.Network
 	sandboxes   []status.Sandbox
 	containers  []status.Container // present in containerd, each with the notes of this boot
@@ -204,7 +206,10 @@ func (w *world) effect(s Step) {
 	}
 	switch s.Op {
 	case EnsureGround:
-		w.ground, w.groundLeft = true, true
+		w.ground, w.groundLeft, w.written = true, true, w.sources
+	case Refresh:
+		w.need(s, w.groundLeft, "no ground")
+		w.written = w.sources
 	case EnsureNetwork:
 		w.need(s, w.ground, "no ground")
 		w.network = status.Network{Ready: true, Attached: !w.pod.Spec.HostNetwork, IPs: []string{"10.88.0.2"}}
@@ -469,6 +474,7 @@ func stamp(d time.Duration) string { return fmt.Sprintf("%.3fs", d.Seconds()) }
 // opposites are the pairs that must never be wanted or done at once for the same target.
 var opposites = map[status.Op][]status.Op{
 	EnsureGround:  {RemoveGround, Finish},
+	Refresh:       {RemoveGround, Finish},
 	EnsureNetwork: {DetachNetwork, RemoveGround, Finish},
 	EnsureSandbox: {RemoveSandbox, DetachNetwork, RemoveGround, Finish},
 	Create:        {RemoveSandbox, RemoveGround, Finish, Remove, Stop},

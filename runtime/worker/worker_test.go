@@ -233,3 +233,51 @@ func TestAFailedFinishIsTriedAgain(t *testing.T) {
 		}
 	})
 }
+
+// What failed for want of something is tried again as soon as that may be there, also if it comes while the step that lacks it
+// is under way. Until then it waits for its back-off.
+func TestForgive(t *testing.T) {
+	h := fresh()
+	h.facts.Ground = false
+	there := false
+	var arrive func()
+	h.do = func(_ context.Context, s plan.Step) error {
+		missing := !there
+		if arrive != nil {
+			arrive()
+		}
+		if s.Op == plan.EnsureGround && missing {
+			return errors.New("it is missing")
+		}
+		if s.Op == plan.EnsureGround {
+			h.set(func(h *scripted) { h.facts.Ground = true })
+		}
+		return nil
+	}
+	tries := func() (n int) {
+		for _, op := range h.ops() {
+			if op == plan.EnsureGround {
+				n++
+			}
+		}
+		return n
+	}
+	run(t, h, func(w *Worker, _ <-chan error, _ context.CancelFunc) {
+		time.Sleep(10 * time.Second) // at 0, 1, 3, 7 s
+		synctest.Wait()
+		if got := tries(); got != 4 {
+			t.Fatalf("%d tries, want 4", got)
+		}
+		w.Forgive(plan.Create)
+		synctest.Wait()
+		if got := tries(); got != 4 {
+			t.Errorf("%d tries after another step was forgiven", got)
+		}
+		arrive = func() { arrive, there = nil, true; w.Forgive(plan.EnsureGround) }
+		w.Forgive(plan.EnsureGround) // this try fails, as it has looked before what it lacks arrives
+		synctest.Wait()
+		if got := tries(); got != 6 || !h.facts.Ground {
+			t.Errorf("%d tries, want 6 at the same instant", got)
+		}
+	})
+}
