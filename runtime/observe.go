@@ -88,6 +88,9 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 	}
 	slices.SortFunc(f.Containers, byNameAttempt)
 	slices.SortFunc(f.Sandboxes, func(a, b status.Sandbox) int { return a.Attempt - b.Attempt })
+	if f.Reachable && h.living(pod) { // in the end what podd removes is not recorded
+		f.Sandboxes = status.WithLost(h.uid, f.Sandboxes, f.Containers)
+	}
 	h.observeGround(&f)
 	if err := h.observeContent(pod, &f); err != nil {
 		return pod, f, err

@@ -35,7 +35,7 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 //	> fail STEP, heal                every try of STEP fails; nothing fails any more
 //	> source                         what the pod reads has changed
 //	> debug                          the pod gets an ephemeral container, debugger, whose image is on the host
-//	> exit CONTAINER CODE, pause dies, shim dies, load CONTAINER, delete GRACE, force
+//	> exit CONTAINER CODE, pause dies, pause vanishes, shim dies, load CONTAINER, delete GRACE, force
 //	> run DURATION                   time passes
 func TestStories(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -101,6 +101,9 @@ func (s *story) command(words []string) {
 		return
 	case "shim dies":
 		w.happens(func() { w.sandboxDies(true) })
+		return
+	case "pause vanishes":
+		w.happens(func() { w.sandboxes = nil })
 		return
 	}
 	switch words[0] {

@@ -180,14 +180,21 @@ func (w *world) half(s Step) {
 	}
 }
 
-// listed are the sandboxes, and the newest one that was removed.
+// listed are the sandboxes, the newest one that was removed, and one that somebody took away.
 func (w *world) listed() []status.Sandbox {
-	if w.removed == nil {
-		return slices.Clone(w.sandboxes)
+	all := slices.Clone(w.sandboxes)
+	if w.removed != nil {
+		all = append(all, *w.removed)
 	}
-	all := append([]status.Sandbox{*w.removed}, w.sandboxes...)
 	slices.SortFunc(all, func(a, b status.Sandbox) int { return a.Attempt - b.Attempt })
-	return all
+	if w.gone || w.pod.DeletionTimestamp != nil {
+		return all
+	}
+	ran := slices.Clone(w.containers)
+	for _, r := range w.records {
+		ran = append(ran, *r)
+	}
+	return status.WithLost(w.pod.UID, all, ran)
 }
 
 func (w *world) sandboxAt(attempt int) int {

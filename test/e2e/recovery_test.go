@@ -92,13 +92,15 @@ func TestContainerdDies(t *testing.T) {
 }
 
 // TestShimDies kills the shim that all containers of a pod have in common: no process of the pod goes on, and the
-// containers are restarted by their policy.
+// containers are restarted by their policy, after the init container. So it is when somebody takes the whole sandbox away
+// while podd is away.
 func TestShimDies(t *testing.T) {
 	t.Parallel()
 	s := start(t, harness.WithArgs("--restart-backoff=10ms"))
 	side := "- {name: side, image: " + busybox + ", command: [sleep, infinity]}\n"
+	init := "\ninitContainers: [{name: init, image: " + busybox + ", command: ['true']}]"
 	for _, policy := range []string{"Always", "Never"} {
-		s.apply(t, pod{Name: strings.ToLower(policy), Container: "command: [sleep, infinity]", Spec: "restartPolicy: " + policy, More: side})
+		s.apply(t, pod{Name: strings.ToLower(policy), Container: "command: [sleep, infinity]", Spec: "restartPolicy: " + policy + init, More: side})
 	}
 	for _, name := range []string{"always", "never"} {
 		s.until(t, name, "ready", ready)
@@ -116,7 +118,7 @@ func TestShimDies(t *testing.T) {
 		must(t, syscall.Kill(pid, syscall.SIGKILL))
 	}
 	always := s.until(t, "always", "restarted", func(p *v1.Pod) bool {
-		return ready(p) && container(p, "app").RestartCount == 1 && container(p, "side").RestartCount == 1
+		return ready(p) && container(p, "app").RestartCount == 1 && container(p, "side").RestartCount == 1 && initStatus(p, "init").RestartCount == 1
 	})
 	never := s.until(t, "never", "failed", phase(v1.PodFailed))
 	for name, end := range map[string]*v1.ContainerStateTerminated{
@@ -134,6 +136,33 @@ func TestShimDies(t *testing.T) {
 		}
 		return err
 	})
+
+	s.Kill()
+	s.unsandbox(t, status.ContainerID(always.UID, "", 1))
+	s.Restart()
+	s.until(t, "always", "restarted again", func(p *v1.Pod) bool {
+		return ready(p) && container(p, "app").RestartCount == 2 && container(p, "side").RestartCount == 2 && initStatus(p, "init").RestartCount == 2
+	})
+	all := s.mustTasks(t)
+	if next := status.ContainerID(always.UID, "", 2); !all[next].running || len(all) != 3 {
+		t.Errorf("of the next sandbox, %s, and its containers there are %v", next, all)
+	}
+}
+
+// unsandbox takes away all that containerd has of a sandbox, and leaves what runs in it.
+func (s *suite) unsandbox(t *testing.T, id string) {
+	t.Helper()
+	c, err := client.New(s.ContainerdSocket)
+	must(t, err)
+	defer func() { _ = c.Close() }()
+	ctx := namespaces.WithNamespace(t.Context(), s.Namespace)
+	_, err = c.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(syscall.SIGKILL)})
+	must(t, err)
+	_, err = c.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id})
+	must(t, err)
+	_, err = c.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	must(t, err)
+	must(t, c.ContainerService().Delete(ctx, id))
 }
 
 // TestLogWriterDies kills podd-logd while a container writes: the container goes on, and so does its log.
