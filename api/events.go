@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -114,9 +116,13 @@ func (s *Server) recordEvents(ctx context.Context) {
 			if err := limit.Wait(ctx); err != nil {
 				return
 			}
-			written, err := s.putEvent(store.Lazily(ctx), result.Event)
+			written, err := persist(ctx, func() (*v1.Event, error) { return s.putEvent(store.Lazily(ctx), result.Event) })
 			if err != nil {
-				s.Log.Debug("event is lost", "reason", event.Reason, "message", event.Message, "error", err)
+				level := slog.LevelWarn
+				if errors.Is(err, errNoPlace) {
+					level = slog.LevelDebug
+				}
+				s.Log.Log(ctx, level, "event is lost", "reason", event.Reason, "message", event.Message, "error", err)
 				continue
 			}
 			correlator.UpdateState(written)
@@ -124,12 +130,38 @@ func (s *Server) recordEvents(ctx context.Context) {
 	}
 }
 
+// How often and how soon one event is written again that could not be stored (client-go/tools/record/event.go). Those after
+// it wait meanwhile.
+const (
+	eventTries = 12
+	eventRetry = 10 * time.Second
+)
+
+// errNoPlace is of an event that there is no namespace for, or none any more.
+var errNoPlace = errors.New("no event can be written there")
+
+// persist has an event written. What the API refuses is refused for good; what the disk does not take it may take later.
+func persist(ctx context.Context, write func() (*v1.Event, error)) (*v1.Event, error) {
+	for try := 1; ; try++ {
+		written, err := write()
+		if err == nil || try == eventTries || errors.Is(err, errNoPlace) || apierrors.ReasonForError(err) != metav1.StatusReasonUnknown &&
+			!apierrors.IsInternalError(err) {
+			return written, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(eventRetry):
+		}
+	}
+}
+
 // putEvent writes an event, or the new count and message of one that was written before.
 func (s *Server) putEvent(ctx context.Context, event *v1.Event) (*v1.Event, error) {
 	if entry, ok := s.Store.Get(namespacePrefix + event.Namespace); !ok {
-		return nil, fmt.Errorf("there is no namespace %s", event.Namespace)
+		return nil, fmt.Errorf("there is no namespace %s: %w", event.Namespace, errNoPlace)
 	} else if m, err := readMetadata(entry.Data); err == nil && m.deleting {
-		return nil, fmt.Errorf("namespace %s is being deleted", event.Namespace)
+		return nil, fmt.Errorf("namespace %s is being deleted: %w", event.Namespace, errNoPlace)
 	}
 	ctx = request.WithRequestInfo(ctx, &request.RequestInfo{APIVersion: "v1"}) // validated by the rules of core/v1
 	ctx, cancel := context.WithTimeout(request.WithNamespace(ctx, event.Namespace), 10*time.Second)

@@ -21,6 +21,7 @@ import (
 	"podd/runtime/logs"
 	"podd/runtime/plan"
 	"podd/status"
+	"podd/volumes"
 )
 
 // Do makes one step so.
@@ -104,7 +105,7 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 		return err
 	}
 	if err := h.r.Volumes.Ensure(ctx, pod); err != nil {
-		h.event(pod, v1.EventTypeWarning, "FailedMount", "MountVolume.SetUp failed: %v", err)
+		h.failedMount(pod, err)
 		return err
 	}
 	if err := h.ensureContent(ctx, pod); err != nil {
@@ -125,6 +126,16 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 	}
 	killpoint.At("ground.lease")
 	return h.marks.put("ground", true)
+}
+
+// failedMount tells which volume could not be made (pkg/volume/util/operationexecutor/operation_generator.go), or that none
+// could (pkg/kubelet/kubelet.go SyncPod).
+func (h *host) failedMount(pod *v1.Pod, err error) {
+	if of := (*volumes.Error)(nil); errors.As(err, &of) {
+		h.event(pod, v1.EventTypeWarning, "FailedMount", "MountVolume.SetUp failed for volume %q : %v", of.Volume, of.Err)
+		return
+	}
+	h.event(pod, v1.EventTypeWarning, "FailedMount", "Unable to attach or mount volumes: %v", err)
 }
 
 // writeEtc writes the pod's hosts, hostname and resolv.conf; what had to be left out of them becomes events.

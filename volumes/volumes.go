@@ -66,10 +66,10 @@ func (v *Volumes) Ensure(ctx context.Context, pod *v1.Pod) error {
 	for i := range pod.Spec.Volumes {
 		vol := &pod.Spec.Volumes[i]
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("volume %s: %w", vol.Name, err)
+			return &Error{vol.Name, err}
 		}
 		if err := v.ensureOne(dir, pod, vol); err != nil {
-			return fmt.Errorf("volume %s: %w", vol.Name, err)
+			return &Error{vol.Name, err}
 		}
 	}
 	killpoint.At("volumes.ready.before")
@@ -80,6 +80,15 @@ func (v *Volumes) Ensure(ctx context.Context, pod *v1.Pod) error {
 	killpoint.At("volumes.ready.after")
 	return unix.Close(fd)
 }
+
+// Error says which volume could not be made.
+type Error struct {
+	Volume string
+	Err    error
+}
+
+func (e *Error) Error() string { return "volume " + e.Volume + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
 
 func (v *Volumes) ensureOne(dir int, pod *v1.Pod, vol *v1.Volume) error {
 	if !validName.MatchString(vol.Name) {

@@ -119,7 +119,7 @@ func testHostPathKinds(t *testing.T, s *suite) {
 				return
 			}
 			s.apply(t, p)
-			if got := s.event(t, p.Name, "FailedMount"); !strings.Contains(got, c.path+": "+c.want) {
+			if got := s.event(t, p.Name, "FailedMount"); got != `MountVolume.SetUp failed for volume "v" : hostPath `+c.path+": "+c.want {
 				t.Errorf("event FailedMount: %q, want %q", got, c.want)
 			}
 			pod := s.until(t, p.Name, "there", func(*v1.Pod) bool { return true })
