@@ -3,8 +3,10 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	v1 "k8s.io/api/core/v1"
 
 	"podd/runtime/killpoint"
@@ -26,6 +28,9 @@ func (h *host) postStart(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	failed := h.hook(ctx, pod, t, t.Container.Lifecycle.PostStart)
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if errdefs.IsUnavailable(failed) {
+		return fmt.Errorf("hook postStart: %w", failed)
 	}
 	detail(ctx, hasFailed(failed))
 	killpoint.At("post-start.ended")
@@ -55,6 +60,9 @@ func (h *host) preStop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if limited.Err() == nil && errdefs.IsUnavailable(failed) {
+		return fmt.Errorf("hook preStop: %w", failed)
+	}
 	tell := failed != nil
 	if failed != nil && limited.Err() != nil {
 		failed = errCut
@@ -68,7 +76,8 @@ func (h *host) preStop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	return h.noteHook(s, failed)
 }
 
-// hook runs a hook; the error says how it failed, or is ctx's.
+// hook runs a hook; the error says how it failed, or is ctx's. One that is Unavailable is of a containerd that was or went
+// away: how a command in the container ended is not known, and it is run again.
 func (h *host) hook(ctx context.Context, pod *v1.Pod, t probes.Target, handler *v1.LifecycleHandler) error {
 	return h.r.prober.Hook(ctx, handler, t, func(message string) {
 		h.containerEvent(pod, t.Container.Name, v1.EventTypeWarning, "LifecycleHTTPFallback", "%s", message)

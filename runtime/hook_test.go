@@ -7,17 +7,20 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"podd/runtime/containers"
 	"podd/runtime/plan"
 	"podd/status"
 )
@@ -104,6 +107,29 @@ func TestPostStart(t *testing.T) {
 		t.Errorf("a hook that was given up: %+v", got)
 	}
 	l.told(t)
+}
+
+// TestHookWithoutContainerd: a command whose end nobody can tell has not failed. It is run again.
+func TestHookWithoutContainerd(t *testing.T) {
+	command := v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}
+	l := newLone(t, v1.Container{Lifecycle: &v1.Lifecycle{PostStart: &command, PreStop: &command}})
+	client, err := containers.Connect(containers.Options{Address: filepath.Join(t.TempDir(), "none.sock"), RunDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	l.r.Containers = client
+	for _, op := range []status.Op{plan.PostStart, plan.PreStop} {
+		s := l.step(op)
+		s.Deadline = time.Now().Add(time.Hour)
+		if err := l.do(t.Context(), l.pod, s); !errdefs.IsUnavailable(err) {
+			t.Errorf("%s: %v", op, err)
+		}
+	}
+	if got := l.seen(status.Running); got.PostStart != (status.Hook{}) || got.PreStop != (status.Hook{}) {
+		t.Errorf("noted: %+v %+v", got.PostStart, got.PreStop)
+	}
+	l.told(t, "app Normal Killing Stopping container app")
 }
 
 // TestPreStopIsCut at its deadline, whatever it does; that of a sleep is no failure that is told of.

@@ -12,7 +12,7 @@ import (
 )
 
 // Hook runs a hook to its end. There is no time limit but ctx. The error is ctx's when that has ended; else it is in
-// upstream's words (pkg/kubelet/lifecycle/handlers.go), which are for the status: they may tell what an event must not.
+// upstream's words (pkg/kubelet/lifecycle/handlers.go), which are for the status: they may tell what an event must not. errors.Is finds the cause.
 // insecure is called when a hook that asks for HTTPS was answered over HTTP, with the words for an event.
 func (p *Prober) Hook(ctx context.Context, h *v1.LifecycleHandler, t Target, insecure func(message string)) error {
 	var err error
@@ -39,9 +39,18 @@ func (p *Prober) Hook(ctx context.Context, h *v1.LifecycleHandler, t Target, ins
 	case ctx.Err() != nil:
 		return ctx.Err()
 	default:
-		return fmt.Errorf("%s", failed)
+		return &hookError{failed, err}
 	}
 }
+
+// hookError is how a hook failed, and why.
+type hookError struct {
+	words string
+	cause error
+}
+
+func (e *hookError) Error() string { return e.words }
+func (e *hookError) Unwrap() error { return e.cause }
 
 // run runs a command, which has to exit with 0.
 func run(ctx context.Context, command []string, t Target, out *output) error {
