@@ -40,6 +40,8 @@ type Host struct {
 	StateDir      string          // on the file system that pods may use
 	MaxPods       int             // pods that may be here at the same time; 0 = MaxPods
 	Configuration any             // of podd, for /configz; encoded as JSON
+
+	RecursiveReadOnly bool // a mount can be made read-only with all that is mounted below it
 }
 
 const (
@@ -222,9 +224,9 @@ func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time, due bool) v1.Nod
 			next.DaemonEndpoints.KubeletEndpoint.Port = int32(tcp.Port)
 		}
 	}
-	no := false
+	no, recursive := false, s.Host.RecursiveReadOnly
 	next.RuntimeHandlers = []v1.NodeRuntimeHandler{{Name: "", Features: &v1.NodeRuntimeHandlerFeatures{
-		RecursiveReadOnlyMounts: &no, UserNamespaces: &no}}}
+		RecursiveReadOnlyMounts: &recursive, UserNamespaces: &no}}}
 	return next
 }
 

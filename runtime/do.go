@@ -255,11 +255,12 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because("CreateContainerConfigError", err)
 	}
-	mounts, err := h.r.Volumes.Mounts(pod, c)
+	id := status.ContainerID(h.uid, s.Name, s.Attempt)
+	mounts, err := h.r.Volumes.Mounts(ctx, pod, c, id, env)
 	if err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because("CreateContainerConfigError", err)
 	}
-	id := status.ContainerID(h.uid, s.Name, s.Attempt)
 	if message := c.TerminationMessagePath; message != "" {
 		m, err := h.messageMount(id, message)
 		if err != nil {
@@ -451,6 +452,9 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if err := logs.EnsureLink(h.r.LogDir, pod.Namespace, pod.Name, s.Name, id, target.Path); err != nil {
 		h.r.Log.Warn("link log", "pod", pod.Name, "container", s.Name, "err", err)
 	}
+	if err := h.r.Volumes.Unpin(ctx, string(h.uid), id); err != nil { // they go with the instance, then
+		h.r.Log.Warn("unpin what a container has mounted", "pod", pod.Name, "container", s.Name, "err", err)
+	}
 	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Started", "Container started")
 	return nil
 }
@@ -584,6 +588,9 @@ func (h *host) remove(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	}
 	killpoint.At("remove.container")
 	if err := h.r.Sandboxes.RemoveMessage(string(h.uid), id); err != nil {
+		return err
+	}
+	if err := h.r.Volumes.Unpin(ctx, string(h.uid), id); err != nil {
 		return err
 	}
 	if old := s.Attempt - exitsKept; old >= 0 {

@@ -43,7 +43,7 @@ func byName(s []v1.ContainerStatus) []v1.ContainerStatus {
 // containerStatus is the status of one container (pkg/kubelet/kubelet_pods.go convertToAPIContainerStatuses).
 func containerStatus(pod *v1.Pod, f Facts, m Member) v1.ContainerStatus {
 	c := m.Container
-	s := v1.ContainerStatus{Name: c.Name, Image: c.Image, VolumeMounts: mounts(c)}
+	s := v1.ContainerStatus{Name: c.Name, Image: c.Image, VolumeMounts: mounts(c, f.Node.RecursiveReadOnly)}
 	last, known := f.Newest(c.Name)
 	if known {
 		instance(&s, last, c)
@@ -125,14 +125,14 @@ func cut(s string, n int) string {
 	return s[:n]
 }
 
-// mounts tells how each mount was made. IfPossible means Enabled: the runtime can always do it.
-func mounts(c *v1.Container) []v1.VolumeMountStatus {
+// mounts tells how each mount was made. IfPossible means Enabled where it is possible.
+func mounts(c *v1.Container, recursive bool) []v1.VolumeMountStatus {
 	var out []v1.VolumeMountStatus
 	for _, m := range c.VolumeMounts {
 		s := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
 			mode := v1.RecursiveReadOnlyDisabled
-			if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled {
+			if recursive && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled {
 				mode = v1.RecursiveReadOnlyEnabled
 			}
 			s.RecursiveReadOnly = &mode

@@ -55,6 +55,8 @@ type Node struct {
 	IPs  []string // primary first, at most one per family
 
 	Allocatable v1.ResourceList // cpu and memory that pods may have in all; nil: not known
+
+	RecursiveReadOnly bool // a mount can be made read-only with all that is mounted below it
 }
 
 // Limits are the numbers that a configuration may change.

@@ -200,7 +200,7 @@ func (s *story) newPod(policy v1.RestartPolicy, names []string) {
 	s.pod.Spec.RestartPolicy = policy
 	s.prev = v1.PodStatus{}
 	s.f = Facts{
-		Now: zero, Reachable: true, Node: Node{Name: "host", IPs: []string{"192.0.2.1", "2001:db8::1"}}, Limits: DefaultLimits(),
+		Now: zero, Reachable: true, Node: Node{Name: "host", IPs: []string{"192.0.2.1", "2001:db8::1"}, RecursiveReadOnly: true}, Limits: DefaultLimits(),
 		Started: zero, Ground: true, Images: map[string]Image{}, Failures: map[Task]Failed{},
 	}
 	for _, n := range names {

@@ -121,7 +121,7 @@ func mountContents(dir int, pod *v1.Pod) error {
 	}
 	defer unix.Close(fd)
 	if isTmpfs(dir, fd) {
-		return nil
+		return shareContents(dir, pod)
 	}
 	most := 0
 	for i := range pod.Spec.Volumes {
@@ -144,6 +144,16 @@ func mountContents(dir int, pod *v1.Pod) error {
 		return fmt.Errorf("mount tmpfs: %w", err)
 	}
 	killpoint.At("volumes.content.mounted")
+	return shareContents(dir, pod)
+}
+
+// shareContents makes the tmpfs a shared mount if a container asks for that. There will never be a mount below it.
+func shareContents(dir int, pod *v1.Pod) error {
+	for i := range pod.Spec.Volumes {
+		if vol := &pod.Spec.Volumes[i]; isContent(vol) && propagated(pod, vol.Name) {
+			return share(dir, contents)
+		}
+	}
 	return nil
 }
 

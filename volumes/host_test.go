@@ -236,11 +236,18 @@ func TestKillPoints(t *testing.T) {
 			hostPath("dir", filepath.Join(dir, "host", "dir"), "DirectoryOrCreate"),
 			hostPath("file", filepath.Join(dir, "host", "file"), "FileOrCreate"), v1.Volume{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}})
 		p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
+		p.Spec.Containers = []v1.Container{{VolumeMounts: []v1.VolumeMount{{Name: "data", MountPath: "/v", SubPath: "made/sub"}}}}
 		return v, p
+	}
+	pinAndUnpin := func(v *Volumes, p *v1.Pod) error {
+		if _, err := v.Mounts(t.Context(), p, &p.Spec.Containers[0], "id", nil); err != nil {
+			return err
+		}
+		return v.Unpin(t.Context(), "uid-1", "id")
 	}
 	if dir := os.Getenv(victim); dir != "" {
 		v, p := fixture(dir)
-		t.Fatalf("the kill point was not passed: %v, %v, %v", v.Ensure(t.Context(), p), fill(v, p, "old"), v.Remove(t.Context(), "uid-1"))
+		t.Fatalf("the kill point was not passed: %v, %v, %v, %v", v.Ensure(t.Context(), p), fill(v, p, "old"), pinAndUnpin(v, p), v.Remove(t.Context(), "uid-1"))
 	}
 	points := map[string]bool{}
 	files, err := filepath.Glob("*.go")
@@ -280,6 +287,9 @@ func TestKillPoints(t *testing.T) {
 				}
 				if ok, err := v.Look("uid-1", p); err != nil || !ok {
 					t.Errorf("%s: Look = %v, %v", point, ok, err)
+				}
+				if err := pinAndUnpin(v, p); err != nil {
+					t.Errorf("%s: %v", point, err)
 				}
 				for _, name := range []string{"data", "mem"} {
 					path := filepath.Join(v.path("uid-1"), name)

@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -13,15 +14,20 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// Mounts are the mounts of one container for its volumeMounts, a path before what lies below it. It changes nothing.
-// The links in a hostPath are resolved now, so that the path cannot lead elsewhere by the time the container starts.
-func (v *Volumes) Mounts(pod *v1.Pod, c *v1.Container) ([]specs.Mount, error) {
-	if !validUID.MatchString(string(pod.UID)) {
-		return nil, fmt.Errorf("pod uid %q: not usable as a name", pod.UID)
+// Mounts are the mounts of one instance of a container for its volumeMounts, a path before what lies below it. id is the
+// instance's, env its variables, to which a subPathExpr may refer.
+//
+// The links in a hostPath are resolved now, so that the path cannot lead elsewhere by the time the container starts. What
+// a subPath leads to is opened now, made if it is missing, and pinned, until Unpin: a pod that can write there cannot
+// exchange it. Mounts may be called again for the same instance, as long as that has not started.
+func (v *Volumes) Mounts(ctx context.Context, pod *v1.Pod, c *v1.Container, id string, env []v1.EnvVar) ([]specs.Mount, error) {
+	if !validUID.MatchString(string(pod.UID)) || !validUID.MatchString(id) {
+		return nil, fmt.Errorf("pod uid %q, container id %q: not usable as a name", pod.UID, id)
 	}
 	mounts := make([]specs.Mount, 0, len(c.VolumeMounts))
-	for _, m := range c.VolumeMounts {
-		mount, err := v.mount(pod, &m)
+	for n := range c.VolumeMounts {
+		m := &c.VolumeMounts[n]
+		mount, err := v.mount(ctx, pod, m, pin{string(pod.UID), id, n}, env)
 		if err != nil {
 			return nil, fmt.Errorf("volumeMount %s: %w", m.Name, err)
 		}
@@ -33,43 +39,85 @@ func (v *Volumes) Mounts(pod *v1.Pod, c *v1.Container) ([]specs.Mount, error) {
 	return mounts, nil
 }
 
-func (v *Volumes) mount(pod *v1.Pod, m *v1.VolumeMount) (specs.Mount, error) {
+func (v *Volumes) mount(ctx context.Context, pod *v1.Pod, m *v1.VolumeMount, p pin, env []v1.EnvVar) (specs.Mount, error) {
 	i := slices.IndexFunc(pod.Spec.Volumes, func(vol v1.Volume) bool { return vol.Name == m.Name })
 	if i < 0 {
 		return specs.Mount{}, errors.New("the pod has no such volume")
 	}
 	vol := &pod.Spec.Volumes[i]
-	if err := honoured(m); err != nil {
-		return specs.Mount{}, err
-	}
 	dest, err := destination(m.MountPath, vol.HostPath != nil)
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	source, err := v.source(string(pod.UID), vol)
+	root, err := v.source(string(pod.UID), vol)
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	access := "rw"
-	if m.ReadOnly || isContent(vol) {
-		access = "ro"
+	options, err := mountOptions(m, isContent(vol))
+	if err != nil {
+		return specs.Mount{}, err
 	}
-	return specs.Mount{Destination: dest, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", access}}, nil
+	sub, err := subPath(m, env)
+	if err != nil {
+		return specs.Mount{}, err
+	}
+	source := root
+	if sub != "" {
+		if source, err = v.pinSubPath(ctx, root, sub, p, propagates(m)); err != nil {
+			return specs.Mount{}, fmt.Errorf("subPath %s: %w", sub, err)
+		}
+	}
+	if err := checkPropagation(source, root, m); err != nil {
+		return specs.Mount{}, err
+	}
+	return specs.Mount{Destination: dest, Type: "bind", Source: source, Options: options}, nil
 }
 
-// honoured is an error for what would change the meaning of a mount and is not done here.
-func honoured(m *v1.VolumeMount) error {
-	switch {
-	case m.SubPath != "":
-		return errors.New("subPath: is not supported")
-	case m.SubPathExpr != "":
-		return errors.New("subPathExpr: is not supported")
-	case m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled:
-		return fmt.Errorf("recursiveReadOnly %s: is not supported", *m.RecursiveReadOnly)
-	case m.MountPropagation != nil && *m.MountPropagation != v1.MountPropagationNone:
-		return fmt.Errorf("mountPropagation %s: is not supported", *m.MountPropagation)
+// mountOptions are the runtime's options for a mount (pkg/kubelet/kubelet_pods.go resolveRecursiveReadOnly and
+// translateMountPropagation).
+func mountOptions(m *v1.VolumeMount, readOnly bool) ([]string, error) {
+	recursive, err := recursiveReadOnly(m, RecursiveReadOnly())
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	access := "rw"
+	switch {
+	case recursive:
+		access = "rro"
+	case m.ReadOnly || readOnly:
+		access = "ro"
+	}
+	propagation := "rprivate"
+	switch {
+	case m.MountPropagation == nil:
+	case *m.MountPropagation == v1.MountPropagationHostToContainer:
+		propagation = "rslave"
+	case *m.MountPropagation == v1.MountPropagationBidirectional:
+		propagation = "rshared"
+	}
+	return []string{"rbind", propagation, access}, nil
+}
+
+func recursiveReadOnly(m *v1.VolumeMount, possible bool) (bool, error) {
+	if m.RecursiveReadOnly == nil || *m.RecursiveReadOnly == v1.RecursiveReadOnlyDisabled {
+		return false, nil
+	}
+	mode := *m.RecursiveReadOnly
+	switch {
+	case !m.ReadOnly:
+		return false, fmt.Errorf("recursiveReadOnly %s: the mount is not readOnly", mode)
+	case propagates(m):
+		return false, fmt.Errorf("recursiveReadOnly %s: does not go with mountPropagation %s", mode, *m.MountPropagation)
+	case mode == v1.RecursiveReadOnlyEnabled && !possible:
+		return false, fmt.Errorf("recursiveReadOnly %s: needs Linux 5.12", mode)
+	}
+	return possible, nil
+}
+
+// RecursiveReadOnly says whether a mount can be made read-only with all that is mounted below it: whether the kernel has
+// mount_setattr.
+func RecursiveReadOnly() bool {
+	return !errors.Is(unix.MountSetattr(-1, "", 0, &unix.MountAttr{}), unix.ENOSYS)
 }
 
 // destination is the path in the container. Nothing may cover /proc (CVE-2019-16884: the runtime itself relies on what
@@ -90,7 +138,7 @@ func destination(path string, isHostPath bool) (string, error) {
 	return dest, nil
 }
 
-// source is the path on the host.
+// source is the path on the host, without links.
 func (v *Volumes) source(uid string, vol *v1.Volume) (string, error) {
 	if vol.HostPath != nil {
 		if err := checkHostPath(vol.HostPath.Path); err != nil {

@@ -159,6 +159,10 @@ func Unmount(ctx context.Context, path string) error {
 		if len(points) == 0 {
 			return nil
 		}
+		// What a container has bound here may be mounts of the host: those stay.
+		for _, p := range points {
+			_ = unix.Mount("", p, "", unix.MS_PRIVATE|unix.MS_REC, "")
+		}
 		progress := false
 		for _, p := range slices.Backward(points) {
 			if err := ctx.Err(); err != nil {
@@ -181,6 +185,15 @@ func Unmount(ctx context.Context, path string) error {
 			return fmt.Errorf("unmount %s: %d mounts cannot be reached", path, len(points))
 		}
 	}
+}
+
+// detach takes the topmost mount on path away, with all that is mounted below it, and nothing elsewhere. EINVAL if there
+// is none.
+func detach(path string) error {
+	if err := unix.Mount("", path, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	return unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 }
 
 // realPath is the path without links, as the kernel lists mounts.

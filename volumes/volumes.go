@@ -68,7 +68,11 @@ func (v *Volumes) Ensure(ctx context.Context, pod *v1.Pod) error {
 		if err := ctx.Err(); err != nil {
 			return &Error{vol.Name, err}
 		}
-		if err := v.ensureOne(dir, pod, vol); err != nil {
+		err := v.ensureOne(dir, pod, vol)
+		if err == nil && vol.EmptyDir != nil && propagated(pod, vol.Name) {
+			err = share(dir, vol.Name)
+		}
+		if err != nil {
 			return &Error{vol.Name, err}
 		}
 	}
@@ -290,6 +294,7 @@ func (v *Volumes) Look(uid string, pod *v1.Pod) (bool, error) {
 			return false, nil
 		}
 		there := vol.EmptyDir.Medium != v1.StorageMediumMemory || isTmpfs(dir, fd)
+		there = there && (!propagated(pod, vol.Name) || isShared(fd))
 		unix.Close(fd)
 		if !there {
 			return false, nil

@@ -179,7 +179,7 @@ func TestMounts(t *testing.T) {
 		{Name: "host", MountPath: "/a/b/c", ReadOnly: true},
 		{Name: "data", MountPath: "a/"},
 	}}
-	got, err := v.Mounts(p, c)
+	got, err := v.Mounts(t.Context(), p, c, "id", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,17 +190,20 @@ func TestMounts(t *testing.T) {
 	if got[1].Destination != "/a/b/c" || got[1].Source != dir || !slices.Equal(got[1].Options, []string{"rbind", "rprivate", "ro"}) {
 		t.Errorf("mounts = %+v", got)
 	}
-	propagation := v1.MountPropagationBidirectional
+	propagation, rro := v1.MountPropagationBidirectional, v1.RecursiveReadOnlyEnabled
 	for want, m := range map[string]v1.VolumeMount{
 		"volumeMount none: the pod has no such volume": {Name: "none", MountPath: "/x"},
 		"would replace the container's root":           {Name: "data", MountPath: "/x/.."},
 		"at or below /proc":                            {Name: "host", MountPath: "/x/../proc/sys"},
 		"only a hostPath may be at or below /sys":      {Name: "data", MountPath: "/sys/fs"},
 		"is not a path":                                {Name: "data", MountPath: ""},
-		"subPath: is not supported":                    {Name: "data", MountPath: "/x", SubPath: "s"},
-		"mountPropagation Bidirectional":               {Name: "data", MountPath: "/x", MountPropagation: &propagation},
+		"subPath /s: must not be an absolute path":     {Name: "data", MountPath: "/x", SubPath: "/s"},
+		`subPath a/../s: must not contain ".."`:        {Name: "data", MountPath: "/x", SubPath: "a/../s"},
+		`missing value for A, B`:                       {Name: "data", MountPath: "/x", SubPathExpr: "$(B)/$(A)/$(B)"},
+		"the mount is not readOnly":                    {Name: "data", MountPath: "/x", RecursiveReadOnly: &rro},
+		"does not go with mountPropagation":            {Name: "data", MountPath: "/x", ReadOnly: true, RecursiveReadOnly: &rro, MountPropagation: &propagation},
 	} {
-		_, err := v.Mounts(p, &v1.Container{VolumeMounts: []v1.VolumeMount{m}})
+		_, err := v.Mounts(t.Context(), p, &v1.Container{VolumeMounts: []v1.VolumeMount{m}}, "id", nil)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("mount %+v: %v, want %q", m, err, want)
 		}
@@ -232,7 +235,7 @@ func TestPlantedLinks(t *testing.T) {
 		if err := v.Ensure(t.Context(), q); err == nil {
 			t.Errorf("Ensure took the link %s", name)
 		}
-		if _, err := v.Mounts(q, &v1.Container{VolumeMounts: []v1.VolumeMount{{Name: name, MountPath: "/x"}}}); err == nil {
+		if _, err := v.Mounts(t.Context(), q, &v1.Container{VolumeMounts: []v1.VolumeMount{{Name: name, MountPath: "/x"}}}, "id", nil); err == nil {
 			t.Errorf("Mounts took the link %s", name)
 		}
 	}

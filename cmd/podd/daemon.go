@@ -239,7 +239,7 @@ func (p *podd) open(boot string) error {
 	if err != nil {
 		return err
 	}
-	node := status.Node{Name: c.NodeName, IPs: hostIPs()}
+	node := status.Node{Name: c.NodeName, IPs: hostIPs(), RecursiveReadOnly: volumes.RecursiveReadOnly()}
 	limits := status.DefaultLimits()
 	limits.RestartInitial, limits.RestartMax = c.BackoffBase.Duration, c.BackoffMax.Duration
 	limits.PullInitial = c.PullBase.Duration
@@ -263,7 +263,7 @@ func (p *podd) open(boot string) error {
 	p.api, err = api.New(api.Config{
 		Store: p.store, Runtime: &attendant{p.runtime, p.images, p.client, p.stats}, NodeName: node.Name, NodeIPs: node.IPs,
 		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Version: version, Containerd: p.containerd, Log: p.log,
-		Host: api.Host{Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c},
+		Host: api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c},
 	})
 	if err != nil {
 		return err

@@ -472,7 +472,7 @@ ports: [{containerPort: 8080, hostPort: %d}]
 resources: {limits: {memory: 64Mi, cpu: 500m}}
 restartPolicy: Always
 restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]
-volumeMounts: [{name: data, mountPath: /data}, {name: memory, mountPath: /memory}, {name: about, mountPath: /about}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort) + watched,
+volumeMounts: [{name: data, mountPath: /data}, {name: data, mountPath: /sub, subPath: sub/made}, {name: memory, mountPath: /memory}, {name: about, mountPath: /about}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort) + watched,
 		More: `
 - name: side
   image: ` + busybox + `

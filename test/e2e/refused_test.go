@@ -41,10 +41,6 @@ func testRefused(t *testing.T, s *suite) {
 		{pod{Container: "securityContext: {procMount: Unmasked}", Spec: "hostUsers: false"}, c + "securityContext.procMount", notYet},
 		{pod{Container: "securityContext: {appArmorProfile: {type: Unconfined}}"}, c + "securityContext.appArmorProfile", notYet},
 		{pod{Container: "securityContext: {seLinuxOptions: {level: s0}}"}, c + "securityContext.seLinuxOptions", notYet},
-		{mounted("subPath: x"), c + "volumeMounts[0].subPath", notYet},
-		{mounted("subPathExpr: x"), c + "volumeMounts[0].subPathExpr", notYet},
-		{mounted("mountPropagation: HostToContainer"), c + "volumeMounts[0].mountPropagation", notYet},
-		{mounted("readOnly: true, recursiveReadOnly: Enabled"), c + "volumeMounts[0].recursiveReadOnly", notYet},
 
 		{volume("emptyDir: {sizeLimit: 1Mi}"), "spec.volumes[0].emptyDir.sizeLimit", notYet},
 		{volume("emptyDir: {medium: HugePages}"), "spec.volumes[0].emptyDir.medium", notYet},
@@ -83,11 +79,6 @@ lines:
 		return true
 	}
 	return false
-}
-
-// mounted is a pod with a volume mount that says this as well.
-func mounted(more string) pod {
-	return pod{Spec: "volumes: [{name: v, emptyDir: {}}]", Container: "volumeMounts: [{name: v, mountPath: /v, " + more + "}]"}
 }
 
 // volume is a pod with this volume.
