@@ -116,7 +116,7 @@ func pick(pod *v1.Pod, name string) (string, error) {
 
 // newest is the newest instance of a container that has run, or, with previous, the one before.
 func (r *Runtime) newest(ctx context.Context, pod *v1.Pod, name string, previous bool) (status.Container, error) {
-	_, facts, err := newHost(r, pod.UID).Observe(ctx)
+	_, facts, err := newHost(r, pod.UID).Observe(ctx, true)
 	if err != nil {
 		return status.Container{}, err
 	}

@@ -490,9 +490,9 @@ func (h *host) instance(ctx context.Context, s plan.Step) (containers.Instance, 
 // stop sends the stop signal, waits until the deadline, then kills. A stop that is taken up again by another podd sends
 // its signal once more, and keeps the deadline.
 func (h *host) stop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
-	i, ok, err := h.instance(ctx, s)
-	if state, _ := h.state(i); err != nil || !ok || state != status.Running {
-		return err
+	i, ok := h.lastSeen().of(s.Name, s.Attempt)
+	if state, _ := h.state(i); !ok || state != status.Running {
+		return nil
 	}
 	if time.Until(s.Deadline) > 0 {
 		if ended, err := h.ask(ctx, pod, s, i); ended || err != nil {
@@ -512,7 +512,7 @@ func (h *host) stop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if err := h.r.Containers.Signal(ctx, i.ID, syscall.SIGKILL); err != nil {
 		return err
 	}
-	_, err = h.r.Containers.Wait(ctx, i.ID)
+	_, err := h.r.Containers.Wait(ctx, i.ID)
 	if errors.Is(err, containers.ErrGone) {
 		return nil
 	}

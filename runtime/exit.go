@@ -15,11 +15,12 @@ import (
 	"podd/status"
 )
 
-// recordExit stores how an instance has ended, with what it said of that.
+// recordExit stores how an instance has ended, with what it said of that. The look that asked for this has seen the end,
+// which does not change any more.
 func (h *host) recordExit(ctx context.Context, pod *v1.Pod, s plan.Step) error {
-	i, ok, err := h.instance(ctx, s)
-	if err != nil || !ok {
-		return err
+	i, ok := h.lastSeen().of(s.Name, s.Attempt)
+	if !ok {
+		return nil
 	}
 	c := h.container(i, time.Now())
 	if c.State != status.Exited {

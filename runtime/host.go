@@ -38,13 +38,13 @@ type host struct {
 	writing  sync.Mutex // one writer of the volumes that podd fills at a time
 
 	mu        sync.Mutex
-	rec       record                // as stored; guarded by mu
-	last      []containers.Instance // what containerd showed last; guarded by mu
-	looked    bool                  // containerd has answered at least once; guarded by mu
-	pulls     map[string]time.Time  // last pull of an image for this pod; guarded by mu
-	termed    map[string]bool       // ids that this podd has sent their stop signal; guarded by mu
-	announced map[string]bool       // ids whose coming end was told; guarded by mu
-	telling   map[string]time.Time  // last time a repeating event was recorded; guarded by mu
+	rec       record               // as stored; guarded by mu
+	last      sight                // what containerd showed last; guarded by mu
+	looked    bool                 // containerd has answered at least once; guarded by mu
+	pulls     map[string]time.Time // last pull of an image for this pod; guarded by mu
+	termed    map[string]bool      // ids that this podd has sent their stop signal; guarded by mu
+	announced map[string]bool      // ids whose coming end was told; guarded by mu
+	telling   map[string]time.Time // last time a repeating event was recorded; guarded by mu
 }
 
 // newHost reads what is stored of a pod. It stores nothing: it is called under the runtime's lock, and by those who only ask.
@@ -91,13 +91,24 @@ func (h *host) change(ctx context.Context, edit func(record) record) error {
 	return nil
 }
 
-func (h *host) seen(instances []containers.Instance) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.last, h.looked = instances, true
+// sight is what containerd showed in one look.
+type sight struct {
+	instances []containers.Instance
+	images    map[string]status.Image // not to be changed
+	answered  bool                    // it has answered everything; else some of this is older
 }
 
-func (h *host) lastSeen() []containers.Instance {
+// of finds an instance.
+func (s sight) of(name string, attempt int) (containers.Instance, bool) {
+	for _, i := range s.instances {
+		if i.Name == name && i.Attempt == attempt {
+			return i, true
+		}
+	}
+	return containers.Instance{}, false
+}
+
+func (h *host) lastSeen() sight {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.last

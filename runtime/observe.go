@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -19,8 +20,9 @@ import (
 // lostCode is the exit code of a container whose real one nobody knows (upstream: pkg/kubelet/kubelet_pods.go).
 const lostCode = 137
 
-// Observe looks at the pod: its object, its record, containerd, the network, the markers. It changes nothing.
-func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
+// Observe looks at the pod: its object, its record, containerd, the network, the markers. It changes nothing. Unless
+// something may have changed there, containerd is not asked again after it has answered.
+func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts, error) {
 	rec := h.record()
 	pod, ok := h.r.Store.PodByUID(h.uid)
 	if !ok {
@@ -36,7 +38,6 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 		Verdict: rec.Verdict,
 		Era:     rec.Era,
 		EraBy:   rec.EraBy,
-		Images:  map[string]status.Image{},
 		Pulled:  h.pulled(),
 	}
 	if ok && h.r.Reject != nil {
@@ -52,17 +53,18 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 	if !ok {
 		h.r.wakeWaiting() // it counts no more
 	}
-	instances, err := h.r.Containers.Look(ctx, string(h.uid))
-	f.Reachable = err == nil
-	if err != nil {
-		h.r.Log.Debug("look at containers", "pod", pod.Name, "err", err)
-		if ok && ctx.Err() == nil && h.tell("FailedSync", time.Minute) {
-			h.event(pod, v1.EventTypeWarning, "FailedSync", "error determining status: %v", err)
+	now := h.lastSeen()
+	if changed || !now.answered {
+		var err error
+		if now, err = h.look(ctx, pod, f.Gone); err != nil {
+			h.r.Log.Debug("look at containers", "pod", pod.Name, "err", err)
+			if ok && ctx.Err() == nil && h.tell("FailedSync", time.Minute) {
+				h.event(pod, v1.EventTypeWarning, "FailedSync", "error determining status: %v", err)
+			}
 		}
-		instances = h.lastSeen()
-	} else {
-		h.seen(instances)
 	}
+	f.Reachable, f.Images = now.answered, now.images
+	instances := now.instances
 	for _, i := range instances {
 		if i.Name == "" {
 			f.Sandboxes = append(f.Sandboxes, h.sandbox(i))
@@ -97,9 +99,6 @@ func (h *host) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
 	}
 	if err := h.observeNetwork(pod, rec, &f); err != nil {
 		return pod, f, err
-	}
-	if f.Reachable && !f.Gone {
-		h.observeImages(ctx, pod, &f)
 	}
 	return pod, f, nil
 }
@@ -233,21 +232,42 @@ func (h *host) observeNetwork(pod *v1.Pod, rec record, f *status.Facts) error {
 	return nil
 }
 
-// observeImages says which of the pod's images are on the host. When containerd goes away meanwhile nothing is said of
-// any: an image that cannot be asked for must not be pulled as if it were missing.
-func (h *host) observeImages(ctx context.Context, pod *v1.Pod, f *status.Facts) {
+// look asks containerd for everything. When it does not answer, what it showed before stands for that; the error says why
+// it did not show the containers.
+func (h *host) look(ctx context.Context, pod *v1.Pod, gone bool) (sight, error) {
+	var images map[string]status.Image
+	known := true
+	var asking sync.WaitGroup
+	if !gone {
+		asking.Go(func() { images, known = h.images(ctx, pod) })
+	}
+	instances, err := h.r.Containers.Look(ctx, string(h.uid))
+	asking.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last.answered = err == nil && known
+	if err == nil {
+		h.last.instances, h.last.images, h.looked = instances, images, true
+	}
+	return h.last, err
+}
+
+// images says which of the pod's images are on the host. False when containerd goes away meanwhile: an image that cannot
+// be asked for must not be pulled as if it were missing.
+func (h *host) images(ctx context.Context, pod *v1.Pod) (map[string]status.Image, bool) {
+	images := map[string]status.Image{}
 	for _, m := range status.Members(pod) {
 		ref := m.Image
-		if _, known := f.Images[ref]; known {
+		if _, known := images[ref]; known {
 			continue
 		}
 		info, ok, err := h.r.Images.Look(ctx, ref)
 		if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errors.Is(err, context.DeadlineExceeded) {
-			f.Reachable = false
-			return
+			return images, false
 		}
 		if err == nil && ok {
-			f.Images[ref] = status.Image{ID: imageID(info)}
+			images[ref] = status.Image{ID: imageID(info)}
 		}
 	}
+	return images, true
 }

@@ -100,7 +100,7 @@ func (r *Runtime) lacks(uid types.UID, want fit.Amount) []fit.Lack {
 // refusal is the verdict over a pod that asks for more than is left of this host, nil if it has its place already. It is
 // the kubelet's (pkg/kubelet/lifecycle/predicate.go), for a pod that was bound past all scheduling.
 func (h *host) refusal(pod *v1.Pod) *status.Verdict {
-	if !h.record().Started.IsZero() || len(h.lastSeen()) > 0 {
+	if !h.record().Started.IsZero() || len(h.lastSeen().instances) > 0 {
 		return nil
 	}
 	h.r.promises.mu.Lock()

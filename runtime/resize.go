@@ -25,7 +25,7 @@ func (h *host) admit(ctx context.Context, pod *v1.Pod) error {
 		return r
 	}
 	want := fit.Of(pod)
-	if len(h.lastSeen()) > 0 { // it runs, and was lost from the store
+	if len(h.lastSeen().instances) > 0 { // it runs, and was lost from the store
 		want = fit.Amount{}
 	}
 	if lacks := h.promise(want, took(h.record())); len(lacks) > 0 {
@@ -100,7 +100,7 @@ func (h *host) allocate(ctx context.Context, pod *v1.Pod) error {
 	killpoint.At("allocate.after")
 	h.r.wakeWaiting()
 	h.event(pod, v1.EventTypeNormal, events.ResizeStarted, "%s", events.PodResizeStartedMsg(klog.Background(), pod, pod.Generation))
-	if h.held(h.lastSeen(), pod, "") { // nothing runs that has to be changed
+	if h.held(h.lastSeen().instances, pod, "") { // nothing runs that has to be changed
 		h.event(pod, v1.EventTypeNormal, events.ResizeCompleted, "%s", events.PodResizeCompletedMsg(klog.Background(), pod, pod.Generation))
 	}
 	return nil

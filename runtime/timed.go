@@ -26,9 +26,9 @@ type timed struct {
 }
 
 // Observe begins a look.
-func (t *timed) Observe(ctx context.Context) (*v1.Pod, status.Facts, error) {
+func (t *timed) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts, error) {
 	t.begun = time.Now()
-	pod, facts, err := t.Host.Observe(ctx)
+	pod, facts, err := t.Host.Observe(ctx, changed)
 	if err == nil {
 		t.story.observed(pod, facts)
 	}

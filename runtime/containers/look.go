@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -48,13 +49,19 @@ func (c *Client) Look(ctx context.Context, uid string) ([]Instance, error) {
 	if uid == "" {
 		c.forget(list)
 	}
-	out := make([]Instance, 0, len(list))
-	for _, ctr := range list {
-		i, err := c.look(ctx, ctr, known[ctr.ID])
-		if err != nil {
-			return nil, err
+	out, errs := make([]Instance, len(list)), make([]error, len(list))
+	var looks sync.WaitGroup
+	for n, ctr := range list {
+		one := func() { out[n], errs[n] = c.look(ctx, ctr, known[ctr.ID]) }
+		if n+1 == len(list) || known[ctr.ID] != nil {
+			one()
+		} else {
+			looks.Go(one) // its shim is asked, beside the others
 		}
-		out = append(out, i)
+	}
+	looks.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	return out, nil
 }

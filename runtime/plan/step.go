@@ -50,6 +50,25 @@ func Waits(op status.Op) bool {
 	return false
 }
 
+// Notes tells whether a step only notes something of podd's own: containerd shows the same after it as before.
+func Notes(op status.Op) bool {
+	switch op {
+	case Condemn, Record, Conclude, BeginEra, Allocate:
+		return true
+	}
+	return false
+}
+
+// Follows tells whether a step clears up after what has ended. It is begun when the status that tells of that end is
+// published, since it would hold up those who wait for it.
+func Follows(op status.Op) bool {
+	switch op {
+	case Remove, RemoveSandbox, DetachNetwork, RemoveGround, Conclude, Finish:
+		return true
+	}
+	return false
+}
+
 // Step is one thing that should be under way.
 type Step struct {
 	Op      status.Op

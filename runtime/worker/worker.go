@@ -17,8 +17,10 @@ import (
 
 // Host is the seam between the plan and the world.
 type Host interface {
-	// Observe looks at everything that is known of the pod. Work and Failures are filled in by the worker.
-	Observe(ctx context.Context) (*v1.Pod, status.Facts, error)
+	// Observe looks at everything that is known of the pod. Work and Failures are filled in by the worker. Without changed,
+	// nothing has come since the last look but the end of steps that only note something (plan.Notes): what containerd
+	// showed then still holds.
+	Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts, error)
 	// Do makes one step so. Doing it twice is the same as doing it once.
 	Do(ctx context.Context, pod *v1.Pod, step plan.Step) error
 	// Publish makes a status visible. It is called with every look; an unchanged status must cost nothing.
@@ -56,6 +58,7 @@ type Worker struct {
 	finished chan *job
 	wait     sync.WaitGroup
 	timer    *time.Timer
+	changed  bool // something may have changed on the host since the last look
 }
 
 // job is one step under way.
@@ -127,7 +130,7 @@ func pardoned(f status.Failed) status.Failed {
 
 // Run works until the pod is finished (nil) or ctx ends (its error). Either way no step is under way any more.
 func (w *Worker) Run(ctx context.Context) error {
-	w.timer = time.NewTimer(relook)
+	w.timer, w.changed = time.NewTimer(relook), true
 	defer w.timer.Stop()
 	defer w.settle()
 	for {
@@ -146,10 +149,12 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) look(ctx context.Context) (done bool, err error) {
 	finish := status.Task{Op: plan.Finish}
 	w.pardon() // before the look, which sees what has come
-	pod, facts, err := w.host.Observe(ctx)
+	pod, facts, err := w.host.Observe(ctx, w.changed)
 	if err != nil {
+		w.changed = true
 		return false, err
 	}
+	w.changed = false
 	facts.Work = w.work()
 	facts.Failures = w.failed()
 	set, again := plan.Next(pod, facts)
@@ -158,19 +163,22 @@ func (w *Worker) look(ctx context.Context) (done bool, err error) {
 	}
 	again = w.holdBack(set, again)
 	for _, step := range set {
-		if step.Task() != finish {
+		if !plan.Follows(step.Op) {
 			w.start(ctx, pod, step)
-			continue
 		}
-		if len(w.jobs) == 0 {
-			if err := w.publish(pod, facts); err != nil {
-				return false, err
-			}
+	}
+	err = w.publish(pod, facts)
+	for _, step := range set {
+		switch {
+		case !plan.Follows(step.Op):
+		case step.Task() != finish:
+			w.start(ctx, pod, step)
+		case len(w.jobs) == 0 && err == nil:
 			return w.finish(ctx, pod, step)
 		}
 	}
 	w.timer.Reset(until(facts.Now, again))
-	return false, w.publish(pod, facts)
+	return false, err
 }
 
 func (w *Worker) publish(pod *v1.Pod, facts status.Facts) error {
@@ -198,7 +206,9 @@ func until(now, again time.Time) time.Duration {
 func (w *Worker) sleep(ctx context.Context) {
 	select {
 	case <-w.poke:
+		w.changed = true
 	case <-w.timer.C:
+		w.changed = true
 	case j := <-w.finished:
 		w.reap(j)
 	case <-ctx.Done():
@@ -288,6 +298,7 @@ func sameDeadline(a, b time.Time) bool {
 func (w *Worker) reap(j *job) {
 	task := j.step.Task()
 	delete(w.jobs, task)
+	w.changed = w.changed || !plan.Notes(j.step.Op)
 	switch {
 	case j.err == nil:
 		delete(w.failures, task)

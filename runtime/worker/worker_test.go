@@ -23,12 +23,15 @@ type scripted struct {
 	facts     status.Facts
 	begun     []status.Op
 	published []v1.PodPhase
+	asked     []bool // whether something may have changed, by look
+	story     []string
 	do        func(ctx context.Context, s plan.Step) error
 }
 
-func (h *scripted) Observe(context.Context) (*v1.Pod, status.Facts, error) {
+func (h *scripted) Observe(_ context.Context, changed bool) (*v1.Pod, status.Facts, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.asked = append(h.asked, changed)
 	f := h.facts
 	f.Now = time.Now()
 	return h.pod.DeepCopy(), f, nil
@@ -37,6 +40,7 @@ func (h *scripted) Observe(context.Context) (*v1.Pod, status.Facts, error) {
 func (h *scripted) Do(ctx context.Context, _ *v1.Pod, s plan.Step) error {
 	h.mu.Lock()
 	h.begun = append(h.begun, s.Op)
+	h.story = append(h.story, string(s.Op))
 	do := h.do
 	h.mu.Unlock()
 	return do(ctx, s)
@@ -46,6 +50,7 @@ func (h *scripted) Publish(_ *v1.Pod, st v1.PodStatus) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.published = append(h.published, st.Phase)
+	h.story = append(h.story, string(st.Phase))
 	return nil
 }
 
@@ -164,6 +169,81 @@ func TestWhileContainerdIsAwayNothingIsGivenUp(t *testing.T) {
 		reach(true)
 		if !errors.Is(pullErr, context.Canceled) {
 			t.Errorf("the pull ended with %v, want it cancelled: the pod is deleted", pullErr)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+// over is a pod of policy Never whose container has ended.
+func over() *scripted {
+	h := fresh()
+	h.pod.Spec.RestartPolicy = v1.RestartPolicyNever
+	h.facts.Network = status.Network{Ready: true, Attached: true}
+	h.facts.Sandboxes = []status.Sandbox{{ID: "s", State: status.Running, Present: true}}
+	h.facts.Containers = []status.Container{{Name: "c", ID: "c", Sandbox: "s", State: status.Exited, FinishedAt: time.Now(), Present: true}}
+	return h
+}
+
+// TestAnEndIsShownBeforeItIsClearedUp: an exit is stored at once, then the phase is published, and only then is anything
+// taken away.
+func TestAnEndIsShownBeforeItIsClearedUp(t *testing.T) {
+	h := over()
+	h.do = func(_ context.Context, s plan.Step) error {
+		if s.Op == plan.Record {
+			h.set(func(h *scripted) { h.facts.Containers[0].Recorded = true })
+			return nil
+		}
+		return errors.New("not now")
+	}
+	run(t, h, func(_ *Worker, _ <-chan error, cancel context.CancelFunc) {
+		h.set(func(h *scripted) {
+			shown := slices.Index(h.story, string(v1.PodSucceeded))
+			for _, op := range []status.Op{plan.Remove, plan.Conclude} {
+				if at := slices.Index(h.story, string(op)); shown < 0 || at < shown {
+					t.Errorf("story = %q, want %s after %s", h.story, op, v1.PodSucceeded)
+				}
+			}
+		})
+		cancel()
+		synctest.Wait()
+	})
+}
+
+// TestContainerdIsAskedOnlyForWhatMayHaveChanged: after the end of a step that only notes something, what was seen before
+// stands; after anything else it does not.
+func TestContainerdIsAskedOnlyForWhatMayHaveChanged(t *testing.T) {
+	h := over()
+	h.do = func(ctx context.Context, s plan.Step) error {
+		switch s.Op {
+		case plan.Record:
+			h.set(func(h *scripted) { h.facts.Containers[0].Recorded = true })
+		case plan.Conclude:
+			h.set(func(h *scripted) { h.facts.Verdict = s.Verdict })
+		case plan.Remove:
+			h.set(func(h *scripted) { h.facts.Containers[0].Present = false })
+		default:
+			return errors.New("not now")
+		}
+		return nil
+	}
+	run(t, h, func(w *Worker, _ <-chan error, cancel context.CancelFunc) {
+		asked := func() (all []bool) {
+			h.set(func(h *scripted) { all, h.asked = h.asked, nil })
+			return all
+		}
+		if got := asked(); len(got) < 3 || !got[0] || got[1] || !slices.Contains(got[2:], true) {
+			t.Errorf("changed = %v, want true at first, false after the record, true after the removal", got)
+		}
+		w.Poke()
+		synctest.Wait()
+		if got := asked(); len(got) == 0 || !got[0] {
+			t.Errorf("changed = %v after a poke, want true", got)
+		}
+		time.Sleep(2 * relook)
+		synctest.Wait()
+		if got := asked(); len(got) == 0 || !got[0] {
+			t.Errorf("changed = %v after the longest time without a look, want true", got)
 		}
 		cancel()
 		synctest.Wait()

@@ -48,7 +48,7 @@ func BenchmarkExec(tb *testing.B) {
 	binary := filepath.Join(harness.Built(tb), "..", "libexec", "podd", "runc")
 	runc := []string{"--root", filepath.Join(b.podd.State, "runc", b.podd.Namespace), "exec", id, "true"}
 	var api, alone, shell series
-	for n := range warmups + samples {
+	for n := range warmups + *samples {
 		start := time.Now()
 		if out, err := exec.CommandContext(tb.Context(), binary, runc...).CombinedOutput(); err != nil {
 			tb.Fatalf("runc exec: %v\n%s", err, out)
@@ -61,7 +61,7 @@ func BenchmarkExec(tb *testing.B) {
 			alone, api = append(alone, one), append(api, two)
 		}
 	}
-	for range samples / 5 {
+	for range max(*samples/5, 1) {
 		start := time.Now()
 		b.podd.Must("exec", name, "--", "true")
 		shell = append(shell, time.Since(start))

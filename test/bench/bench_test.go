@@ -8,6 +8,7 @@ package bench
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
 	"podd/test/harness"
@@ -34,8 +36,9 @@ import (
 const (
 	image   = "localhost/stamp:bench"
 	warmups = 5
-	samples = 50
 )
+
+var samples = flag.Int("samples", 50, "how often what is done one after the other is measured")
 
 // bench is one podd with its measuring gear.
 type bench struct {
@@ -247,7 +250,7 @@ func BenchmarkPodStart(tb *testing.B) {
 	var podd, visible, deleted, peers, applied series
 	var started, ended counts
 	gear := openCounters(tb)
-	for i := range warmups + samples {
+	for i := range warmups + *samples {
 		pod := b.pod(b.name())
 		before := gear.read(tb)
 		begun := b.create(pod)
@@ -283,23 +286,134 @@ func BenchmarkPodStart(tb *testing.B) {
 
 func add(a, b counts) counts { return counts{a.execs + b.execs, a.syncs + b.syncs} }
 
-func per(n uint64) float64 { return float64(n) / samples }
+func per(n uint64) float64 { return float64(n) / float64(*samples) }
 
+// ended runs a program to its end, as the shortest honest sequence does, and returns how long after its last act the client
+// heard of its end.
+func (p *peer) ended(b *bench, id string) time.Duration {
+	b.Helper()
+	mount := oci.WithMounts([]specs.Mount{{Destination: "/out", Type: "bind", Source: b.out, Options: []string{"rbind", "rw"}}})
+	c, err := p.client.NewContainer(p.ctx, id, containerd.WithNewSnapshot(id, p.image),
+		containerd.WithNewSpec(oci.WithImageConfigArgs(p.image, nil), oci.WithProcessArgs("/stamp", "/out/"+id, "exit"), mount))
+	if err != nil {
+		b.Fatal(err)
+	}
+	task, err := c.NewTask(p.ctx, cio.NullIO)
+	if err != nil {
+		b.Fatal(err)
+	}
+	exit, err := task.Wait(p.ctx)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := task.Start(p.ctx); err != nil {
+		b.Fatal(err)
+	}
+	<-exit
+	heard := time.Now()
+	if _, err := task.Delete(p.ctx); err != nil {
+		b.Fatal(err)
+	}
+	if err := c.Delete(p.ctx, containerd.WithSnapshotCleanup); err != nil {
+		b.Fatal(err)
+	}
+	return heard.Sub(b.stamp(id + ".exit"))
+}
+
+// exits measures one exit of the app: to its state on a watch, and to the phase.
+func (b *bench) exits(pod *v1.Pod) (state, phase time.Duration) {
+	b.Helper()
+	b.create(pod)
+	var shown time.Time
+	seen := b.await(pod.Name, func(p *v1.Pod) bool {
+		if s := p.Status.ContainerStatuses; shown.IsZero() && len(s) > 0 && s[0].State.Terminated != nil {
+			shown = time.Now()
+		}
+		return p.Status.Phase == v1.PodSucceeded
+	})
+	last := b.stamp(pod.Name + ".exit")
+	b.delete(pod.Name, 0)
+	return shown.Sub(last), seen.Sub(last)
+}
+
+// attended gives the pod all kinds of probes, asked every second, and a sidecar with one.
+func (b *bench) attended(pod *v1.Pod) *v1.Pod {
+	probe := func() *v1.Probe {
+		return &v1.Probe{PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 1000, ProbeHandler: v1.ProbeHandler{
+			TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(8080)}}}
+	}
+	always := v1.ContainerRestartPolicyAlways
+	app := &pod.Spec.Containers[0]
+	sidecar := app.DeepCopy()
+	sidecar.Name, sidecar.RestartPolicy, sidecar.Command = "sidecar", &always, []string{"/stamp", "/out/" + pod.Name + ".sidecar"}
+	sidecar.LivenessProbe = probe()
+	app.LivenessProbe, app.ReadinessProbe = probe(), probe()
+	pod.Spec.InitContainers = []v1.Container{*sidecar}
+	return pod
+}
+
+// BenchmarkExitVisible is how long after its last act the end of an app is seen on a watch, alone and with probes and a
+// sidecar, which has to be stopped before the pod is over. The same app is run by containerd's client, which waits for it.
 func BenchmarkExitVisible(tb *testing.B) {
 	b := open(tb)
-	var visible series
-	for i := range warmups + samples {
-		name := b.name()
-		b.create(b.pod(name, "exit"))
-		seen := b.await(name, func(p *v1.Pod) bool { return p.Status.Phase == v1.PodSucceeded })
-		took := seen.Sub(b.stamp(name + ".exit"))
-		b.delete(name, 0)
+	p := b.peer()
+	var heard, state, phase, attendedState, attendedPhase series
+	for i := range warmups + *samples {
+		one := p.ended(b, b.name())
+		two, three := b.exits(b.pod(b.name(), "exit"))
+		four, five := b.exits(b.attended(b.pod(b.name(), "exit")))
 		if i >= warmups {
-			visible = append(visible, took)
+			heard, state, phase = append(heard, one), append(state, two), append(phase, three)
+			attendedState, attendedPhase = append(attendedState, four), append(attendedPhase, five)
 		}
 	}
-	tb.ReportMetric(float64(visible.at(.5))/1e6, "exit-visible-p50-ms")
-	report(tb, "exit of the app to Succeeded on a watch  "+visible.String()+" (target p50 at most 20)")
+	tb.ReportMetric(float64(phase.at(.5))/1e6, "exit-visible-p50-ms")
+	tb.ReportMetric(float64(attendedState.at(.5))/1e6, "attended-exit-visible-p50-ms")
+	report(tb,
+		"exit of the app to the end of Wait in containerd's client  "+heard.String(),
+		"exit of the app to terminated on a watch                   "+state.String(),
+		"exit of the app to Succeeded on a watch                    "+phase.String()+" (target p50 at most 20)",
+		"with probes and a sidecar: to terminated                   "+attendedState.String()+" (target p50 at most 20)",
+		"with probes and a sidecar, stopped meanwhile: to Succeeded "+attendedPhase.String())
+}
+
+// BenchmarkContainerRestart is how soon after an exit the next instance of the app runs its first instruction when there is no
+// back-off, against the making and starting of one container by containerd's client.
+func BenchmarkContainerRestart(tb *testing.B) {
+	b := open(tb, "--restart-backoff=1ns", "--restart-backoff-max=1ns")
+	p := b.peer()
+	pod := b.pod(b.name(), "again")
+	pod.Spec.RestartPolicy = v1.RestartPolicyAlways
+	name := pod.Name
+	b.create(pod)
+	b.stamp(name)
+	var again, alone series
+	for i := range warmups + *samples {
+		id := b.name()
+		begun := time.Now()
+		end := p.start(b, id, "/stamp", "/out/"+id)
+		one := b.stamp(id).Sub(begun)
+		end()
+		if err := os.Remove(filepath.Join(b.out, name)); err != nil {
+			tb.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(b.out, name+".end"), nil, 0o600); err != nil {
+			tb.Fatal(err)
+		}
+		two := b.stamp(name).Sub(b.stamp(name + ".exit"))
+		if err := os.Remove(filepath.Join(b.out, name+".exit")); err != nil {
+			tb.Fatal(err)
+		}
+		if i >= warmups {
+			alone, again = append(alone, one), append(again, two)
+		}
+	}
+	ratio := float64(again.at(.5)) / float64(alone.at(.5))
+	tb.ReportMetric(ratio, "restart/client")
+	report(tb,
+		"exit of the app to the next one's first instruction   "+again.String(),
+		"create and start by containerd's client, to the same  "+alone.String(),
+		fmt.Sprintf("ratio of medians                                      %.2f (target at most 1.5)", ratio))
 }
 
 // idleTime is how long podd is watched doing nothing.
