@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/emicklei/go-restful/v3"
@@ -81,13 +82,19 @@ func (s *Server) install() error {
 	types := &lazyTypes{}
 	addresses := discovery.DefaultAddresses{DefaultAddress: "localhost"}
 	roots := discovery.NewRootAPIsHandler(addresses, legacyscheme.Codecs)
-	for _, version := range table.versions() {
-		resources, err := s.installVersion(version, table[version], types)
-		if err != nil {
-			return fmt.Errorf("install %s: %w", version, err)
+	versions := table.versions()
+	resources, errs := make([][]apidiscoveryv2.APIResourceDiscovery, len(versions)), make([]error, len(versions))
+	var installs sync.WaitGroup
+	for i, version := range versions { // beside each other: podd's start waits for it
+		installs.Go(func() { resources[i], errs[i] = s.installVersion(version, table[version], types) })
+	}
+	installs.Wait()
+	for i, version := range versions {
+		if errs[i] != nil {
+			return fmt.Errorf("install %s: %w", version, errs[i])
 		}
 		found := apidiscoveryv2.APIVersionDiscovery{Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
-			Version: version.Version, Resources: resources}
+			Version: version.Version, Resources: resources[i]}
 		if version.Group == "" {
 			legacy.AddGroupVersion("", found)
 			continue

@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
+	"podd/network"
 	"podd/runtime/containers"
 	"podd/runtime/images"
 	"podd/status"
@@ -91,11 +92,12 @@ func (h *host) change(ctx context.Context, edit func(record) record) error {
 	return nil
 }
 
-// sight is what containerd showed in one look.
+// sight is what containerd and the network showed in one look.
 type sight struct {
 	instances []containers.Instance
 	images    map[string]status.Image // not to be changed
-	answered  bool                    // it has answered everything; else some of this is older
+	network   network.State
+	answered  bool // it has answered everything; else some of this is older
 }
 
 // of finds an instance.

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"podd/network"
 	"podd/runtime/containers"
 	"podd/status"
 )
@@ -21,7 +22,7 @@ import (
 const lostCode = 137
 
 // Observe looks at the pod: its object, its record, containerd, the network, the markers. It changes nothing. Unless
-// something may have changed there, containerd is not asked again after it has answered.
+// something may have changed there, containerd is not asked again after it has answered, and neither is the network.
 func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts, error) {
 	rec := h.record()
 	pod, ok := h.r.Store.PodByUID(h.uid)
@@ -62,6 +63,9 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 				h.event(pod, v1.EventTypeWarning, "FailedSync", "error determining status: %v", err)
 			}
 		}
+		if now.network, err = h.lookNetwork(pod); err != nil {
+			return pod, f, err
+		}
 	}
 	f.Reachable, f.Images = now.answered, now.images
 	instances := now.instances
@@ -97,9 +101,7 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 	if err := h.observeContent(pod, &f); err != nil {
 		return pod, f, err
 	}
-	if err := h.observeNetwork(pod, rec, &f); err != nil {
-		return pod, f, err
-	}
+	h.observeNetwork(pod, rec, now.network, &f)
 	return pod, f, nil
 }
 
@@ -210,14 +212,21 @@ func (h *host) observeGround(f *status.Facts) {
 	f.GroundLeft = f.Ground || h.marks.any() || h.r.hasDir(h.uid)
 }
 
-func (h *host) observeNetwork(pod *v1.Pod, rec record, f *status.Facts) error {
+// lookNetwork looks at the pod's own network, if it has one.
+func (h *host) lookNetwork(pod *v1.Pod) (st network.State, err error) {
+	if !pod.Spec.HostNetwork {
+		st, err = h.r.Network.Look(string(h.uid))
+	}
+	h.mu.Lock()
+	h.last.network = st
+	h.mu.Unlock()
+	return st, err
+}
+
+func (h *host) observeNetwork(pod *v1.Pod, rec record, st network.State, f *status.Facts) {
 	if pod.Spec.HostNetwork {
 		f.Network = status.Network{Ready: f.Ground, IPs: h.r.Node.IPs}
-		return nil
-	}
-	st, err := h.r.Network.Look(string(h.uid))
-	if err != nil {
-		return err
+		return
 	}
 	var written []string
 	wrote := h.marks.get("network", &written)
@@ -229,7 +238,6 @@ func (h *host) observeNetwork(pod *v1.Pod, rec record, f *status.Facts) error {
 	if len(f.Network.IPs) == 0 {
 		f.Network.IPs = rec.IPs
 	}
-	return nil
 }
 
 // look asks containerd for everything. When it does not answer, what it showed before stands for that; the error says why

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
+	"sync"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"podd/runtime/killpoint"
@@ -78,22 +81,33 @@ func (s *Store) take(e entry) {
 	}
 }
 
-// decodePods fills the index of pods from the objects.
-func (s *Store) decodePods() (err error) {
+// decodePods fills the index of pods from the objects, on all processors: podd's start waits for it.
+func (s *Store) decodePods() error {
+	var all []Entry
 	s.objects.AscendGreaterOrEqual(Entry{Key: PodPrefix}, func(e Entry) bool {
-		if !isPod(e.Key) {
-			return false
+		if isPod(e.Key) {
+			all = append(all, e)
 		}
-		pod, failed := decodePod(e.Data)
-		if failed != nil {
-			err = fmt.Errorf("%w: read %s: %w", errCorrupt, e.Key, failed)
-			return false
-		}
-		pod.ResourceVersion = formatRevision(e.Revision)
-		s.pods[e.Key], s.podKeys[pod.UID] = pod, e.Key
-		return true
+		return isPod(e.Key)
 	})
-	return err
+	pods, errs := make([]*v1.Pod, len(all)), make([]error, len(all))
+	var parts sync.WaitGroup
+	for part := range runtime.GOMAXPROCS(0) {
+		parts.Go(func() {
+			for i := part; i < len(all); i += runtime.GOMAXPROCS(0) {
+				pods[i], errs[i] = decodePod(all[i].Data)
+			}
+		})
+	}
+	parts.Wait()
+	for i, e := range all {
+		if errs[i] != nil {
+			return fmt.Errorf("%w: read %s: %w", errCorrupt, e.Key, errs[i])
+		}
+		pods[i].ResourceVersion = formatRevision(e.Revision)
+		s.pods[e.Key], s.podKeys[pods[i].UID] = pods[i], e.Key
+	}
+	return nil
 }
 
 // begin goes on from what was found, and opens the file for what comes.

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -339,6 +340,45 @@ func TestGivenUp(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestDeaf asks an address that takes no more connections: not even the handshake is answered, until the time is over or the
+// probe is given up.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := name.(*unix.SockaddrInet4).Port
+	for full := false; !full; { // connections that nobody accepts
+		conn, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), 200*time.Millisecond)
+		if full = err != nil; !full {
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+	}
+	target := Target{IP: "127.0.0.1", Container: &v1.Container{}}
+	timed(t, time.Second, func() {
+		result, output, err := New().Ask(t.Context(), httpGet(port, nil), target)
+		if result != probe.Failure || !strings.Contains(output, "context deadline exceeded (Client.Timeout exceeded while awaiting headers)") || err != nil {
+			t.Errorf("%s %q %v", result, output, err)
+		}
+	})
+	timed(t, 0, func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Millisecond, cancel)
+		slow := httpGet(port, nil)
+		slow.TimeoutSeconds = 3600
+		_, _, _ = New().Ask(ctx, slow, target)
+	})
 }
 
 func TestTCP(t *testing.T) {

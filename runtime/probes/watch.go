@@ -47,17 +47,19 @@ type Watch struct {
 func (w *Watch) Run(ctx context.Context) error {
 	period := time.Duration(max(w.Spec.PeriodSeconds, 1)) * time.Second
 	delay := time.Until(w.Since.Add(time.Duration(w.Spec.InitialDelaySeconds) * time.Second))
-	tick := time.NewTicker(max(delay, w.Wait, 1))
-	defer tick.Stop()
+	due := time.Now().Add(max(delay, w.Wait, 1))
+	timer := time.NewTimer(time.Until(due))
+	defer timer.Stop()
 	var run streak
 	for first := true; ; first = false {
+		if !first {
+			due = following(due, period)
+			timer.Reset(time.Until(due))
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
-		}
-		if first {
-			tick.Reset(period)
+		case <-timer.C:
 		}
 		result, ok := w.once(ctx)
 		if ctx.Err() != nil {
@@ -70,6 +72,19 @@ func (w *Watch) Run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// beat is what the second question of each probe is put off to, so that many probes are asked at the same moments: to wake
+// a processor is most of what one costs that is asked alone. The later ones come a period apart and so stay with it.
+const beat = 100 * time.Millisecond
+
+// following is when the question after the one of due is asked. Of those whose time has passed meanwhile one is asked.
+func following(due time.Time, period time.Duration) time.Time {
+	due = due.Add(period)
+	if over := due.Sub(due.Truncate(beat)); over > 0 {
+		due = due.Add(beat - over)
+	}
+	return due.Add(max(time.Since(due), 0).Truncate(period))
 }
 
 // note says what the probe has come to, if that is new, and tells whether it ends with it.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,6 +155,42 @@ func TestWatchCounts(t *testing.T) {
 		_ = w.Run(ctx)
 		if want := []string{"success1s", "failure1s", "failure1s"}; !slices.Equal(counted, want) {
 			t.Errorf("counted %q", counted)
+		}
+	})
+}
+
+// TestBeat: however far apart probes begin, from their second question on they are asked together, never sooner than a period
+// after the first one, and a period apart.
+func TestBeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		begun := time.Now()
+		var mu sync.Mutex
+		at := map[time.Duration]int{}
+		var all sync.WaitGroup
+		const probes, apart = 10, 7 * time.Millisecond
+		for i := range probes {
+			w := Watch{Kind: Readiness, Spec: &v1.Probe{PeriodSeconds: 1, SuccessThreshold: 1}, Wait: time.Duration(i+1) * apart,
+				Ask: func(context.Context) (probe.Result, string, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					at[time.Since(begun)]++
+					return probe.Success, "", nil
+				},
+				Note: func(status.Result) error { return nil }}
+			all.Go(func() { _ = w.Run(ctx) })
+		}
+		all.Wait()
+		want := map[time.Duration]int{}
+		for i := range probes {
+			want[time.Duration(i+1)*apart] = 1
+		}
+		for i := range 4 {
+			want[beat+time.Duration(i+1)*time.Second] = probes
+		}
+		if !maps.Equal(at, want) {
+			t.Errorf("asked %v, want %v", at, want)
 		}
 	})
 }
