@@ -39,6 +39,8 @@ func (a *admit) Admit(ctx context.Context, attr admission.Attributes, _ admissio
 	switch obj := attr.GetObject().(type) {
 	case *core.Pod:
 		return a.pod(ctx, attr, obj)
+	case *core.ServiceAccount:
+		return a.serviceAccount(attr, obj)
 	case *core.Service:
 		if attr.GetOperation() == admission.Create && attr.GetSubresource() == "" {
 			a.service(ctx, obj)

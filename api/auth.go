@@ -21,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	openid "k8s.io/kubernetes/pkg/serviceaccount"
 
 	"podd/api/credentials"
 	"podd/api/history"
@@ -77,55 +78,52 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 // errCredentials is what is wrong with a request that brings some.
 var errCredentials = errors.New("unknown credentials")
 
-// identify finds out who asks: the peer of the socket, the holder of a client certificate, of a token, or nobody. What
-// the TLS handshake let through has been verified there.
-func (s *Server) identify(r *http.Request) (userinfo.Info, error) {
-	if who, ok := r.Context().Value(identityKey{}).(userinfo.Info); ok {
-		return who, nil
-	}
-	if r.TLS == nil || s.pki == nil {
-		return nil, errCredentials
-	}
-	if ends, ok := expiry(r); ok {
-		if time.Now().After(ends) { // since the handshake
-			return nil, errCredentials
-		}
-		subject := r.TLS.VerifiedChains[0][0].Subject
-		return &userinfo.DefaultInfo{Name: subject.CommonName,
-			Groups: append(slices.Clone(subject.Organization), userinfo.AllAuthenticated)}, nil
-	}
-	header := r.Header.Get("Authorization")
-	if header == "" {
-		return anonymous, nil
-	}
-	kind, token, _ := strings.Cut(header, " ")
-	if name, ok := s.pki.User(strings.TrimSpace(token)); ok && strings.EqualFold(kind, "Bearer") {
-		return users[name], nil
-	}
-	return nil, errCredentials
+// identity is who asks, and for how long that holds; without an end for ever.
+type identity struct {
+	who  userinfo.Info
+	ends time.Time
 }
 
-// expiry is when the client certificate of a request ends, if it has one.
-func expiry(r *http.Request) (ends time.Time, ok bool) {
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		return time.Time{}, false
+// identify finds out who asks: the peer of the socket, the holder of a client certificate, of a token, or nobody. What
+// the TLS handshake let through has been verified there.
+func (s *Server) identify(r *http.Request) (identity, error) {
+	if who, ok := r.Context().Value(identityKey{}).(userinfo.Info); ok {
+		return identity{who: who}, nil
 	}
-	return r.TLS.VerifiedChains[0][0].NotAfter, true
+	if r.TLS == nil || s.pki == nil {
+		return identity{}, errCredentials
+	}
+	if len(r.TLS.VerifiedChains) > 0 {
+		leaf := r.TLS.VerifiedChains[0][0]
+		if time.Now().After(leaf.NotAfter) { // since the handshake
+			return identity{}, errCredentials
+		}
+		return identity{ends: leaf.NotAfter, who: &userinfo.DefaultInfo{Name: leaf.Subject.CommonName,
+			Groups: append(slices.Clone(leaf.Subject.Organization), userinfo.AllAuthenticated)}}, nil
+	}
+	if r.Header.Get("Authorization") == "" {
+		return identity{who: anonymous}, nil
+	}
+	answer, err := s.bearer(r)
+	if err != nil {
+		return identity{}, err
+	}
+	return identity{who: answer.User, ends: answer.ends}, nil
 }
 
 // withUser lets nobody in without an identity, except to the paths that anybody may ask. No request goes on for longer than
-// the certificate that it came with.
+// the credentials hold that it came with.
 func (s *Server) withUser(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, err := s.identify(r)
-		if err != nil || who == anonymous && !public(r) {
+		is, err := s.identify(r)
+		if err != nil || is.who == anonymous && !public(r) {
 			w.Header().Set("Connection", "close") // strangers do not keep connections
 			respondError(w, r, apierrors.NewUnauthorized("Unauthorized"))
 			return
 		}
-		if who == anonymous {
+		if is.who == anonymous {
 			w.Header().Set("Connection", "close")
-		} else if conn := connOf(r.Context()); conn != nil && !conn.welcome(places(who)) {
+		} else if conn := connOf(r.Context()); conn != nil && !conn.welcome(places(is.who)) {
 			w.Header().Set("Connection", "close")
 			respondError(w, r, apierrors.NewTooManyRequests("podd has too many connections, try again later", retryAfter))
 			return
@@ -138,10 +136,10 @@ func (s *Server) withUser(handler http.Handler) http.Handler {
 			}
 		}
 		r.Header.Del("Authorization")
-		ctx := request.WithUser(r.Context(), who)
-		if ends, ok := expiry(r); ok {
+		ctx := request.WithUser(r.Context(), is.who)
+		if !is.ends.IsZero() {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, ends)
+			ctx, cancel = context.WithDeadline(ctx, is.ends)
 			defer cancel()
 		}
 		handler.ServeHTTP(w, r.WithContext(ctx))
@@ -184,9 +182,11 @@ func (s *Server) withAuthorization(handler http.Handler) http.Handler {
 	})
 }
 
-// roles is the authorizer: administrators may do everything, readers what the lists below say, others ask about themselves.
+// roles is the authorizer: administrators may do everything, readers what the lists below say, service accounts what access.go
+// says; all who are known may ask about themselves.
 type roles struct {
 	served map[schema.GroupVersion]map[string]rest.Storage // complete before the first request
+	access access
 }
 
 var (
@@ -201,6 +201,7 @@ var (
 		"/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", "/version", "/version/",
 		"/livez", "/livez/*", "/readyz", "/readyz/*", "/healthz", "/healthz/*",
 		"/metrics", "/metrics/*", "/stats/*", "/pods", "/runningpods/", "/configz", images.Path, history.Path,
+		openid.OpenIDConfigPath, openid.JWKSPath,
 	}
 	// readSubresources change nothing and lead nowhere else: exec, attach, portforward and proxy are not among them, which
 	// clients of WebSocket would ask for with GET.
@@ -217,14 +218,14 @@ func readable(group, resource, subresource string) bool {
 }
 
 // Authorize decides; there is no opinion, since no other authorizer is asked.
-func (*roles) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+func (r *roles) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	who := a.GetUser()
 	if who == nil {
 		return authorizer.DecisionDeny, "", nil
 	}
 	groups := who.GetGroups()
 	switch {
-	case slices.Contains(groups, userinfo.SystemPrivilegedGroup):
+	case r.everything(who), r.accountMay(a):
 		return authorizer.DecisionAllow, "", nil
 	case !a.IsResourceRequest() && slices.Contains(groups, userinfo.AllUnauthenticated):
 		if a.GetPath() == "/livez" || a.GetPath() == "/readyz" || a.GetPath() == "/version" {
@@ -254,10 +255,9 @@ func fits(pattern, path string) bool {
 }
 
 // RulesFor lists what Authorize allows, for self subject rules reviews. It is complete.
-func (r *roles) RulesFor(_ context.Context, who userinfo.Info, _ string) (
+func (r *roles) RulesFor(_ context.Context, who userinfo.Info, namespace string) (
 	resources []authorizer.ResourceRuleInfo, paths []authorizer.NonResourceRuleInfo, incomplete bool, err error) {
-	groups := who.GetGroups()
-	if slices.Contains(groups, userinfo.SystemPrivilegedGroup) {
+	if r.everything(who) {
 		all := []string{"*"}
 		return []authorizer.ResourceRuleInfo{&authorizer.DefaultResourceRuleInfo{Verbs: all, APIGroups: all, Resources: all}},
 			[]authorizer.NonResourceRuleInfo{&authorizer.DefaultNonResourceRuleInfo{Verbs: all, NonResourceURLs: all}}, false, nil
@@ -266,8 +266,9 @@ func (r *roles) RulesFor(_ context.Context, who userinfo.Info, _ string) (
 		resources = append(resources, &authorizer.DefaultResourceRuleInfo{Verbs: []string{"create"}, APIGroups: []string{group},
 			Resources: selfReviews[group]})
 	}
-	if !slices.Contains(groups, readersGroup) {
-		return resources, nil, false, nil
+	if !slices.Contains(who.GetGroups(), readersGroup) {
+		more, paths := r.accountRules(who, namespace)
+		return append(resources, more...), paths, false, nil
 	}
 	for _, group := range r.groups() {
 		resources = append(resources, &authorizer.DefaultResourceRuleInfo{Verbs: readVerbs, APIGroups: []string{group},

@@ -14,6 +14,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	userinfo "k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
@@ -74,14 +75,15 @@ func newBounds(reads, writes, watches, sessions int64) *bounds {
 	}
 }
 
-// clients are the kinds: whoever is on the socket, administrators on the TLS port, readers there, and the rest.
-type clients struct{ socket, admins, readers, strangers *bounds }
+// clients are the kinds: whoever is on the socket, administrators on the TLS port, readers there, pods, and the rest.
+type clients struct{ socket, admins, readers, accounts, strangers *bounds }
 
 func newClients() *clients {
 	return &clients{
 		socket:    newBounds(400, 200, 10000, 1000), // reads and writes as upstream
 		admins:    newBounds(400, 200, 10000, 1000),
 		readers:   newBounds(100, 20, 2000, 0),
+		accounts:  newBounds(200, 100, 5000, 500),
 		strangers: newBounds(0, 0, 0, 0),
 	}
 }
@@ -93,6 +95,8 @@ func (c *clients) of(r *http.Request) *bounds {
 		return c.socket
 	case who != nil && slices.Contains(who.GetGroups(), userinfo.SystemPrivilegedGroup):
 		return c.admins
+	case who != nil && slices.Contains(who.GetGroups(), serviceaccount.AllServiceAccountsGroup):
+		return c.accounts
 	case who != nil && slices.Contains(who.GetGroups(), userinfo.AllAuthenticated):
 		return c.readers
 	}

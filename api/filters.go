@@ -118,6 +118,7 @@ func (s *Server) mux() http.Handler {
 	mux.HandleFunc("GET /debug/podd/goroutines", serveGoroutines)
 	s.kubeletPaths(mux)
 	s.credentialPaths(mux)
+	s.openIDPaths(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		respondError(w, r, apierrors.NewGenericServerResponse(http.StatusNotFound, r.Method, schema.GroupResource{}, "",
 			fmt.Sprintf("there is nothing at %s", r.URL.Path), 0, true))

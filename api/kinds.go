@@ -38,6 +38,7 @@ type registries struct {
 	namespaceFinalize *namespacestorage.FinalizeREST
 	bindings          *podstorage.BindingREST
 	serviceAccounts   *registry
+	secrets           *secretstorage.REST
 	runtimeClasses    *runtimeclassstorage.REST
 	priorityClasses   *priorityclassstorage.REST
 	leases            *leasestorage.REST
@@ -137,9 +138,10 @@ func (s *Server) plainKinds(opts backend.Options, table served) error {
 	if err != nil {
 		return err
 	}
-	s.registry.serviceAccounts, s.registry.leases = accounts, leases
+	s.registry.serviceAccounts, s.registry.secrets, s.registry.leases = accounts, secrets, leases
 	table.add(coreV1, map[string]rest.Storage{
 		"configmaps": configMaps, "secrets": secrets, "podtemplates": templates, "serviceaccounts": accounts,
+		"serviceaccounts/token": &tokenREST{s},
 	})
 	table.add(coordinationV1, map[string]rest.Storage{"leases": leases})
 	table.add(discoveryV1, map[string]rest.Storage{"endpointslices": slices})

@@ -145,6 +145,7 @@ type keeper struct {
 	going  map[string]bool
 	due    map[string]bool // namespaces to look at
 	strays map[string]bool // keys of objects without a namespace
+	lost   bool            // the service "kubernetes", or its endpoints
 }
 
 func (k *keeper) again() time.Time { return time.Time{} }
@@ -173,6 +174,7 @@ func (k *keeper) change(c store.Change) {
 	if kind == nil || namespace == "" {
 		return
 	}
+	k.lost = k.lost || c.Data == nil && namespace == metav1.NamespaceDefault && name == kubernetesService && slices.Contains(kubernetesKinds, kind.prefix)
 	switch {
 	case c.Data != nil && c.Prev == nil:
 		if _, ok := k.server.Store.Get(namespacePrefix + namespace); !ok {
@@ -192,6 +194,13 @@ func (k *keeper) change(c store.Change) {
 
 func (k *keeper) work(ctx context.Context) (more bool, err error) {
 	var errs []error
+	if k.lost {
+		if err := k.server.ensureKubernetes(ctx); err != nil {
+			errs = append(errs, err)
+		} else {
+			k.lost = false
+		}
+	}
 	for key := range maps.Clone(k.strays) {
 		delete(k.strays, key)
 		if err := k.removeStray(ctx, key); err != nil {

@@ -13,7 +13,8 @@ import (
 // reviews answer who somebody is and what they may do.
 func (s *Server) reviews() served {
 	return served{
-		{Group: "authentication.k8s.io", Version: "v1"}: {"selfsubjectreviews": selfsubjectreview.NewREST()},
+		{Group: "authentication.k8s.io", Version: "v1"}: {
+			"selfsubjectreviews": selfsubjectreview.NewREST(), "tokenreviews": s.tokenReviews()},
 		{Group: "authorization.k8s.io", Version: "v1"}: {
 			"selfsubjectaccessreviews":  selfsubjectaccessreview.NewREST(s.authorizer),
 			"selfsubjectrulesreviews":   selfsubjectrulesreview.NewREST(s.authorizer),

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/user"
 	"strconv"
@@ -24,6 +25,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/kubernetes/pkg/capabilities"
 
+	"podd/api/accounts"
 	"podd/api/pki"
 	"podd/store"
 )
@@ -42,8 +44,10 @@ type Config struct {
 	Host        Host          // what is told of podd's host
 	Log         *slog.Logger
 
-	TLSListen string // address and port of the TLS port; none when empty
-	PKIDir    string // of its certificates
+	TLSListen string       // address and port of the TLS port; none when empty
+	Gateways  []netip.Addr // where pods reach the host
+	PKIDir    string       // of its certificates, and of the key of service account tokens
+	Issuer    string       // of service account tokens; accounts.DefaultIssuer when empty
 }
 
 // Server is the API.
@@ -58,8 +62,10 @@ type Server struct {
 
 	authorizer *roles
 	patience   patience
-	pki        *pki.PKI     // nil without a TLS port
+	pki        *pki.PKI // nil without PKIDir
+	issuer     *accounts.Issuer
 	gate       *gate        // the TLS port; nil until Listen
+	inside     *inside      // and the same for pods
 	address    atomic.Value // net.Addr of the TLS port, once it is open
 	watched    sync.Map     // *stallWriter and *takenConn: who may be cut off
 	commands   bound        // run by clients
@@ -90,9 +96,12 @@ func New(c Config) (*Server, error) {
 	}
 	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
 	s := &Server{Config: c, events: make(chan *v1.Event, 1000), room: newRoom(),
-		authorizer: &roles{}, patience: defaultPatience()}
+		authorizer: &roles{access: access{c.Store}}, patience: defaultPatience()}
 	s.commands.name, s.commands.limit = "commands in containers", maxCommands
 	if err := s.openPKI(); err != nil {
+		return nil, err
+	}
+	if err := s.openIssuer(); err != nil {
 		return nil, err
 	}
 	s.admit = &admit{server: s}
@@ -119,12 +128,13 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.Listen(ctx); err != nil {
 		return err
 	}
-	secure := s.gate
+	if err := s.ensureKubernetes(ctx); err != nil {
+		s.closePorts()
+		return err
+	}
 	listener, err := s.listen()
 	if err != nil {
-		if secure != nil {
-			_ = secure.Close()
-		}
+		s.closePorts()
 		return fmt.Errorf("listen on %s: %w", s.SocketPath, err)
 	}
 	var wg sync.WaitGroup
@@ -136,13 +146,13 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Go(func() { s.keepMeaning(ctx) })
 	wg.Go(func() { s.expire(ctx) })
 	wg.Go(func() { s.cutStalled(ctx) })
-	if secure != nil {
+	if s.pki != nil {
 		wg.Go(func() { s.pki.Run(ctx) })
+	}
+	if s.gate != nil {
 		wg.Go(func() {
-			server := s.httpServer()
-			s.secure(server, secure.Addr())
-			if err := serve(ctx, server, func() error { return server.ServeTLS(secure, "", "") }); err != nil {
-				cancel(fmt.Errorf("TLS port: %w", err))
+			if err := s.serveTLS(ctx); err != nil {
+				cancel(err)
 			}
 		})
 	}

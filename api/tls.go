@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -26,7 +27,8 @@ const (
 // connections pushes out his own.
 type gate struct {
 	net.Listener
-	patience time.Duration // with a stranger
+	patience time.Duration       // with a stranger
+	admits   func(net.Conn) bool // nil: every connection
 
 	mu        sync.Mutex
 	strangers *list.List // of *guest, oldest first
@@ -50,11 +52,19 @@ func listenTLS(ctx context.Context, address string, patience time.Duration) (*ga
 	if err != nil {
 		return nil, err
 	}
-	return &gate{Listener: listener, patience: patience, strangers: list.New()}, nil
+	return newGate(listener, patience), nil
+}
+
+func newGate(listener net.Listener, patience time.Duration) *gate {
+	return &gate{Listener: listener, patience: patience, strangers: list.New()}
 }
 
 func (g *gate) Accept() (net.Conn, error) {
 	conn, err := g.Listener.Accept()
+	for err == nil && g.admits != nil && !g.admits(conn) {
+		_ = conn.Close()
+		conn, err = g.Listener.Accept()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -140,22 +150,40 @@ func connOf(ctx context.Context) *guest {
 	return c
 }
 
-// openPKI makes the certificates of the TLS port, at the first start.
+// openPKI makes the certificates of the TLS port and the key of service account tokens, at the first start.
 func (s *Server) openPKI() error {
-	if s.TLSListen == "" {
+	if s.PKIDir == "" {
+		if s.TLSListen != "" {
+			return errors.New("serve TLS: there is no directory for its certificates")
+		}
 		return nil
 	}
-	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	host := ""
+	if s.TLSListen != "" {
+		var err error
+		if host, _, err = net.SplitHostPort(s.TLSListen); err != nil {
+			return fmt.Errorf("serve TLS: %w", err)
+		}
+	}
+	names, ips := s.serverNames(host)
+	var err error
+	s.pki, err = pki.Open(pki.Options{Dir: s.PKIDir, Names: names, IPs: ips,
+		Users: []string{credentials.Admin, credentials.Reader}, Log: s.Log})
+	return err
+}
+
+// serverNames are the names and addresses that the server's certificate is for, host among them.
+func (s *Server) serverNames(host string) (names []string, ips []net.IP) {
+	ips = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 	for _, address := range s.NodeIPs {
 		if ip := net.ParseIP(address); ip != nil {
 			ips = append(ips, ip)
 		}
 	}
-	names := []string{"localhost"}
-	host, _, err := net.SplitHostPort(s.TLSListen)
-	if err != nil {
-		return fmt.Errorf("serve TLS: %w", err)
+	if ip, err := s.serviceIP(); err == nil {
+		ips = append(ips, ip.AsSlice())
 	}
+	names = []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
 	for _, name := range []string{s.NodeName, host} {
 		if ip := net.ParseIP(name); ip != nil {
 			if !ip.IsUnspecified() {
@@ -165,31 +193,65 @@ func (s *Server) openPKI() error {
 			names = append(names, name)
 		}
 	}
-	s.pki, err = pki.Open(pki.Options{Dir: s.PKIDir, Names: names, IPs: ips,
-		Users: []string{credentials.Admin, credentials.Reader}, Log: s.Log})
-	return err
+	return names, ips
 }
 
-// Listen opens the TLS port, if there is to be one and it is not open yet: a podd that cannot have it finds out before it
-// starts anything. Run serves it.
+// Listen opens the TLS port and that for pods, if there is to be one and it is not open yet: a podd that cannot have it finds
+// out before it starts anything. Run serves them.
 func (s *Server) Listen(ctx context.Context) error {
-	if s.pki == nil || s.gate != nil {
+	if s.TLSListen == "" || s.gate != nil {
 		return nil
 	}
 	g, err := listenTLS(ctx, s.TLSListen, s.patience.stranger)
 	if err != nil {
 		return fmt.Errorf("serve TLS (--tls-listen): %w", err)
 	}
+	if err := s.listenInside(ctx); err != nil {
+		return errors.Join(err, g.Close())
+	}
 	s.gate = g
 	s.address.Store(g.Addr())
 	return nil
 }
 
-// secure is the server of the TLS port. On an address that other hosts reach there is no handshake without a client
-// certificate.
-func (s *Server) secure(server *http.Server, address net.Addr) {
-	tcp, ok := address.(*net.TCPAddr)
-	server.TLSConfig = s.pki.Config(!ok || !tcp.IP.IsLoopback())
+// closePorts is for a server that will not serve what Listen opened.
+func (s *Server) closePorts() {
+	if s.gate != nil {
+		_ = s.gate.Close()
+	}
+	_ = s.inside.close()
+}
+
+// serveTLS serves the TLS port, and that for pods, until ctx is done. On an address that other hosts reach there is no handshake
+// without a client certificate; nobody but pods reaches theirs.
+func (s *Server) serveTLS(ctx context.Context) error {
+	tcp, ok := s.gate.Addr().(*net.TCPAddr)
+	ports := map[*gate]bool{s.gate: !ok || !tcp.IP.IsLoopback()}
+	for _, g := range s.inside.gates {
+		ports[g] = false
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for g, required := range ports {
+		wg.Go(func() {
+			server := s.httpServer()
+			s.secure(server, required)
+			if err := serve(ctx, server, func() error { return server.ServeTLS(g, "", "") }); err != nil {
+				cancel(fmt.Errorf("TLS port: %w", err))
+			}
+		})
+	}
+	wg.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// secure makes a server one of TLS; with required set only for clients with certificates.
+func (s *Server) secure(server *http.Server, required bool) {
+	server.TLSConfig = s.pki.Config(required)
 	server.ConnContext = withGuest
 	server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: 1 << 20,
 		MaxReceiveBufferPerStream: 256 << 10}

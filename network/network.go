@@ -59,6 +59,7 @@ type Network struct {
 		sync.Mutex
 		want map[portKey]element // every host port of every recorded pod
 		conf *conf               // the last good configuration: what the rules are made from
+		lead lead                // to podd's API
 	}
 	warned  sync.Map   // messages that were logged once already
 	writing sync.Mutex // of the default configuration

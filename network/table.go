@@ -23,8 +23,12 @@ import (
 //	  chain guard       { type filter hook prerouting priority -300
 //	                      iifname != "lo" ip daddr 127.0.0.0/8 drop                           # CVE-2020-8558
 //	                      iifname != "lo" ip saddr 127.0.0.0/8 drop }
-//	  chain prerouting  { type nat hook prerouting priority -100; fib daddr type local dnat ... } # CVE-2025-67499
-//	  chain output      { type nat hook output priority -100;     fib daddr type local dnat ... }
+//	  chain prerouting  { type nat hook prerouting priority -100
+//	                      ip saddr 10.85.0.0/16 ip daddr 10.84.0.1 tcp dport 443 dnat to 10.85.0.1:PORT  # podd's API, api.go
+//	                      fib daddr type local dnat ... }                                     # CVE-2025-67499
+//	  chain output      { type nat hook output priority -100
+//	                      ip daddr 10.84.0.1 tcp dport 443 dnat to 127.0.0.1:PORT
+//	                      fib daddr type local dnat ... }
 //	  chain postrouting { type nat hook postrouting priority 100
 //	                      ct status dnat ip saddr 127.0.0.0/8 masquerade                      # localhost:hostPort
 //	                      ct status dnat ip saddr 10.85.0.0/16 ip daddr 10.85.0.0/16 masquerade   # a pod to its host port
@@ -66,7 +70,7 @@ type chain struct {
 }
 
 // layout is the whole table but for the elements.
-func layout(conf *conf) []chain {
+func layout(conf *conf, lead lead) []chain {
 	guard := chain{"guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, nil}
 	pre := chain{"prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, nil}
 	out := chain{"output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, nil}
@@ -76,6 +80,7 @@ func layout(conf *conf) []chain {
 	guard.rules = append(guard.rules,
 		join(v4.is(), notLoopbackIf(), v4.match(v4.dst, loopback, true), verdict(expr.VerdictDrop)),
 		join(v4.is(), notLoopbackIf(), v4.match(v4.src, loopback, true), verdict(expr.VerdictDrop)))
+	pre.rules, out.rules = lead.rules(conf)
 	for _, f := range families {
 		for _, withIP := range []bool{true, false} {
 			pre.rules = append(pre.rules, join(f.is(), toLocal(), f.dnat(withIP)))
@@ -224,7 +229,7 @@ func (n *Network) setupTable() error {
 	} else if n.table.conf == nil {
 		return err
 	}
-	chains := layout(n.table.conf)
+	chains := layout(n.table.conf, n.table.lead)
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)

@@ -48,13 +48,9 @@ func readPair(path string) (pair, error) {
 	if block == nil || block.Type != "CERTIFICATE" {
 		return pair{}, errors.New("it has no certificate")
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(key.Bytes)
+	signer, err := parseKey(key.Bytes)
 	if err != nil {
-		return pair{}, fmt.Errorf("read key: %w", err)
-	}
-	signer, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok {
-		return pair{}, fmt.Errorf("its key is a %T", parsed)
+		return pair{}, err
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -64,6 +60,18 @@ func readPair(path string) (pair, error) {
 		return pair{}, errors.New("its key is that of another certificate")
 	}
 	return pair{leaf: leaf, signer: signer, key: pem.EncodeToMemory(key)}, nil
+}
+
+func parseKey(der []byte) (*ecdsa.PrivateKey, error) {
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("its key is a %T", parsed)
+	}
+	return key, nil
 }
 
 // newPair makes a key and has its certificate signed, by itself when there is no authority.

@@ -1,16 +1,18 @@
 // Package pki keeps what podd's TLS port proves itself with and knows its users by: an authority of podd's own, the
-// server's certificate, and bearer tokens. Each is one file of mode 0600 in one directory, which is replaced as a whole,
+// server's certificate, bearer tokens, and the key that signs those of service accounts. Each is one file of mode 0600 in one directory, which is replaced as a whole,
 // so that there is no moment at which a kill leaves half of one.
 //
-//	ca.pem      key and certificate of the authority; kept while it is good
-//	server.pem  key and certificate of the server; made again before it ends, or when the host's names have changed
-//	tokens      a line "user token" for each user; kept
+//	ca.pem        key and certificate of the authority; kept while it is good
+//	server.pem    key and certificate of the server; made again before it ends, or when the host's names have changed
+//	tokens        a line "user token" for each user; kept
+//	accounts.pem  key that signs the tokens of service accounts; kept
 //
 // A file that is missing, damaged or over is made again. Nothing is stored of the clients' certificates.
 package pki
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -58,6 +60,7 @@ type state struct {
 	pool      *x509.CertPool
 	tokens    map[[sha256.Size]byte]string // hash of the token to its user
 	plain     map[string]string            // user to token
+	accounts  *ecdsa.PrivateKey
 }
 
 // Open reads the directory and makes what is missing, damaged or over.
@@ -123,6 +126,9 @@ func (p *PKI) ensure(now time.Time) error {
 		return err
 	}
 	if s.plain, err = p.ensureTokens(); err != nil {
+		return err
+	}
+	if s.accounts, err = p.ensureAccountsKey(); err != nil {
 		return err
 	}
 	s.tokens = map[[sha256.Size]byte]string{}
@@ -253,3 +259,6 @@ func (p *PKI) User(token string) (string, bool) {
 	user, ok := p.state.Load().tokens[sha256.Sum256([]byte(token))]
 	return user, ok
 }
+
+// AccountsKey signs the tokens of service accounts. It changes only when its file was damaged or removed.
+func (p *PKI) AccountsKey() *ecdsa.PrivateKey { return p.state.Load().accounts }

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-var files = []string{"ca.pem", "server.pem", "tokens"}
+var files = []string{"ca.pem", "server.pem", "tokens", "accounts.pem"}
 
 func options(dir string, log *bytes.Buffer) Options {
 	o := Options{Dir: dir, Names: []string{"localhost", "node-1"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"podd/api"
+	"podd/api/accounts"
 )
 
 // config is what the flags of podd and its configuration file say; both use the same names, and a flag wins.
@@ -41,6 +42,7 @@ type config struct {
 	Bridge       string `json:"bridge,omitempty"`
 	PodCIDR      string `json:"pod-cidr,omitempty"`
 	ServiceCIDR  string `json:"service-cidr,omitempty"`
+	Issuer       string `json:"service-account-issuer,omitempty"`
 	NftTable     string `json:"nft-table,omitempty"`
 	NodeName     string `json:"node-name,omitempty"`
 	BootID       string `json:"boot-id-file,omitempty"`
@@ -77,7 +79,7 @@ func defaults() config {
 		ConfigFile: "/etc/podd/config.yaml",
 		Root:       "/var/lib/podd", State: "/run/podd", ConfigDir: "/etc/podd", LogDir: "/var/log",
 		Group: "podd", TLSListen: "127.0.0.1:6550", CgroupParent: "/podd", Namespace: "podd",
-		Bridge: "podd0", PodCIDR: "10.85.0.0/16", ServiceCIDR: api.DefaultServiceCIDR, NftTable: "podd",
+		Bridge: "podd0", PodCIDR: "10.85.0.0/16", ServiceCIDR: api.DefaultServiceCIDR, Issuer: accounts.DefaultIssuer, NftTable: "podd",
 		BootID: "/proc/sys/kernel/random/boot_id", LogLevel: "info",
 		LogMaxSize: 10 << 20, LogMaxFiles: 5,
 		BackoffBase: duration{10 * time.Second}, BackoffMax: duration{300 * time.Second},
@@ -102,6 +104,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Bridge, "bridge", c.Bridge, "bridge of the default pod network")
 	f.StringVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "addresses of the default pod network")
 	f.StringVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "cluster IPs of services")
+	f.StringVar(&c.Issuer, "service-account-issuer", c.Issuer, "https URL that service account tokens name as their issuer")
 	f.StringVar(&c.NftTable, "nft-table", c.NftTable, "nftables table of podd's masquerade and host port rules")
 	f.StringVar(&c.NodeName, "node-name", c.NodeName, "name of the node object (default: the hostname)")
 	f.StringVar(&c.BootID, "boot-id-file", c.BootID, "file whose content changes with every boot")
@@ -186,6 +189,9 @@ func (c *config) check() error {
 		if _, port, err := net.SplitHostPort(c.TLSListen); err != nil || !isPort(port) {
 			return fmt.Errorf("tls-listen %q: must be an address and a port, like 127.0.0.1:6550", c.TLSListen)
 		}
+	}
+	if err := accounts.CheckName(c.Issuer); err != nil {
+		return fmt.Errorf("service-account-issuer: %w", err)
 	}
 	if wrong := validation.IsDNS1123Subdomain(c.NodeName); len(wrong) > 0 {
 		return fmt.Errorf("node-name %q: must be lowercase letters, digits, '-' and '.'", c.NodeName)

@@ -70,6 +70,7 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	if err := p.api.Listen(ctx); err != nil {
 		return err
 	}
+	p.network.Lead(p.api.Service())
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var parts sync.WaitGroup
@@ -259,10 +260,15 @@ func (p *podd) open(boot string) error {
 			Step: func(kind string, took time.Duration, err error) { p.api.Step(kind, took, err) },
 		},
 	})
+	gateways, err := p.network.Gateways()
+	if err != nil {
+		p.log.Warn("pods do not reach podd's API", "error", err)
+	}
 	p.stats = p.measurer()
 	p.api, err = api.New(api.Config{
 		Store: p.store, Runtime: &attendant{p.runtime, p.images, p.client, p.stats}, NodeName: node.Name, NodeIPs: node.IPs,
-		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Version: version, Containerd: p.containerd, Log: p.log,
+		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Gateways: gateways, Issuer: c.Issuer,
+		Version: version, Containerd: p.containerd, Log: p.log,
 		Host: api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c},
 	})
 	if err != nil {

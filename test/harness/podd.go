@@ -46,7 +46,7 @@ type Podd struct {
 	// What podd was told to use.
 	Root, State, ConfigDir, LogDir, Socket string
 	CgroupParent, Namespace, Bridge, Table string
-	CIDR, NodeName, BootFile               string
+	CIDR, ServiceCIDR, NodeName, BootFile  string
 	ContainerdSocket                       string // podd's own, or the one of WithContainerd
 
 	t        testing.TB
@@ -115,6 +115,7 @@ func place(t testing.TB) *Podd {
 		CgroupParent: "/" + name, Namespace: name, Bridge: name, Table: name,
 		NodeName: "node-" + name, BootFile: dir + "/boot_id", CIDR: freeRange(t),
 	}
+	p.ServiceCIDR = strings.Replace(p.CIDR, "10.213.", "10.214.", 1) // beside those of others, since the host's rules lead there
 	if len(p.Bridge) > 15 {
 		t.Fatalf("bridge name %s: longer than 15 bytes", p.Bridge)
 	}
@@ -230,7 +231,7 @@ func (p *Podd) flags() []string {
 	return append([]string{
 		"--config", p.ConfigDir + "/config.yaml", "--root", p.Root, "--state", p.State, "--config-dir", p.ConfigDir,
 		"--log-dir", p.LogDir, "--listen", p.Socket, "--cgroup-parent", p.CgroupParent, "--namespace", p.Namespace,
-		"--bridge", p.Bridge, "--pod-cidr", p.CIDR, "--nft-table", p.Table, "--node-name", p.NodeName,
+		"--bridge", p.Bridge, "--pod-cidr", p.CIDR, "--service-cidr", p.ServiceCIDR, "--nft-table", p.Table, "--node-name", p.NodeName,
 		"--boot-id-file", p.BootFile, "--group", "root", "--tls-listen", "127.0.0.1:0",
 	}, p.args...)
 }
