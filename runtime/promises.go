@@ -15,10 +15,11 @@ import (
 )
 
 // promises is what podd has admitted of what its pods ask for: the resources in their records. One that is being stored
-// counts already, so that no two pods get the same.
+// counts already, so that no two pods get the same; beside what is stored, which counts until it is not.
 type promises struct {
 	mu    sync.Mutex
 	known map[types.UID]promise // read from the record when it is asked for first; guarded by mu
+	given map[types.UID]promise // and not stored yet; guarded by mu
 	waits map[types.UID]bool    // pods that ask for other resources than they have; guarded by mu
 }
 
@@ -48,6 +49,7 @@ func (r *Runtime) note(uid types.UID, rec record) {
 func (r *Runtime) release(uid types.UID) {
 	r.promises.mu.Lock()
 	delete(r.promises.known, uid)
+	delete(r.promises.given, uid)
 	delete(r.promises.waits, uid)
 	r.promises.mu.Unlock()
 	r.wakeWaiting()
@@ -71,18 +73,22 @@ func (r *Runtime) others(but types.UID) (sum fit.Amount) {
 		p, ok := r.promises.known[pod.UID]
 		if !ok {
 			data, _ := r.Store.Record(pod.UID)
-			rec, err := decodeRecord(data)
-			if err != nil { // none yet
-				continue
+			if rec, err := decodeRecord(data); err == nil { // else there is none yet
+				p = promiseOf(rec)
+				r.promises.known[pod.UID] = p
 			}
-			p = promiseOf(rec)
-			r.promises.known[pod.UID] = p
 		}
-		if p.holds {
-			sum = sum.Plus(fit.Of(withResources(pod, p.resources)))
-		}
+		sum = sum.Plus(p.of(pod).Max(r.promises.given[pod.UID].of(pod)))
 	}
 	return sum
+}
+
+// of is what p is of the pod.
+func (p promise) of(pod *v1.Pod) fit.Amount {
+	if !p.holds {
+		return fit.Amount{}
+	}
+	return fit.Of(withResources(pod, p.resources))
 }
 
 // lacks is what there is too little of for an amount that the pod wants, beside the others. promises.mu is held.
@@ -115,22 +121,22 @@ func refused(lacks []fit.Lack) *status.Verdict {
 	return &status.Verdict{Phase: v1.PodFailed, Reason: lacks[0].Reason(), Message: lacks[0].String()}
 }
 
-// promise takes the pod's place for what next says, unless there is too little left for want.
+// promise takes the pod's place for what next says, unless there is too little left for want. It is kept until settle.
 func (h *host) promise(want fit.Amount, next record) (lacks []fit.Lack) {
 	p := &h.r.promises
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if lacks = h.r.lacks(h.uid, want); len(lacks) == 0 {
-		p.known[h.uid] = promiseOf(next)
+		p.given[h.uid] = promiseOf(next)
 	}
 	return lacks
 }
 
-// unpromise goes back to what is stored.
-func (h *host) unpromise() {
+// settle goes by what is stored from now on.
+func (h *host) settle() {
 	h.r.promises.mu.Lock()
 	defer h.r.promises.mu.Unlock()
-	delete(h.r.promises.known, h.uid)
+	delete(h.r.promises.given, h.uid)
 }
 
 // room is what the others leave of this host to a pod that asks for other resources than it has; nil for any other pod,

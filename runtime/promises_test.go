@@ -221,3 +221,46 @@ func TestAllocatedOfOlder(t *testing.T) {
 		t.Errorf("stored %+v, %v", r, err)
 	}
 }
+
+// TestPromiseBesideAnotherChange: what a pod was given counts while it is being stored, whatever else is stored of the pod
+// meanwhile; and what it gives back counts until that is stored.
+func TestPromiseBesideAnotherChange(t *testing.T) {
+	p := newPromising(t)
+	pod, h := p.bound("a", "500m")
+	if err := h.admit(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	left := func(want string) {
+		t.Helper()
+		p.promises.mu.Lock()
+		defer p.promises.mu.Unlock()
+		if got := p.others("another").CPU; got != quantity(want) {
+			t.Errorf("the pod holds %dm of cpu, want %s", got, want)
+		}
+	}
+	promise := func(cpu string) {
+		t.Helper()
+		next := h.record()
+		next.Allocated = resourcesOf(asks(pod, cpu))
+		if lacks := h.promise(fit.Amount{}, next); lacks != nil {
+			t.Fatal(lacks)
+		}
+	}
+	promise("1500m")
+	left("1500m")
+	if err := h.change(t.Context(), func(r record) record { r.IPs = []string{"10.0.0.1"}; return r }); err != nil {
+		t.Fatal(err)
+	}
+	left("1500m")
+	h.settle()
+	left("500m")
+	promise("100m")
+	left("500m")
+	if err := h.change(t.Context(), func(r record) record { r.Allocated = resourcesOf(asks(pod, "100m")); return r }); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	left("100m")
+}
+
+func quantity(cpu string) int64 { q := resource.MustParse(cpu); return q.MilliValue() }

@@ -31,11 +31,8 @@ func (h *host) admit(ctx context.Context, pod *v1.Pod) error {
 	if lacks := h.promise(want, took(h.record())); len(lacks) > 0 {
 		return errRefused(pod, lacks)
 	}
-	err := h.change(ctx, took)
-	if err != nil {
-		h.unpromise()
-	}
-	return err
+	defer h.settle()
+	return h.change(ctx, took)
 }
 
 // conclude stores the verdict over the pod. One that was never taken up is told why, as the kubelet does.
@@ -92,9 +89,9 @@ func (h *host) allocate(ctx context.Context, pod *v1.Pod) error {
 		h.r.Log.Info("a resize waits: another pod was faster", "namespace", pod.Namespace, "pod", pod.Name, "lacks", lacks)
 		return nil
 	}
+	defer h.settle()
 	killpoint.At("allocate.before")
 	if err := h.change(ctx, allocated); err != nil {
-		h.unpromise()
 		return err
 	}
 	killpoint.At("allocate.after")

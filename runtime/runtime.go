@@ -109,7 +109,7 @@ func New(o Options) *Runtime {
 		wake:     make(chan struct{}, 1),
 		again:    make(chan struct{}, 1),
 		claimed:  make(chan struct{}),
-		promises: promises{known: map[types.UID]promise{}, waits: map[types.UID]bool{}},
+		promises: promises{known: map[types.UID]promise{}, given: map[types.UID]promise{}, waits: map[types.UID]bool{}},
 	}
 }
 

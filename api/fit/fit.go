@@ -55,6 +55,11 @@ func (a Amount) Minus(b Amount) Amount {
 	return Amount{Pods: a.Pods - b.Pods, CPU: a.CPU - b.CPU, Memory: a.Memory - b.Memory}
 }
 
+// Max is of everything the more that a or b has.
+func (a Amount) Max(b Amount) Amount {
+	return Amount{Pods: max(a.Pods, b.Pods), CPU: max(a.CPU, b.CPU), Memory: max(a.Memory, b.Memory)}
+}
+
 // Less tells whether a has less of anything than b.
 func (a Amount) Less(b Amount) bool { return a.Pods < b.Pods || a.CPU < b.CPU || a.Memory < b.Memory }
 
