@@ -98,10 +98,19 @@ func (h *History) Resume(uid string) {
 		return
 	}
 	h.mu.Lock()
-	pod, err := read(h.path(uid))
-	h.mu.Unlock()
-	if err == nil && pod.Deleted == nil && len(pod.Entries) > 0 {
-		h.Add(pod.Namespace, pod.Name, uid, history.Entry{Time: time.Now(), What: history.Daemon})
+	defer h.mu.Unlock()
+	data, err := os.ReadFile(h.path(uid))
+	if err != nil {
+		return
+	}
+	f, pod, err := h.begun(uid, data)
+	if err != nil || pod.Deleted != nil || len(pod.Entries) == 0 {
+		return
+	}
+	h.files[uid] = f
+	if err := h.add(head{version, pod.Namespace, pod.Name, uid}, history.Entry{Time: time.Now(), What: history.Daemon}); err != nil {
+		delete(h.files, uid)
+		h.log.Debug("note the history of a pod", "uid", uid, "err", err)
 	}
 }
 
@@ -157,37 +166,42 @@ func repetition(e history.Entry) (kind, string) {
 	return kind{}, ""
 }
 
-// load reads what there is of a pod's file, and takes off it what was cut off; a file that is not there is begun.
+// load reads what there is of a pod's file; one that is not there is begun.
 func (h *History) load(of head) (*file, error) {
-	f := &file{last: map[kind]string{}}
 	data, err := os.ReadFile(h.path(of.UID))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	whole := int64(bytes.LastIndexByte(data, '\n') + 1)
-	if whole < int64(len(data)) {
-		if err := os.Truncate(h.path(of.UID), whole); err != nil {
-			return nil, err
-		}
+	if bytes.IndexByte(data, '\n') >= 0 {
+		f, _, err := h.begun(of.UID, data)
+		return f, err
 	}
-	f.size = whole
-	if whole == 0 {
-		line, err := json.Marshal(of)
-		if err != nil {
-			return nil, err
-		}
-		return f, h.write(of.UID, f, append(line, '\n'), os.O_APPEND)
-	}
-	pod, err := parse(data[:whole])
+	line, err := json.Marshal(of)
 	if err != nil {
 		return nil, err
+	}
+	f := &file{last: map[kind]string{}}
+	return f, h.write(of.UID, f, append(line, '\n'), os.O_TRUNC)
+}
+
+// begun is a pod's file by what was read of it. What was cut off is taken off it.
+func (h *History) begun(uid string, data []byte) (*file, history.Pod, error) {
+	f := &file{size: int64(bytes.LastIndexByte(data, '\n') + 1), last: map[kind]string{}}
+	if f.size < int64(len(data)) {
+		if err := os.Truncate(h.path(uid), f.size); err != nil {
+			return nil, history.Pod{}, err
+		}
+	}
+	pod, err := parse(data[:f.size])
+	if err != nil {
+		return nil, history.Pod{}, err
 	}
 	for _, e := range pod.Entries {
 		if k, sign := repetition(e); sign != "" {
 			f.last[k] = sign
 		}
 	}
-	return f, nil
+	return f, pod, nil
 }
 
 func (h *History) write(uid string, f *file, lines []byte, how int) error {
