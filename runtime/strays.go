@@ -44,7 +44,7 @@ func (r *Runtime) claimFirst(ctx context.Context) error {
 // claim gives every stray an owner. One with a sandbox is adopted, whenever it is found: only a store that was lost
 // can have forgotten it, and podd may have died between that loss and the adoption. What else is left is taken away.
 func (r *Runtime) claim(ctx context.Context) error {
-	found, err := r.strays(ctx)
+	found, err := sure(func() (map[types.UID]stray, error) { return r.strays(ctx) })
 	if err != nil {
 		return err
 	}
@@ -69,6 +69,25 @@ func (r *Runtime) claim(ctx context.Context) error {
 		r.Wake(uid)
 	}
 	return nil
+}
+
+// sure is what look finds twice. A pod that is just taken away may be on the host when that is looked at, and have gone
+// with its object and its record by the time that these are looked for. They go last: what is found after that is left.
+func sure(look func() (map[types.UID]stray, error)) (map[types.UID]stray, error) {
+	first, err := look()
+	if err != nil || len(first) == 0 {
+		return nil, err
+	}
+	again, err := look()
+	if err != nil {
+		return nil, err
+	}
+	for uid := range again {
+		if _, ok := first[uid]; !ok {
+			delete(again, uid)
+		}
+	}
+	return again, nil
 }
 
 // strays finds what is on the host of pods that neither the store nor a record knows. While containerd does not answer

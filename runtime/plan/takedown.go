@@ -12,9 +12,15 @@ import (
 func (p *planner) empty(until time.Time) {
 	for _, i := range p.f.Containers {
 		l := limit{until: until, ordered: true}
-		if m, ok := status.MemberOf(p.pod, i.Name); ok && i.Condemned != nil && !p.f.Gone && p.pod.DeletionTimestamp == nil {
+		m, ok := status.MemberOf(p.pod, i.Name)
+		stays := ok && !p.f.Gone && p.pod.DeletionTimestamp == nil
+		switch {
+		case stays && i.Condemned != nil:
 			l = p.condemned(m, i) // its time has begun already
 			l.ordered = true
+		case stays && m.Kind == status.Ephemeral && i.State == status.Running && !until.IsZero():
+			p.condemn(m, i, status.ByEnd, "Stopping container "+i.Name) // the others may have ended long ago
+			continue
 		}
 		p.end(i, l, "the pod ends")
 	}

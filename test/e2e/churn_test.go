@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -54,6 +55,9 @@ func TestRandomKills(t *testing.T) {
 	}
 	s.same(t, before)
 	s.CheckLeaks()
+	if strings.Contains(s.Logs(), "left of an unknown pod") {
+		t.Error("podd took a pod that came or went for one that it does not know")
+	}
 }
 
 func churner(i int) string { return fmt.Sprintf("churn-%d", i) }

@@ -1,0 +1,34 @@
+package runtime
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// TestSure: only what is there at both looks is left of unknown pods; the first is on its way out, the last has just come
+// into view.
+func TestSure(t *testing.T) {
+	looks := []map[types.UID]stray{{"going": {}, "left": {}}, {"left": {}, "next": {}}}
+	n := 0
+	found, err := sure(func() (map[types.UID]stray, error) { n++; return looks[n-1], nil })
+	if got := slices.Collect(maps.Keys(found)); err != nil || !slices.Equal(got, []types.UID{"left"}) {
+		t.Errorf("found %v, %v", got, err)
+	}
+	n = 0
+	if found, err := sure(func() (map[types.UID]stray, error) { n++; return nil, nil }); len(found) > 0 || err != nil || n != 1 {
+		t.Errorf("of nothing found %v, %v, in %d looks", found, err, n)
+	}
+	away := errors.New("containerd is away")
+	if _, err := sure(func() (map[types.UID]stray, error) {
+		if n++; n > 2 {
+			return nil, away
+		}
+		return map[types.UID]stray{"x": {}}, nil
+	}); !errors.Is(err, away) {
+		t.Errorf("%v", err)
+	}
+}
