@@ -1,8 +1,12 @@
 package status
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -66,76 +70,53 @@ const (
 	never     = v1.RestartPolicyNever
 )
 
-// TestPhase has a row for every clause of getPhase.
+// TestPhase plays testdata/phase/*.txt, which have a case for every clause of getPhase: a line that begins with "> " has the
+// policy, the states of the containers as cs reads them, and whether the pod is initialized and terminal; the next line is
+// the phase.
 func TestPhase(t *testing.T) {
-	l := func(s ...string) []string { return s }
-	for _, c := range []struct {
-		name                      string
-		policy                    v1.RestartPolicy
-		inits, sidecars, regulars []string
-		terminal, initialized     bool
-		want                      v1.PodPhase
-	}{
-		{"init has no status", always, l("-"), nil, l("w"), false, false, v1.PodPending},
-		{"init runs", always, l("run"), nil, l("w"), false, false, v1.PodPending},
-		{"init has no state", always, l("?"), nil, l("w"), false, false, v1.PodPending},
-		{"init waits", always, l("w"), nil, l("w"), false, false, v1.PodPending},
-		{"init done, regular waits", always, l("t0"), nil, l("w"), false, false, v1.PodPending},
-		{"init done, regular runs", always, l("t0"), nil, l("run"), false, true, v1.PodRunning},
-		{"init done and waits, regular runs", always, l("w0"), nil, l("run"), false, true, v1.PodRunning},
-		{"init failed, Never", never, l("t1"), nil, l("w"), false, false, v1.PodFailed},
-		{"init failed, OnFailure", onFailure, l("t1"), nil, l("w"), false, false, v1.PodPending},
-		{"init failed, Always", always, l("t1"), nil, l("w"), false, false, v1.PodPending},
-		{"init failed and waits, Never", never, l("w1"), nil, l("w"), false, false, v1.PodFailed},
-		{"init failed and waits, OnFailure", onFailure, l("w1"), nil, l("w"), false, false, v1.PodPending},
-		{"init killed to restart all, Never", never, l("tr"), nil, l("w"), false, false, v1.PodPending},
-		{"init killed to restart all and waits, Never", never, l("wr"), nil, l("w"), false, false, v1.PodPending},
-		{"first init failed while the second runs, Never", never, l("t1", "run"), nil, l("run"), false, true, v1.PodFailed},
-
-		{"sidecar has no status", always, nil, l("-"), l("run"), false, true, v1.PodPending},
-		{"sidecar runs, not started", always, nil, l("run"), l("w"), false, false, v1.PodPending},
-		{"sidecar runs, not started, pod initialized", always, nil, l("run"), l("run"), false, true, v1.PodRunning},
-		{"sidecar waits", always, nil, l("w"), l("run"), false, true, v1.PodPending},
-		{"sidecar ended", always, nil, l("t1"), l("run"), false, true, v1.PodRunning},
-		{"sidecar ended and waits", always, nil, l("w1"), l("run"), false, true, v1.PodRunning},
-		{"sidecar has no state", always, nil, l("?"), l("run"), false, true, v1.PodPending},
-		{"sidecar alone runs, Never", never, nil, l("run+"), l("t0"), false, true, v1.PodRunning},
-		{"sidecar ended, regular succeeded, Never", never, nil, l("t0"), l("t0"), false, true, v1.PodSucceeded},
-		{"sidecar failed, regular succeeded, Never", never, nil, l("t1"), l("t0"), false, true, v1.PodSucceeded},
-
-		{"regular has no status", always, nil, nil, l("-"), false, false, v1.PodPending},
-		{"one runs, one has no status", always, nil, nil, l("run", "-"), false, true, v1.PodPending},
-		{"one runs, one has no state", always, nil, nil, l("run", "?"), false, true, v1.PodPending},
-		{"one runs, one waits", always, nil, nil, l("run", "w"), false, true, v1.PodPending},
-		{"all run", always, nil, nil, l("run", "run"), false, true, v1.PodRunning},
-		{"one runs, one ended, Never", never, nil, nil, l("run", "t1"), false, true, v1.PodRunning},
-		{"one runs, one in back-off", always, nil, nil, l("run", "w1"), false, true, v1.PodRunning},
-		{"nothing at all", always, nil, nil, nil, false, false, v1.PodPending},
-
-		{"succeeded, Always", always, nil, nil, l("t0"), false, true, v1.PodRunning},
-		{"succeeded, OnFailure", onFailure, nil, nil, l("t0"), false, true, v1.PodSucceeded},
-		{"succeeded, Never", never, nil, nil, l("t0"), false, true, v1.PodSucceeded},
-		{"failed, Always", always, nil, nil, l("t1"), false, true, v1.PodRunning},
-		{"failed, OnFailure", onFailure, nil, nil, l("t1"), false, true, v1.PodRunning},
-		{"failed, Never", never, nil, nil, l("t1"), false, true, v1.PodFailed},
-		{"one of each, Never", never, nil, nil, l("t0", "t1"), false, true, v1.PodFailed},
-		{"succeeded and in back-off, OnFailure", onFailure, nil, nil, l("t0", "w1"), false, true, v1.PodRunning},
-		{"failed and waits, Never", never, nil, nil, l("w1"), false, true, v1.PodFailed},
-		{"succeeded and waits, Never: not counted as success", never, nil, nil, l("w0"), false, true, v1.PodFailed},
-		{"killed to restart all, Never", never, nil, nil, l("tr"), false, true, v1.PodRunning},
-		{"killed to restart all and waits, Never", never, nil, nil, l("wr"), false, true, v1.PodRunning},
-
-		{"terminal, succeeded, Always", always, nil, nil, l("t0", "t0"), true, true, v1.PodSucceeded},
-		{"terminal, failed, Always", always, nil, nil, l("t0", "t1"), true, true, v1.PodFailed},
-		{"terminal, in back-off", always, nil, nil, l("w0"), true, true, v1.PodFailed},
-		{"terminal, one runs", always, nil, nil, l("run", "t0"), true, true, v1.PodRunning},
-		{"terminal, one never ran", always, nil, nil, l("w", "t0"), true, true, v1.PodPending},
-	} {
-		pod, statuses := row(c.policy, c.inits, c.sidecars, c.regulars)
-		if got := phaseOf(pod, statuses, c.terminal, c.initialized); got != c.want {
-			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+	files, err := filepath.Glob("testdata/phase/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("stories: %v, %d files", err, len(files))
+	}
+	for _, file := range files {
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		for line := range strings.Lines(string(want)) {
+			if strings.HasPrefix(line, "#") {
+				got.WriteString(line)
+			}
+			if says, ok := strings.CutPrefix(line, "> "); ok {
+				fmt.Fprintf(&got, "%s%s\n", line, phaseOfRow(t, strings.Fields(says)))
+			}
+		}
+		if *update {
+			err = os.WriteFile(file, got.Bytes(), 0o644)
+		} else if got.String() != string(want) {
+			err = fmt.Errorf("it tells another story now; read it with -update and git diff:\n%s", &got)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
 		}
 	}
+}
+
+func phaseOfRow(t *testing.T, words []string) v1.PodPhase {
+	t.Helper()
+	states, is := map[string][]string{}, map[string]bool{}
+	for _, word := range words[1:] {
+		key, list, ok := strings.Cut(word, "=")
+		switch {
+		case ok:
+			states[key] = strings.Split(list, ",")
+		default:
+			is[key] = true
+		}
+	}
+	pod, statuses := row(v1.RestartPolicy(words[0]), states["inits"], states["sidecars"], states["regulars"])
+	return phaseOf(pod, statuses, is["terminal"], is["initialized"])
 }
 
 // TestPhaseAgainstRules compares phaseOf with the eight rules written down one by one, over every combination that
