@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/scheduling"
+	"k8s.io/kubernetes/pkg/apis/storage"
 
 	"podd/api/fields"
 )
@@ -41,6 +42,12 @@ func (a *admit) Admit(ctx context.Context, attr admission.Attributes, _ admissio
 		return a.pod(ctx, attr, obj)
 	case *core.ServiceAccount:
 		return a.serviceAccount(attr, obj)
+	case *core.PersistentVolumeClaim:
+		return a.claim(attr, obj)
+	case *core.PersistentVolume:
+		return a.volume(attr, obj)
+	case *storage.StorageClass:
+		return checkClass(obj)
 	case *core.Service:
 		if attr.GetOperation() == admission.Create && attr.GetSubresource() == "" {
 			a.service(ctx, obj)

@@ -15,6 +15,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"podd/api"
 )
 
 // until waits for a change of the store after which ok is true.
@@ -265,7 +267,7 @@ func TestCollectPods(t *testing.T) {
 }
 
 // crash goes on, in another directory, with what the disk had at this moment.
-func (e *env) crash(t testing.TB) *env {
+func (e *env) crash(t testing.TB, change ...func(*api.Config)) *env {
 	t.Helper()
 	dir := t.TempDir()
 	err := filepath.WalkDir(e.dir, func(path string, d fs.DirEntry, err error) error {
@@ -281,7 +283,7 @@ func (e *env) crash(t testing.TB) *env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveIn(t, dir)
+	return serveIn(t, dir, change...)
 }
 
 // TestCollectAfterACrash: what was half done at any moment is done after the next start, and nothing that must stay goes.

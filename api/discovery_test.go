@@ -43,7 +43,7 @@ func TestDiscovery(t *testing.T) {
 				strings.Join(r.ShortNames, ","), strings.Join(r.Categories, ","), strings.Join(r.Verbs, ","))
 		}
 	}
-	want := "v1 events.k8s.io/v1 authentication.k8s.io/v1 authorization.k8s.io/v1 scheduling.k8s.io/v1 coordination.k8s.io/v1 " +
+	want := "v1 events.k8s.io/v1 authentication.k8s.io/v1 authorization.k8s.io/v1 storage.k8s.io/v1 scheduling.k8s.io/v1 coordination.k8s.io/v1 " +
 		"node.k8s.io/v1 discovery.k8s.io/v1"
 	if got := strings.Join(order, " "); got != want && got != want+" metrics.k8s.io/v1beta1" {
 		t.Errorf("groups %s", got)
@@ -78,6 +78,10 @@ func TestDiscovery(t *testing.T) {
 		"discovery.k8s.io/v1 endpointslices":          "EndpointSlice|true|endpointslice|||" + all,
 		"coordination.k8s.io/v1 leases":               "Lease|true|lease|||" + all,
 		"node.k8s.io/v1 runtimeclasses":               "RuntimeClass|false|runtimeclass|||" + all,
+		"v1 persistentvolumes":                        "PersistentVolume|false|persistentvolume|pv||" + all,
+		"v1 persistentvolumes/status":                 "PersistentVolume|false||||get,patch,update",
+		"v1 persistentvolumeclaims":                   "PersistentVolumeClaim|true|persistentvolumeclaim|pvc||" + all,
+		"storage.k8s.io/v1 storageclasses":            "StorageClass|false|storageclass|sc||" + all,
 		"scheduling.k8s.io/v1 priorityclasses":        "PriorityClass|false|priorityclass|pc||" + all,
 		"authentication.k8s.io/v1 selfsubjectreviews": "SelfSubjectReview|false|selfsubjectreview|||create",
 		"authorization.k8s.io/v1 selfsubjectaccessreviews":  "SelfSubjectAccessReview|false|selfsubjectaccessreview|||create",

@@ -12,17 +12,21 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/policy/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
+	_ "k8s.io/kubernetes/pkg/apis/storage/install"
 	"k8s.io/kubernetes/pkg/kubelet/client"
 	leasestorage "k8s.io/kubernetes/pkg/registry/coordination/lease/storage"
 	configmapstorage "k8s.io/kubernetes/pkg/registry/core/configmap/storage"
 	eventstorage "k8s.io/kubernetes/pkg/registry/core/event/storage"
 	namespacestorage "k8s.io/kubernetes/pkg/registry/core/namespace/storage"
 	nodestorage "k8s.io/kubernetes/pkg/registry/core/node/storage"
+	volumestorage "k8s.io/kubernetes/pkg/registry/core/persistentvolume/storage"
+	claimstorage "k8s.io/kubernetes/pkg/registry/core/persistentvolumeclaim/storage"
 	podstorage "k8s.io/kubernetes/pkg/registry/core/pod/storage"
 	podtemplatestorage "k8s.io/kubernetes/pkg/registry/core/podtemplate/storage"
 	secretstorage "k8s.io/kubernetes/pkg/registry/core/secret/storage"
 	runtimeclassstorage "k8s.io/kubernetes/pkg/registry/node/runtimeclass/storage"
 	priorityclassstorage "k8s.io/kubernetes/pkg/registry/scheduling/priorityclass/storage"
+	storageclassstorage "k8s.io/kubernetes/pkg/registry/storage/storageclass/storage"
 
 	"podd/api/backend"
 )
@@ -42,6 +46,11 @@ type registries struct {
 	runtimeClasses    *runtimeclassstorage.REST
 	priorityClasses   *priorityclassstorage.REST
 	leases            *leasestorage.REST
+	claims            *claimstorage.REST
+	claimStatus       *claimstorage.StatusREST
+	volumes           *volumestorage.REST
+	volumeStatus      *volumestorage.StatusREST
+	storageClasses    *storageclassstorage.REST
 }
 
 // versions of the groups that are served.
@@ -51,6 +60,7 @@ var (
 	schedulingV1   = schema.GroupVersion{Group: "scheduling.k8s.io", Version: "v1"}
 	coordinationV1 = schema.GroupVersion{Group: "coordination.k8s.io", Version: "v1"}
 	nodeV1         = schema.GroupVersion{Group: "node.k8s.io", Version: "v1"}
+	storageV1      = schema.GroupVersion{Group: "storage.k8s.io", Version: "v1"}
 	discoveryV1    = schema.GroupVersion{Group: "discovery.k8s.io", Version: "v1"}
 )
 
@@ -58,7 +68,7 @@ var (
 func (s *Server) kinds() (served, error) {
 	opts := backend.Options{Store: s.Store}
 	table := served{}
-	for _, make := range []func(backend.Options, served) error{s.podKinds, s.hostKinds, s.plainKinds, s.serviceKinds, s.classKinds} {
+	for _, make := range []func(backend.Options, served) error{s.podKinds, s.hostKinds, s.plainKinds, s.serviceKinds, s.classKinds, s.volumeKinds} {
 		if err := make(opts, table); err != nil {
 			return nil, err
 		}
@@ -175,5 +185,29 @@ func (s *Server) serviceKinds(opts backend.Options, table served) error {
 		return err
 	}
 	table.add(coreV1, map[string]rest.Storage{"services": services, "services/status": status, "endpoints": endpoints})
+	return nil
+}
+
+// volumeKinds are what pods keep data in beyond their own life; claims.go gives them their meaning.
+func (s *Server) volumeKinds(opts backend.Options, table served) error {
+	volumes, volumeStatus, err := volumestorage.NewREST(opts)
+	if err != nil {
+		return err
+	}
+	claims, claimStatus, err := claimstorage.NewREST(opts)
+	if err != nil {
+		return err
+	}
+	classes, err := storageclassstorage.NewREST(opts)
+	if err != nil {
+		return err
+	}
+	s.registry.volumes, s.registry.volumeStatus = volumes, volumeStatus
+	s.registry.claims, s.registry.claimStatus, s.registry.storageClasses = claims, claimStatus, classes
+	table.add(coreV1, map[string]rest.Storage{
+		"persistentvolumes": volumes, "persistentvolumes/status": volumeStatus,
+		"persistentvolumeclaims": claims, "persistentvolumeclaims/status": claimStatus,
+	})
+	table.add(storageV1, map[string]rest.Storage{"storageclasses": classes})
 	return nil
 }

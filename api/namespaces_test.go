@@ -31,6 +31,8 @@ var examples = map[string]string{
 	"Endpoints":     `"subsets":[]`,
 	"EndpointSlice": `"addressType":"IPv4","endpoints":[]`,
 	"Lease":         `"spec":{"holderIdentity":"me"}`,
+
+	"PersistentVolumeClaim": `"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Mi"}}}`,
 }
 
 func decode(t testing.TB, text string) *unstructured.Unstructured {

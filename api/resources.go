@@ -42,7 +42,7 @@ func (t served) add(version schema.GroupVersion, storage map[string]rest.Storage
 // same name, clients take the first.
 var priorities = map[string]int{
 	"": 18000, "events.k8s.io": 17750, "authentication.k8s.io": 17700, "authorization.k8s.io": 17600,
-	"scheduling.k8s.io": 16600, "coordination.k8s.io": 16500, "node.k8s.io": 16300, "discovery.k8s.io": 16200,
+	"storage.k8s.io": 16800, "scheduling.k8s.io": 16600, "coordination.k8s.io": 16500, "node.k8s.io": 16300, "discovery.k8s.io": 16200,
 	"metrics.k8s.io": 100,
 }
 

@@ -47,6 +47,9 @@ func (s *Server) place(pod *core.Pod) (stored func()) {
 	if err := legacyscheme.Scheme.Convert(pod, external, nil); err != nil || unfit(external, node) != "" {
 		return nothing
 	}
+	if n, err := s.needs(external, node); err != nil || n.why != "" || len(n.delayed) > 0 || n.alone {
+		return nothing
+	}
 	stored, lacks := s.reserve(external, node)
 	if len(lacks) > 0 {
 		return nothing
@@ -127,6 +130,14 @@ func unschedulable(lacks []fit.Lack) string {
 func (s *Server) Allocatable() v1.ResourceList {
 	if node := s.thisNode(); node != nil && len(node.Status.Allocatable) > 0 {
 		return node.Status.Allocatable
+	}
+	return nil
+}
+
+// Labels are this node's, shared and read-only.
+func (s *Server) Labels() map[string]string {
+	if node := s.thisNode(); node != nil {
+		return node.Labels
 	}
 	return nil
 }

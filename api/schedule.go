@@ -112,11 +112,15 @@ type scheduler struct {
 	leaves  map[string]time.Time  // keys of pods that tolerate a taint of the node until then
 	since   map[v1.Taint]time.Time
 	node    *v1.Node // as it was looked at last
+
+	claiming map[string]bool      // keys of pods that wait for something of claims
+	hushed   map[string]time.Time // keys of those of them that podd has just to do with; why they wait is told then
 }
 
 func (s *scheduler) begin(entries []store.Entry) {
 	s.due, s.pending, s.leaves, s.since = map[string]bool{}, map[string]bool{}, map[string]time.Time{}, map[v1.Taint]time.Time{}
 	s.short, s.takes = map[string]bool{}, map[string]fit.Amount{}
+	s.claiming, s.hushed = map[string]bool{}, map[string]time.Time{}
 	s.node = nil
 	for _, e := range entries {
 		s.change(store.Change{Key: e.Key, Data: e.Data})
@@ -130,19 +134,21 @@ func (s *scheduler) change(c store.Change) {
 	case kind == nil:
 	case kind.prefix == "/nodes/" && name == s.server.NodeName:
 		s.lookAtNode()
+	case kind.prefix == claimPrefix, kind.prefix == volumePrefix, kind.prefix == classPrefix:
+		maps.Copy(s.due, s.claiming)
 	case kind.prefix != store.PodPrefix:
 	case c.Data == nil:
+		s.drop(c.Key)
 		delete(s.due, c.Key)
-		delete(s.pending, c.Key)
-		delete(s.short, c.Key)
-		delete(s.leaves, c.Key)
 		s.take(c.Key, fit.Amount{})
+		maps.Copy(s.due, s.claiming) // it may have had a claim for itself
 	default:
 		pod, ok := s.server.Store.Pod(namespace, name)
 		if ok && s.server.takesRoom(pod) {
 			s.take(c.Key, fit.Counted(pod))
 		} else {
 			s.take(c.Key, fit.Amount{})
+			maps.Copy(s.due, s.claiming)
 		}
 		if ok && (pod.Spec.NodeName != s.server.NodeName || len(s.evicting()) > 0) {
 			s.due[c.Key] = true
@@ -214,12 +220,31 @@ func (s *scheduler) again() (at time.Time) {
 			at = leave
 		}
 	}
+	for _, told := range s.hushed {
+		if at.IsZero() || told.Before(at) {
+			at = told
+		}
+	}
 	return at
+}
+
+// drop forgets what is known of a pod that waits.
+func (s *scheduler) drop(key string) {
+	delete(s.pending, key)
+	delete(s.short, key)
+	delete(s.claiming, key)
+	delete(s.hushed, key)
+	delete(s.leaves, key)
 }
 
 func (s *scheduler) work(ctx context.Context) (more bool, err error) {
 	now := time.Now()
 	for key, at := range s.leaves {
+		if !at.After(now) {
+			s.due[key] = true
+		}
+	}
+	for key, at := range s.hushed {
 		if !at.After(now) {
 			s.due[key] = true
 		}
@@ -230,9 +255,7 @@ func (s *scheduler) work(ctx context.Context) (more bool, err error) {
 		_, namespace, name := s.server.stored.of(key)
 		pod, ok := s.server.Store.Pod(namespace, name)
 		if !ok || pod.DeletionTimestamp != nil {
-			delete(s.leaves, key)
-			delete(s.pending, key)
-			delete(s.short, key)
+			s.drop(key)
 			continue
 		}
 		if err := s.look(ctx, key, pod, now); err != nil && !apierrors.IsNotFound(err) {
@@ -267,9 +290,8 @@ func (s *scheduler) inOrder() []string {
 
 // look does what is to be done with one pod.
 func (s *scheduler) look(ctx context.Context, key string, pod *v1.Pod, now time.Time) error {
-	delete(s.pending, key)
-	delete(s.short, key)
-	delete(s.leaves, key)
+	hushed := s.hushed[key]
+	s.drop(key)
 	switch {
 	case pod.Spec.NodeName == s.server.NodeName:
 		return s.drive(ctx, key, pod, now)
@@ -290,12 +312,27 @@ func (s *scheduler) look(ctx context.Context, key string, pod *v1.Pod, now time.
 		s.pending[key] = true
 		return s.explain(ctx, pod, v1.PodReasonUnschedulable, "0/1 nodes are available: 1 "+why+".")
 	}
+	claimed, err := s.server.needs(pod, s.node)
+	if err != nil {
+		return err
+	}
+	if !hushed.IsZero() {
+		s.hushed[key] = hushed
+	}
+	if claimed.why != "" {
+		return s.awaitClaims(ctx, key, pod, claimed, now)
+	}
 	stored, lacks := s.server.reserve(pod, s.node)
 	if len(lacks) > 0 {
 		s.pending[key], s.short[key] = true, true
 		return s.explain(ctx, pod, v1.PodReasonUnschedulable, unschedulable(lacks))
 	}
 	defer stored()
+	if len(claimed.delayed) > 0 {
+		claimed.why, claimed.soon = "waiting for its PersistentVolumeClaims to be bound", true
+		return errors.Join(s.choose(ctx, claimed.delayed), s.awaitClaims(ctx, key, pod, claimed, now))
+	}
+	delete(s.hushed, key)
 	return s.bind(ctx, pod)
 }
 
@@ -407,4 +444,6 @@ func (s *Server) keepMeaning(ctx context.Context) {
 	wg.Go(func() { s.follow(ctx, "namespace stays as it is for now", &keeper{server: s}) })
 	wg.Go(func() { s.follow(ctx, "object is not collected for now", newCollector(s)) })
 	wg.Go(func() { s.follow(ctx, "pod is not scheduled for now", &scheduler{server: s}) })
+	wg.Go(func() { s.follow(ctx, "claim stays as it is for now", &claimKeeper{server: s}) })
+	wg.Go(func() { s.follow(ctx, "volume is not deleted for now", &reclaimer{server: s}) })
 }

@@ -42,6 +42,7 @@ type Config struct {
 	Version     string        // of podd
 	Containerd  func() string // version of containerd, for the node's status; "" or nil: not known
 	Host        Host          // what is told of podd's host
+	Directories Directories   // of the volumes that podd makes; nil: it makes none
 	Log         *slog.Logger
 
 	TLSListen string       // address and port of the TLS port; none when empty
@@ -120,6 +121,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	if err := s.ensureClasses(ctx); err != nil {
+		return err
+	}
+	if err := s.ensureStandard(ctx); err != nil {
 		return err
 	}
 	if err := s.ensureNode(ctx); err != nil {

@@ -100,6 +100,7 @@ func (r *Runtime) sourceChanged(key string) {
 	case strings.HasPrefix(key, secretPrefix):
 		kind, rest = sources.Secret, strings.TrimPrefix(key, secretPrefix)
 	default:
+		r.claimChanged(key)
 		return
 	}
 	namespace, name, _ := strings.Cut(rest, "/")

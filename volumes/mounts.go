@@ -49,11 +49,11 @@ func (v *Volumes) mount(ctx context.Context, pod *v1.Pod, m *v1.VolumeMount, p p
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	root, err := v.source(string(pod.UID), vol)
+	root, readOnly, err := v.source(pod, vol)
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	options, err := mountOptions(m, isContent(vol))
+	options, err := mountOptions(m, readOnly || isContent(vol))
 	if err != nil {
 		return specs.Mount{}, err
 	}
@@ -138,34 +138,42 @@ func destination(path string, isHostPath bool) (string, error) {
 	return dest, nil
 }
 
-// source is the path on the host, without links.
-func (v *Volumes) source(uid string, vol *v1.Volume) (string, error) {
+// source is the path on the host, without links, and whether nobody may write there whatever the mount says.
+func (v *Volumes) source(pod *v1.Pod, vol *v1.Volume) (path string, readOnly bool, err error) {
 	if vol.HostPath != nil {
 		if err := checkHostPath(vol.HostPath.Path); err != nil {
-			return "", err
+			return "", false, err
 		}
 		path, err := filepath.EvalSymlinks(vol.HostPath.Path)
 		if err != nil {
-			return "", fmt.Errorf("hostPath %s: %w", vol.HostPath.Path, cause(err))
+			return "", false, fmt.Errorf("hostPath %s: %w", vol.HostPath.Path, cause(err))
 		}
-		return path, nil
+		return path, false, nil
+	}
+	if isClaim(vol) {
+		c, err := v.claimed(pod, vol)
+		if err != nil {
+			return "", false, err
+		}
+		path, err := c.path()
+		return path, c.ReadOnly, err
 	}
 	name := vol.Name
 	switch {
 	case isContent(vol):
 		name = filepath.Join(contents, vol.Name)
 	case vol.EmptyDir == nil:
-		return "", errors.New("this kind of volume is not supported")
+		return "", false, errors.New("this kind of volume is not supported")
 	}
-	dir, err := v.openDir(uid, false)
+	dir, err := v.openDir(string(pod.UID), false)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer unix.Close(dir)
 	fd, err := openBeneath(dir, name, 0)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	unix.Close(fd)
-	return filepath.Join(v.path(uid), name), nil
+	return filepath.Join(v.path(string(pod.UID)), name), false, nil
 }

@@ -28,10 +28,15 @@ import (
 // Options say where volumes live.
 type Options struct {
 	Dir string // <state>/pods; one directory per pod uid below it
+	// Claims finds what the claim of a pod's volume is bound to; nil if there are no claims.
+	Claims func(pod *v1.Pod, vol *v1.Volume) (Claimed, error)
 }
 
 // Volumes makes and removes the volumes of pods.
-type Volumes struct{ dir string }
+type Volumes struct {
+	dir    string
+	claims func(pod *v1.Pod, vol *v1.Volume) (Claimed, error)
+}
 
 const (
 	subdir = "volumes" // below the pod's directory
@@ -52,7 +57,7 @@ func Open(o Options) (*Volumes, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
-	return &Volumes{dir: filepath.Clean(o.Dir)}, nil
+	return &Volumes{dir: filepath.Clean(o.Dir), claims: o.Claims}, nil
 }
 
 // Ensure makes all volumes of the pod: emptyDir directories and tmpfs mounts; hostPaths are checked, and created where
@@ -103,6 +108,8 @@ func (v *Volumes) ensureOne(dir int, pod *v1.Pod, vol *v1.Volume) error {
 		return ensureHostPath(vol.HostPath)
 	case isContent(vol):
 		return nil // Write makes it
+	case isClaim(vol):
+		return v.ensureClaim(pod, vol)
 	case vol.EmptyDir == nil:
 		return errors.New("this kind of volume is not supported")
 	case vol.EmptyDir.Medium == v1.StorageMediumDefault:

@@ -150,8 +150,8 @@ var table = withOthers(map[string]Rule{
 	"spec.volumes[].projected.sources[].clusterTrustBundle":  refused(cluster),
 	"spec.volumes[].projected.sources[].podCertificate":      refused(cluster),
 	"spec.volumes[].image":                                   notYet, "spec.volumes[].nfs": notYet,
-	"spec.volumes[].iscsi": notYet, "spec.volumes[].fc": notYet, "spec.volumes[].persistentVolumeClaim": notYet,
-	"spec.volumes[].ephemeral": notYet, "spec.volumes[].csi": notYet,
+	"spec.volumes[].iscsi": notYet, "spec.volumes[].fc": notYet, "spec.volumes[].persistentVolumeClaim": honoured,
+	"spec.volumes[].ephemeral": {Verdict: Honoured, Why: "without a data source and attributes it is", allow: emptyAtFirst}, "spec.volumes[].csi": notYet,
 	"spec.volumes[].gcePersistentDisk": refused(cluster), "spec.volumes[].awsElasticBlockStore": refused(cluster),
 	"spec.volumes[].gitRepo":   refused("upstream has turned it off: it runs commands of the repository"),
 	"spec.volumes[].glusterfs": refused(cluster), "spec.volumes[].rbd": refused(cluster),
@@ -162,6 +162,16 @@ var table = withOthers(map[string]Rule{
 	"spec.volumes[].photonPersistentDisk": refused(cluster), "spec.volumes[].portworxVolume": refused(cluster),
 	"spec.volumes[].scaleIO": refused(cluster), "spec.volumes[].storageos": refused(cluster),
 })
+
+// emptyAtFirst tells whether the claim of an ephemeral volume asks for nothing that a directory has not.
+func emptyAtFirst(v, _ reflect.Value) bool {
+	vol, ok := v.Interface().(*v1.EphemeralVolumeSource)
+	if !ok || vol.VolumeClaimTemplate == nil {
+		return ok
+	}
+	spec := vol.VolumeClaimTemplate.Spec
+	return spec.DataSource == nil && spec.DataSourceRef == nil && spec.VolumeAttributesClassName == nil
+}
 
 // withOthers adds the rows of init and ephemeral containers, which are those of containers, and one more for ephemeral
 // ones. What makes no sense for them upstream's validation refuses.

@@ -13,6 +13,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 )
 
 // kind of object: its name, its apiVersion, and the Go type that its fields are held against.
@@ -35,12 +36,15 @@ var objectKinds = []objectKind{
 	{"Endpoints", "v1", reflect.TypeFor[v1.Endpoints]()},
 	{"Event", "v1", reflect.TypeFor[v1.Event]()},
 	{"Node", "v1", reflect.TypeFor[v1.Node]()},
+	{"PersistentVolume", "v1", reflect.TypeFor[v1.PersistentVolume]()},
+	{"PersistentVolumeClaim", "v1", reflect.TypeFor[v1.PersistentVolumeClaim]()},
 	{"PodTemplate", "v1", reflect.TypeFor[v1.PodTemplate]()},
 	{"Lease", "coordination.k8s.io/v1", reflect.TypeFor[coordinationv1.Lease]()},
 	{"EndpointSlice", "discovery.k8s.io/v1", reflect.TypeFor[discoveryv1.EndpointSlice]()},
 	{"Event", "events.k8s.io/v1", reflect.TypeFor[eventsv1.Event]()},
 	{"RuntimeClass", "node.k8s.io/v1", reflect.TypeFor[nodev1.RuntimeClass]()},
 	{"PriorityClass", "scheduling.k8s.io/v1", reflect.TypeFor[schedulingv1.PriorityClass]()},
+	{"StorageClass", "storage.k8s.io/v1", reflect.TypeFor[storagev1.StorageClass]()},
 }
 
 // DecodeAll is Decode for objects of every kind that podd serves.

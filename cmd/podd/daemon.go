@@ -232,7 +232,11 @@ func (p *podd) open(boot string) error {
 		return err
 	}
 	pods := filepath.Join(c.Root, "pods")
-	vols, err := volumes.Open(volumes.Options{Dir: pods})
+	vols, err := volumes.Open(volumes.Options{Dir: pods, Claims: runtime.Claims(p.store, func() map[string]string { return p.api.Labels() })})
+	if err != nil {
+		return err
+	}
+	directories, err := volumes.OpenDirectories(filepath.Join(c.Root, "claims"))
 	if err != nil {
 		return err
 	}
@@ -269,7 +273,8 @@ func (p *podd) open(boot string) error {
 		Store: p.store, Runtime: &attendant{p.runtime, p.images, p.client, p.stats}, NodeName: node.Name, NodeIPs: node.IPs,
 		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Gateways: gateways, Issuer: c.Issuer,
 		Version: version, Containerd: p.containerd, Log: p.log,
-		Host: api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c},
+		Directories: directories,
+		Host:        api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c},
 	})
 	if err != nil {
 		return err
