@@ -261,6 +261,11 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because("CreateContainerConfigError", err)
 	}
+	devices, err := h.devices(pod, c)
+	if err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because("CreateContainerConfigError", err)
+	}
 	if message := c.TerminationMessagePath; message != "" {
 		m, err := h.messageMount(id, message)
 		if err != nil {
@@ -282,7 +287,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		ID: id, Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
 		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID,
 		Sandbox: h.r.Sandboxes.Ref(pod, box, netns), Env: env,
-		Mounts: append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
+		Mounts: append(h.r.Sandboxes.EtcMounts(pod, c), mounts...), Devices: devices,
 	}
 	if err := h.makeRoom(ctx, pod, s.Name); err != nil {
 		return because("CreateContainerError", err)

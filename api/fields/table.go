@@ -116,7 +116,7 @@ var table = withOthers(map[string]Rule{
 	"spec.containers[].volumeMounts[].readOnly":          honoured,
 	"spec.containers[].volumeMounts[].recursiveReadOnly": honoured, "spec.containers[].volumeMounts[].subPath": honoured,
 	"spec.containers[].volumeMounts[].subPathExpr": honoured, "spec.containers[].volumeMounts[].mountPropagation": honoured,
-	"spec.containers[].volumeDevices": refused("there are no block volumes"),
+	"spec.containers[].volumeDevices": honoured,
 	"spec.containers[].livenessProbe": honoured, "spec.containers[].readinessProbe": honoured,
 	"spec.containers[].startupProbe":        honoured,
 	"spec.containers[].lifecycle.postStart": honoured, "spec.containers[].lifecycle.preStop": honoured,

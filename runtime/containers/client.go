@@ -56,7 +56,14 @@ type Config struct {
 	Sandbox   Sandbox
 	Env       []v1.EnvVar   // the container's own, resolved: names and values, each name once
 	Mounts    []specs.Mount // the pod's etc files, /dev/shm, volumes
-	Boot      string        // boot id of the host
+	Devices   []Device
+	Boot      string // boot id of the host
+}
+
+// Device is a device of the host that the container may use.
+type Device struct {
+	specs.LinuxDevice
+	Access string // of "rwm"
 }
 
 // Sandbox is what members join.
