@@ -156,7 +156,7 @@ func container(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Ti
 	name := "Container " + s.Name
 	switch {
 	case s.State.Waiting != nil:
-		return waiting(pod, s, now, name, logs)
+		return waiting(pod, s, events, now, name, logs)
 	case s.State.Terminated != nil && (s.State.Terminated.ExitCode != 0 || pod.Status.Phase == v1.PodFailed && s.State.Terminated.Reason != "Completed"):
 		return &cause{name + " " + ended(pod, s.Name, s.State.Terminated) + ".", nextAfter(s.State.Terminated, logs)}
 	case s.State.Running != nil && !s.Ready && (s.Started == nil || !*s.Started):
@@ -175,8 +175,11 @@ func container(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Ti
 		return &cause{name + " runs and is not ready: " + message, "See what it does: " + logs}
 	case s.RestartCount > 0 && s.LastTerminationState.Terminated != nil:
 		last := s.LastTerminationState.Terminated
-		return &cause{fmt.Sprintf("%s was restarted %s, the last time %s ago: it %s.", name, times(s.RestartCount), since(last.FinishedAt.Time, now), ended(pod, s.Name, last)),
-			nextAfter(last, logs+" --previous")}
+		what := fmt.Sprintf("%s was restarted %s, the last time %s ago: it %s.", name, times(s.RestartCount), since(last.FinishedAt.Time, now), ended(pod, s.Name, last))
+		if by := endedBy(last, events, s.Name); by != "" {
+			return &cause{what + " " + by + ".", logs + " --previous"}
+		}
+		return &cause{what, nextAfter(last, logs+" --previous")}
 	}
 	return nil
 }
@@ -204,7 +207,7 @@ func times(n int32) string {
 func since(t, now time.Time) string { return duration.HumanDuration(now.Sub(t)) }
 
 // waiting is why a container waits, nil if only for what comes before it.
-func waiting(pod *v1.Pod, s v1.ContainerStatus, now time.Time, name, logs string) *cause {
+func waiting(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Time, name, logs string) *cause {
 	w := s.State.Waiting
 	switch w.Reason {
 	case "ContainerCreating", "PodInitializing", "":
@@ -215,6 +218,9 @@ func waiting(pod *v1.Pod, s v1.ContainerStatus, now time.Time, name, logs string
 		if last := s.LastTerminationState.Terminated; last != nil {
 			what = fmt.Sprintf("%s was restarted %s and has ended again: it %s", name, times(s.RestartCount), ended(pod, s.Name, last))
 			next = nextAfter(last, logs+" --previous")
+			if by := endedBy(last, events, s.Name); by != "" {
+				what, next = what+". "+by, logs+" --previous"
+			}
 			if left := backoffLeft(w.Message, last.FinishedAt.Time, now); left > 0 {
 				what += fmt.Sprintf(". It is started again in %s", left)
 			}
@@ -223,12 +229,17 @@ func waiting(pod *v1.Pod, s v1.ContainerStatus, now time.Time, name, logs string
 	case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
 		return image(pod, s, w)
 	case "CreateContainerConfigError":
+		if strings.Contains(w.Message, "runAsNonRoot") {
+			return &cause{name + " may not run as root: " + w.Message, "Set runAsUser in its securityContext, or use an image that has a user."}
+		}
 		return &cause{name + " cannot be made from its manifest: " + w.Message, "Make what is missing (podctl get configmaps,secrets" + inNamespace(pod) + "), or correct the manifest. podd tries again by itself."}
 	case "CreateContainerError", "RunContainerError":
 		return &cause{name + " could not be started: " + w.Message, startHint(w.Message)}
 	}
 	return &cause{name + " waits: " + w.Reason + ": " + w.Message, ""}
 }
+
+const tooLittle = "Raise spec.containers[].resources.limits.memory: not even the start of a container fits into it."
 
 // startHint is what to do about an error of the runtime.
 func startHint(message string) string {
@@ -239,6 +250,8 @@ func startHint(message string) string {
 		return "The file is there and may not be executed: see its mode, and runAsUser of the securityContext."
 	case strings.Contains(message, "no space left"):
 		return "The disk is full: podctl image ls, podctl image rm, podctl doctor"
+	case strings.Contains(message, "memory limit too low"):
+		return tooLittle
 	}
 	return "podctl describe pod shows all of its settings; podctl doctor looks at the host."
 }
@@ -358,6 +371,8 @@ func nextAfter(t *v1.ContainerStateTerminated, logs string) string {
 		return "Raise spec.containers[].resources.limits.memory, or find what takes so much: podctl top pod --containers, " + logs
 	case t.Reason == "StartError":
 		return startHint(t.Message)
+	case t.Reason == "ContainerStatusUnknown":
+		return logs
 	case t.ExitCode == 137:
 		return "SIGKILL comes from a failed liveness probe, from a grace period that was over, or from somebody on the host: the events tell.\n" + logs
 	case t.ExitCode == 139:
@@ -368,15 +383,36 @@ func nextAfter(t *v1.ContainerStateTerminated, logs string) string {
 	return "See what it said: " + logs
 }
 
+// endedBy is what podd ended a container for, by the event of it; empty if it ended by itself.
+func endedBy(t *v1.ContainerStateTerminated, events []v1.Event, container string) string {
+	for _, e := range slices.Backward(events) {
+		at := e.LastTimestamp.Time
+		if e.Reason != "Killing" || !strings.Contains(e.InvolvedObject.FieldPath, "{"+container+"}") ||
+			at.Before(t.StartedAt.Time) || at.After(t.FinishedAt.Time) {
+			continue
+		}
+		if e.Message == "FailedPostStartHook" {
+			return "podd ended it because its postStart hook failed"
+		}
+		return "podd ended it: " + e.Message
+	}
+	return ""
+}
+
 // preparing is why nothing has been started yet, when no container says so.
 func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 	for _, e := range slices.Backward(events) {
-		if e.Type != v1.EventTypeWarning {
+		if e.Type != v1.EventTypeWarning || strings.Contains(e.Message, "ttrpc: closed") { // another event tells what closed it
 			continue
 		}
 		next := "podctl doctor"
-		if strings.Contains(e.Reason, "Mount") {
+		switch {
+		case strings.Contains(e.Reason, "Mount"):
 			next = "Look at spec.volumes: what they name must be there. podd tries again by itself."
+		case strings.Contains(e.Message, "hostPort") && strings.Contains(e.Message, "in use by pod"):
+			next = "Delete that pod, or take another hostPort. podd tries again by itself."
+		case strings.Contains(e.Message, "memory limit too low"):
+			next = tooLittle
 		}
 		return []cause{{e.Reason + ": " + e.Message, next}}
 	}

@@ -18,6 +18,14 @@ func TestDiagnose(t *testing.T) {
 		InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}, LastTimestamp: metav1.NewTime(now),
 	}}
 	unmounted := []v1.Event{{Type: "Warning", Reason: "FailedMount", Message: `configmap "x" not found`, LastTimestamp: metav1.NewTime(now)}}
+	warning := func(message string) []v1.Event {
+		return []v1.Event{{Type: "Warning", Reason: "FailedCreatePodSandBox", Message: message, LastTimestamp: metav1.NewTime(now)}}
+	}
+	killing := func(message string) []v1.Event {
+		return []v1.Event{{Type: "Normal", Reason: "Killing", Message: message, LastTimestamp: metav1.NewTime(now.Add(-20 * time.Second)),
+			InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}}}
+	}
+	killed := "restartCount: 1, lastState: {terminated: {exitCode: 137, startedAt: '2026-01-02T11:59:20Z', finishedAt: '2026-01-02T11:59:50Z'}}, state: "
 	app := func(status string) string {
 		return "spec: {containers: [{name: app, resources: {limits: {memory: 64Mi}}}], restartPolicy: Always}\nstatus:\n  phase: Running\n  containerStatuses:\n  - {name: app, image: 'x:1', " + status + "}"
 	}
@@ -49,8 +57,19 @@ func TestDiagnose(t *testing.T) {
 		"trust":       {app("state: {waiting: {reason: ErrImagePull, message: 'tls: x509: unknown authority'}}"), nil, "-> podd does not trust the registry"},
 		"name":        {app("state: {waiting: {reason: InvalidImageName, message: 'bad'}}"), nil, "-> Correct the name"},
 		"mount":       {"status: {phase: Pending}", unmounted, `is not running yet. | FailedMount: configmap "x" not found -> Look at spec.volumes`},
-		"new":         {"metadata: {creationTimestamp: '2026-01-02T11:59:57Z'}\nstatus: {phase: Pending}", nil, "is not running yet. | podd prepares it, since 3s."},
-		"slow":        {"metadata: {creationTimestamp: '2026-01-02T11:50:00Z'}\nstatus: {phase: Pending}", nil, "-> This takes long: podctl describe pod p"},
+		"port":        {"status: {phase: Pending}", warning("hostPort 80/tcp: in use by pod default/q"), "in use by pod default/q -> Delete that pod, or take another hostPort."},
+		"tiny":        {"status: {phase: Pending}", warning("container init was OOM-killed (memory limit too low?)"), "-> Raise spec.containers[].resources.limits.memory"},
+		"shim":        {"status: {phase: Pending}", append(warning("OOM-killed (memory limit too low?)"), warning("create task: ttrpc: closed")...), "-> Raise spec.containers[].resources.limits.memory"},
+		"root":        {app(`state: {waiting: {reason: CreateContainerConfigError, message: 'runAsNonRoot is set, and the image will run as root'}}`), nil, "-> Set runAsUser"},
+		"lost":        {app("state: {terminated: {exitCode: 137, reason: ContainerStatusUnknown}}"), nil, "its exit code is not known. -> podctl logs p -c app"},
+		"liveness": {app(killed + "{waiting: {reason: CrashLoopBackOff, message: back-off 10s restarting}}"), killing("Container app failed liveness probe, will be restarted"),
+			"(SIGKILL) after 30s. podd ended it: Container app failed liveness probe, will be restarted. -> podctl logs p -c app --previous"},
+		"hook": {app("ready: true, started: true, " + killed + "{running: {}}"), killing("FailedPostStartHook"),
+			"(SIGKILL) after 30s. podd ended it because its postStart hook failed. -> podctl logs p -c app --previous"},
+		"itself": {app(killed + "{waiting: {reason: CrashLoopBackOff}}"), []v1.Event{{Reason: "Killing", LastTimestamp: metav1.NewTime(now.Add(-time.Minute)),
+			InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}}}, "after 30s. -> SIGKILL comes from"},
+		"new":  {"metadata: {creationTimestamp: '2026-01-02T11:59:57Z'}\nstatus: {phase: Pending}", nil, "is not running yet. | podd prepares it, since 3s."},
+		"slow": {"metadata: {creationTimestamp: '2026-01-02T11:50:00Z'}\nstatus: {phase: Pending}", nil, "-> This takes long: podctl describe pod p"},
 	} {
 		pod := &v1.Pod{}
 		if err := yaml.UnmarshalStrict([]byte(c.pod), pod); err != nil {

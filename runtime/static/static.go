@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -66,18 +67,20 @@ func (s *Source) Run(ctx context.Context) error {
 		return fmt.Errorf("make manifest directory: %w", err)
 	}
 	watcher, err := fsnotify.NewWatcher()
+	watch := func() error { return err }
 	if err != nil { // no inotify instance left: the timer still finds everything
-		s.o.Log.Warn("watch manifest directory; changes are found every 20 s only", "dir", s.o.Dir, "err", err)
 		watcher = &fsnotify.Watcher{}
 	} else {
 		defer func() { _ = watcher.Close() }()
-		if err := watcher.Add(s.o.Dir); err != nil {
-			s.o.Log.Warn("watch manifest directory; changes are found every 20 s only", "dir", s.o.Dir, "err", err)
-		}
+		watch = func() error { return watcher.Add(s.o.Dir) }
+	}
+	if err := watch(); err != nil {
+		s.o.Log.Warn("watch manifest directory; changes are found every 20 s only", "dir", s.o.Dir, "err", err)
 	}
 	timer := time.NewTimer(check)
 	defer timer.Stop()
 	for {
+		_ = watch() // the directory may be another one by now
 		wait := check
 		if !s.Reconcile(ctx) {
 			wait = again
@@ -181,7 +184,8 @@ func (s *Source) read() (wanted map[types.NamespacedName]*v1.Pod, broken map[str
 }
 
 func (s *Source) decode(name string) ([]*v1.Pod, error) {
-	f, err := os.Open(filepath.Join(s.o.Dir, name))
+	// A fifo that nobody writes to would hold up all files for ever.
+	f, err := os.OpenFile(filepath.Join(s.o.Dir, name), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

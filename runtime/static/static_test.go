@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,6 +111,25 @@ func TestTheSamePodInTwoFilesIsReported(t *testing.T) {
 	}
 }
 
+func TestAFifoHoldsNothingUp(t *testing.T) {
+	dir, w := t.TempDir(), &world{}
+	s := w.source(t, dir)
+	if err := syscall.Mkfifo(filepath.Join(dir, "a.yaml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "b.yaml", podYAML("b", "one"))
+	done := make(chan struct{})
+	go func() { s.Reconcile(t.Context()); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a fifo is waited for")
+	}
+	if len(w.reports) != 1 || !strings.Contains(w.reports[0], "not a regular file") || w.pods["default/b-edge"] == nil {
+		t.Errorf("reports = %q, pods = %v", w.reports, w.pods)
+	}
+}
+
 func TestARefusedPodIsReported(t *testing.T) {
 	dir, w := t.TempDir(), &world{refuse: "a-edge"}
 	s := w.source(t, dir)
@@ -140,6 +160,39 @@ func TestAChangeIsFollowedAtOnce(t *testing.T) {
 		}
 	case <-time.After(check / 2): // the timer alone would take longer
 		t.Error("a new file was not noticed")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnotherDirectoryIsFollowed(t *testing.T) {
+	dir, w := filepath.Join(t.TempDir(), "manifests"), &world{}
+	s := w.source(t, dir)
+	looked, put := make(chan struct{}, 100), make(chan string, 10)
+	s.o.Static = func() []*v1.Pod { looked <- struct{}{}; return nil }
+	s.o.Put = func(_ context.Context, p *v1.Pod) (*v1.Pod, error) {
+		put <- p.Name
+		return p, nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	<-looked
+	other := dir + ".new"
+	if err := os.Mkdir(other, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Rename(other, dir); err != nil {
+		t.Fatal(err)
+	}
+	<-looked
+	write(t, dir, "a.yaml", podYAML("a", "one"))
+	select {
+	case <-put:
+	case <-time.After(check / 2):
+		t.Error("the new directory is not followed")
 	}
 	cancel()
 	if err := <-done; err != nil {
