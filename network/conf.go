@@ -1,9 +1,11 @@
 package network
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+
 	"podd/runtime/killpoint"
 )
 
@@ -193,4 +196,22 @@ func (n *Network) defaultList() ([]byte, error) {
 			},
 		}},
 	}, "", "  ")
+}
+
+// RemoveDefault takes away the configuration that podd wrote, if nobody has changed it, and tells which file that was.
+func (n *Network) RemoveDefault() (file string, err error) {
+	n.writing.Lock()
+	defer n.writing.Unlock()
+	path := filepath.Join(n.o.ConfDir, defaultConf)
+	have, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if want, err := n.defaultList(); err != nil || !bytes.Equal(have, want) {
+		return "", err
+	}
+	return path, os.Remove(path)
 }

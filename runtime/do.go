@@ -32,12 +32,32 @@ func (h *host) Do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		h.event(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
 	}
 	level := slog.LevelDebug
-	if err != nil && ctx.Err() != context.Canceled && !errors.Is(err, errKept) { // back-off keeps it from filling the log
+	if err != nil && ctx.Err() != context.Canceled && !errors.Is(err, errKept) && h.isNews(s.Task(), err) {
 		level = slog.LevelWarn
 	}
 	h.r.Log.Log(ctx, level, "step", "namespace", pod.Namespace, "pod", pod.Name, "op", s.Op, "name", s.Name,
 		"attempt", s.Attempt, "why", s.Why, "took", time.Since(begun), "err", err)
 	return err
+}
+
+// sameWarning is how often a step that fails for the same reason again and again is logged as a warning.
+const sameWarning = 10 * time.Minute
+
+// warning is what was logged of a step that failed.
+type warning struct {
+	text string
+	at   time.Time
+}
+
+// isNews tells whether the failure of a step is another one than the last that was logged, or that one was long ago.
+func (h *host) isNews(task status.Task, err error) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if last, text := h.warned[task], err.Error(); last.text != text || time.Since(last.at) > sameWarning {
+		h.warned[task] = warning{text, time.Now()}
+		return true
+	}
+	return false
 }
 
 // kills are the steps that upstream's "kill pod" stands for.
@@ -519,6 +539,9 @@ func (h *host) stop(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	return err
 }
 
+// deadlineSlack is how much sooner than here containerd may find a deadline passed.
+const deadlineSlack = 100 * time.Millisecond
+
 // ask sends the stop signal and waits until the deadline; ended is false when the container has to be killed.
 func (h *host) ask(ctx context.Context, pod *v1.Pod, s plan.Step, i containers.Instance) (ended bool, err error) {
 	h.mu.Lock()
@@ -542,7 +565,7 @@ func (h *host) ask(ctx context.Context, pod *v1.Pod, s plan.Step, i containers.I
 		return true, nil
 	case ctx.Err() != nil:
 		return false, ctx.Err()
-	case waiting.Err() != nil:
+	case waiting.Err() != nil, time.Until(s.Deadline) < deadlineSlack: // containerd keeps the same deadline, and may tell of it first
 		return false, nil
 	default:
 		return false, err

@@ -39,20 +39,21 @@ type host struct {
 	writing  sync.Mutex // one writer of the volumes that podd fills at a time
 
 	mu        sync.Mutex
-	rec       record               // as stored; guarded by mu
-	last      sight                // what containerd showed last; guarded by mu
-	looked    bool                 // containerd has answered at least once; guarded by mu
-	pulls     map[string]time.Time // last pull of an image for this pod; guarded by mu
-	termed    map[string]bool      // ids that this podd has sent their stop signal; guarded by mu
-	announced map[string]bool      // ids whose coming end was told; guarded by mu
-	telling   map[string]time.Time // last time a repeating event was recorded; guarded by mu
+	rec       record                  // as stored; guarded by mu
+	last      sight                   // what containerd showed last; guarded by mu
+	looked    bool                    // containerd has answered at least once; guarded by mu
+	pulls     map[string]time.Time    // last pull of an image for this pod; guarded by mu
+	termed    map[string]bool         // ids that this podd has sent their stop signal; guarded by mu
+	announced map[string]bool         // ids whose coming end was told; guarded by mu
+	warned    map[status.Task]warning // the last failures that were logged; guarded by mu
+	telling   map[string]time.Time    // last time a repeating event was recorded; guarded by mu
 }
 
 // newHost reads what is stored of a pod. It stores nothing: it is called under the runtime's lock, and by those who only ask.
 func newHost(r *Runtime, uid types.UID) *host {
 	h := &host{
 		r: r, uid: uid, marks: markersOf(r.RunDir, uid), story: newStory(r, uid),
-		pulls: map[string]time.Time{}, termed: map[string]bool{}, announced: map[string]bool{}, telling: map[string]time.Time{},
+		pulls: map[string]time.Time{}, termed: map[string]bool{}, announced: map[string]bool{}, telling: map[string]time.Time{}, warned: map[status.Task]warning{},
 	}
 	data, ok := r.Store.Record(uid)
 	if !ok {

@@ -96,7 +96,7 @@ func (c *client) byKubeconfig() bool {
 
 // dial connects to the socket, whatever the address is.
 func (c *client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "unix", c.socket)
+	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "unix", strings.TrimPrefix(c.socket, "unix://"))
 	if err != nil && ctx.Err() == nil {
 		c.mu.Lock()
 		c.dialErr = err
@@ -115,6 +115,10 @@ func (c *client) unreachable() string {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Sprintf("you may not open %s: join the group podd (and log in again) or use sudo", c.socket)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		if c.socket != defaultSocket {
+			return fmt.Sprintf("podd is not running (nothing answers on %s): start it with --listen there, or leave out --socket and PODD_SOCKET, for %s",
+				c.socket, defaultSocket)
+		}
 		return fmt.Sprintf("podd is not running (nothing answers on %s): start it with `systemctl start podd` or `podd`", c.socket)
 	default:
 		return err.Error()

@@ -203,6 +203,18 @@ var instead = map[string]string{
 	"autoscale": noControllers,
 	"rollout":   noControllers,
 	"set":       noControllers + " podctl edit and podctl patch change objects.",
+	"ps":        "podctl get pods",
+	"pods":      "podctl get pods",
+	"images":    "podctl image ls",
+	"pull":      "podctl image pull IMAGE",
+	"load":      "podctl image load FILE",
+	"rmi":       "podctl image rm IMAGE",
+	"rm":        "podctl delete pod NAME",
+	"stop":      "podctl delete pod NAME. A pod is not stopped and started: it is deleted and applied.",
+	"kill":      "podctl delete pod NAME --now, or podctl exec NAME -- kill PID",
+	"start":     "podctl apply -f FILE",
+	"restart":   "podctl replace --force -f FILE, or podctl exec NAME -- kill 1 where the restart policy is Always",
+	"inspect":   "podctl describe pod NAME, or podctl get pod NAME -o yaml",
 	"expose":    "podd routes no services. A hostPort of a container is reached from outside, podctl port-forward from here.",
 }
 

@@ -266,6 +266,8 @@ func TestVerbs(t *testing.T) {
 		{args: "gett pods", errOut: "(?s)unknown command \"gett\".*Did you mean this.*get", code: 1},
 		{args: "scale pod web --replicas=2", errOut: "unknown command \"scale\" for \"podctl\"(?s).*-> podd runs pods, and has no controllers", code: 1},
 		{args: "drain host", errOut: "-> This host is the only node", code: 1},
+		{args: "ps", errOut: "(?s)unknown command \"ps\".*-> podctl get pods", code: 1},
+		{args: "stop web", errOut: "-> podctl delete pod NAME", code: 1},
 		{args: "rollout restart", errOut: "-> podd runs pods", code: 1},
 		{args: "get pods --outptu x", errOut: "unknown flag: --outptu", code: 1},
 	} {

@@ -245,5 +245,10 @@ func (t *teardown) clearHost(ctx context.Context) error {
 		return err
 	}
 	t.say("removed: %s", c.Root)
+	if file, err := net.RemoveDefault(); err != nil {
+		return fmt.Errorf("remove the network configuration: %w", err)
+	} else if file != "" {
+		t.say("removed: %s", file)
+	}
 	return nil
 }

@@ -163,7 +163,10 @@ func (s *Source) read() (wanted map[types.NamespacedName]*v1.Pod, broken map[str
 		}
 		pods, err := s.decode(name)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue
+			if !isLink(filepath.Join(s.o.Dir, name)) {
+				continue
+			}
+			err = errors.New("is a symbolic link to something that is not there")
 		}
 		for _, p := range pods {
 			key := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
@@ -243,4 +246,10 @@ func (s *Source) report(file string, err error) {
 	s.reported[file] = err.Error()
 	s.o.Log.Error("static manifest", "file", file, "err", err)
 	s.o.Report(file, err)
+}
+
+// isLink tells whether path is a symbolic link, whatever it leads to.
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }

@@ -56,6 +56,24 @@ func podYAML(name, image string) string {
 	return "apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + "}\nspec:\n  containers:\n  - {name: c, image: " + image + "}\n"
 }
 
+// A link to nothing is told of, and what ran of it goes on.
+func TestDanglingLink(t *testing.T) {
+	dir, w := t.TempDir(), &world{}
+	s := w.source(t, dir)
+	write(t, dir, "target", podYAML("a", "one"))
+	if err := os.Symlink(filepath.Join(dir, "target"), filepath.Join(dir, "a.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	s.Reconcile(t.Context())
+	if err := os.Remove(filepath.Join(dir, "target")); err != nil {
+		t.Fatal(err)
+	}
+	s.Reconcile(t.Context())
+	if len(w.pods) != 1 || len(w.reports) != 1 || !strings.Contains(w.reports[0], "a.yaml: is a symbolic link to something that is not there") {
+		t.Errorf("pods %v, reports %q", w.pods, w.reports)
+	}
+}
+
 func TestReconcile(t *testing.T) {
 	dir, w := t.TempDir(), &world{}
 	s := w.source(t, dir)
