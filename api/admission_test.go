@@ -46,9 +46,8 @@ func TestAccounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	mine.Name = "pulls"
-	_, err = e.client.CoreV1().Pods("default").Create(ctx, mine, metav1.CreateOptions{})
-	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.imagePullSecrets") {
-		t.Errorf("an account with pull secrets: %v", err)
+	if p := e.create(t, mine); len(p.Spec.ImagePullSecrets) != 1 || p.Spec.ImagePullSecrets[0].Name != "registry" {
+		t.Errorf("an account with pull secrets: %v", p.Spec.ImagePullSecrets)
 	}
 	if err := accounts.Delete(ctx, "default", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

@@ -346,14 +346,14 @@ func TestRefusals(t *testing.T) {
 	e := serve(t)
 	client := e.client.CoreV1().Pods("default")
 	bad := pod("bad")
-	bad.Spec.ImagePullSecrets = []v1.LocalObjectReference{{Name: "secret"}}
-	bad.Spec.Containers[0].EnvFrom = []v1.EnvFromSource{{ConfigMapRef: &v1.ConfigMapEnvSource{LocalObjectReference: v1.LocalObjectReference{Name: "c"}}}}
+	yes := true
+	bad.Spec.Subdomain, bad.Spec.SetHostnameAsFQDN = "sub", &yes
 	_, err := client.Create(t.Context(), bad, metav1.CreateOptions{})
 	var status *apierrors.StatusError
 	if !errors.As(err, &status) || status.ErrStatus.Code != http.StatusUnprocessableEntity || len(status.ErrStatus.Details.Causes) != 2 {
 		t.Fatalf("refused fields: %#v", err)
 	}
-	if !strings.Contains(err.Error(), "spec.imagePullSecrets: Forbidden: not supported by podd yet") {
+	if !strings.Contains(err.Error(), "spec.subdomain: Forbidden: not supported by podd yet") {
 		t.Errorf("the message: %v", err)
 	}
 	e.create(t, pod("good"))

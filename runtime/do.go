@@ -227,13 +227,14 @@ func (h *host) ensureSandbox(ctx context.Context, pod *v1.Pod, attempt int) erro
 
 func (h *host) pull(ctx context.Context, pod *v1.Pod, ref string) error {
 	user := userOf(pod, ref)
-	if _, err := images.Normalize(ref); err != nil {
+	name, err := images.Normalize(ref)
+	if err != nil {
 		h.containerEvent(pod, user, v1.EventTypeWarning, "InspectFailed", "Failed to apply default image tag %q: %v", ref, err)
 		return because(pullReason(err), err)
 	}
 	h.containerEvent(pod, user, v1.EventTypeNormal, "Pulling", "Pulling image %q", ref)
 	begun := time.Now()
-	info, err := h.r.Images.Pull(ctx, ref, nil)
+	info, err := h.pullAs(ctx, pod, ref, name)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -66,7 +66,7 @@ var table = withOthers(map[string]Rule{
 	"spec.setHostnameAsFQDN":            only(false),
 
 	"spec.activeDeadlineSeconds": honoured, "spec.readinessGates": honoured, "spec.os.name": honoured,
-	"spec.imagePullSecrets": notYet, "spec.subdomain": notYet,
+	"spec.imagePullSecrets": honoured, "spec.subdomain": notYet,
 	"spec.resources": notYet, "spec.hostnameOverride": notYet,
 	"spec.resourceClaims": refused(cluster), "spec.schedulingGroup": refused(cluster),
 

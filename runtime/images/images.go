@@ -56,7 +56,7 @@ type Images struct {
 
 	mu    sync.Mutex
 	infos map[digest.Digest]Info // by digest of the target; Name and RepoDigest are left empty; guarded by mu
-	pulls map[string]*flight     // by normalized name; guarded by mu
+	pulls map[wish]*flight       // guarded by mu
 }
 
 // Open makes the images of a client ready for use. It touches nothing yet.
@@ -77,6 +77,6 @@ func Open(o Options) *Images {
 		client: o.Client, namespace: o.Namespace, snapshotter: o.Snapshotter,
 		certs: o.CertsDir, credentials: o.Credentials, stall: o.Stall, log: o.Log,
 		instance: strconv.Itoa(os.Getpid()) + "." + strconv.FormatInt(time.Now().UnixNano(), 36),
-		infos:    map[digest.Digest]Info{}, pulls: map[string]*flight{},
+		infos:    map[digest.Digest]Info{}, pulls: map[wish]*flight{},
 	}
 }

@@ -444,6 +444,43 @@ func TestCredentialsStay(t *testing.T) {
 	}
 }
 
+// Who pulls with credentials gets what they open; who has others, or none, does not, also while the first is at it.
+func TestPullAs(t *testing.T) {
+	im, ctx := open(t, Options{})
+	r, host := serve(t)
+	elsewhere, elsewhereHost := serve(t)
+	b := build(t, ociimage.Image{Name: host + "/test/private:1", Layers: [][]ociimage.File{noise(t, 1000)}})
+	if err := errors.Join(r.Push(b), elsewhere.Push(b)); err != nil {
+		t.Fatal(err)
+	}
+	r.Require("me", "secret")
+	r.Fail(&registry.Fault{Path: "/blobs/", Redirect: "http://" + strings.Replace(elsewhereHost, "127.0.0.1", "localhost", 1)})
+	for _, auth := range []Auth{{}, {"me", "another"}, {"you", "secret"}} {
+		if _, err := im.PullAs(ctx, b.Name, auth, nil); !errors.Is(err, ErrPull) || !strings.Contains(err.Error(), "unauthorized") ||
+			auth.Secret != "" && strings.Contains(err.Error(), auth.Secret) {
+			t.Errorf("%v: %v", auth, err)
+		}
+	}
+	if _, err := im.PullAs(ctx, b.Name, Auth{"me", "secret"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range elsewhere.Requests() { // CVE-2020-15157
+		if q.Authorization != "" {
+			t.Errorf("%s got the credentials", q.Path)
+		}
+	}
+	for host, want := range map[string]string{"docker.io": "", "registry-1.docker.io": "", "evil.example": "", "r.example:5000": "me", "r.example": ""} {
+		w := wish{"r.example:5000/a:1", Auth{"me", "secret"}}
+		if user, _, err := w.credentials(host); user != want || err != nil {
+			t.Errorf("%s gets %q, %v", host, user, err)
+		}
+	}
+	hub := wish{"docker.io/library/a:1", Auth{"me", "secret"}}
+	if user, _, _ := hub.credentials("registry-1.docker.io"); user != "me" {
+		t.Errorf("docker.io's registry gets %q", user)
+	}
+}
+
 func TestLoad(t *testing.T) {
 	im, ctx := open(t, Options{})
 	a := build(t, ociimage.Image{Name: "test/a:1", Layers: [][]ociimage.File{noise(t, 100000), noise(t, 1000)}, Config: ocispec.ImageConfig{

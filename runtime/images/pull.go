@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -27,6 +28,21 @@ const (
 // quiet swallows what containerd's client logs of a pull: what matters of it is in the error.
 var quiet = logrus.NewEntry(&logrus.Logger{Out: io.Discard, Level: logrus.PanicLevel, Formatter: new(logrus.TextFormatter)})
 
+// wish is what is pulled, and by whom.
+type wish struct {
+	name string // normalized
+	auth Auth
+}
+
+// credentials are those of the wish for the registry of its name, and none for any other host.
+func (w wish) credentials(host string) (user, secret string, err error) {
+	domain, _, _ := strings.Cut(w.name, "/")
+	if host == domain || domain == "docker.io" && host == "registry-1.docker.io" {
+		return w.auth.User, w.auth.Secret, nil
+	}
+	return "", "", nil
+}
+
 // flight is one pull, however many wait for it.
 type flight struct {
 	track  *track
@@ -43,12 +59,22 @@ type flight struct {
 // and the last who gives up ends the pull and waits until it has left nothing behind. Other errors are ErrInvalidName and
 // ErrPull.
 func (im *Images) Pull(ctx context.Context, ref string, progress func(Progress)) (Info, error) {
+	return im.PullAs(ctx, ref, Auth{}, progress)
+}
+
+// Auth is who pulls. It goes to the registry that the image's name has, and to no other: not to mirrors either.
+type Auth struct{ User, Secret string }
+
+// PullAs is Pull with credentials that are used in place of Options.Credentials. Those who pull with others, or with none, do not
+// wait for each other's pulls: one may be refused what the other is given.
+func (im *Images) PullAs(ctx context.Context, ref string, auth Auth, progress func(Progress)) (Info, error) {
 	ctx = im.context(ctx)
 	name, err := Normalize(ref)
 	if err != nil {
 		return Info{}, err
 	}
-	f := im.join(ctx, name)
+	what := wish{name, auth}
+	f := im.join(ctx, what)
 	var tick <-chan time.Time
 	if progress != nil {
 		ticker := time.NewTicker(progressEvery)
@@ -59,7 +85,7 @@ func (im *Images) Pull(ctx context.Context, ref string, progress func(Progress))
 	for {
 		select {
 		case <-f.done:
-			im.part(name, f)
+			im.part(what, f)
 			if progress != nil {
 				progress(f.track.now())
 			}
@@ -67,28 +93,28 @@ func (im *Images) Pull(ctx context.Context, ref string, progress func(Progress))
 		case <-tick:
 			progress(f.track.now())
 		case <-ctx.Done():
-			im.part(name, f)
+			im.part(what, f)
 			return Info{}, fmt.Errorf("pull %s: %w", name, context.Cause(ctx))
 		}
 	}
 }
 
 // join waits for the pull that is under way, or starts one. part must follow.
-func (im *Images) join(ctx context.Context, name string) *flight {
+func (im *Images) join(ctx context.Context, what wish) *flight {
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	f := im.pulls[name]
+	f := im.pulls[what]
 	if f == nil {
 		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		f = &flight{track: newTrack(name), cancel: cancel, done: make(chan struct{})}
-		im.pulls[name] = f
+		f = &flight{track: newTrack(what.name), cancel: cancel, done: make(chan struct{})}
+		im.pulls[what] = f
 		go func() { // part waits for it
 			defer close(f.done)
-			f.info, f.err = im.pull(work, name, f.track)
+			f.info, f.err = im.pull(work, what, f.track)
 			im.mu.Lock()
 			defer im.mu.Unlock()
-			if im.pulls[name] == f {
-				delete(im.pulls, name)
+			if im.pulls[what] == f {
+				delete(im.pulls, what)
 			}
 		}()
 	}
@@ -97,12 +123,12 @@ func (im *Images) join(ctx context.Context, name string) *flight {
 }
 
 // part ends the waiting; the last one ends the pull.
-func (im *Images) part(name string, f *flight) {
+func (im *Images) part(what wish, f *flight) {
 	im.mu.Lock()
 	f.waiters--
 	last := f.waiters == 0
-	if last && im.pulls[name] == f {
-		delete(im.pulls, name) // who comes now starts anew
+	if last && im.pulls[what] == f {
+		delete(im.pulls, what) // who comes now starts anew
 	}
 	im.mu.Unlock()
 	if last {
@@ -112,10 +138,11 @@ func (im *Images) part(name string, f *flight) {
 }
 
 // pull does the work of one pull.
-func (im *Images) pull(ctx context.Context, name string, t *track) (info Info, err error) {
+func (im *Images) pull(ctx context.Context, what wish, t *track) (info Info, err error) {
+	name := what.name
 	err = im.leased(ctx, name, func(ctx context.Context) error {
 		for try := 1; ; try++ {
-			if info, err = im.fetch(ctx, name, t); err == nil || !cut(err) || try == pullTries || ctx.Err() != nil {
+			if info, err = im.fetch(ctx, what, t); err == nil || !cut(err) || try == pullTries || ctx.Err() != nil {
 				return err
 			}
 			im.log.Info("a pull goes on after its connection broke", "image", name, "try", try, "err", err)
@@ -132,7 +159,7 @@ func (im *Images) pull(ctx context.Context, name string, t *track) (info Info, e
 }
 
 // fetch is one try: it takes up what an earlier one has left in the content store under the same lease.
-func (im *Images) fetch(ctx context.Context, name string, t *track) (Info, error) {
+func (im *Images) fetch(ctx context.Context, what wish, t *track) (Info, error) {
 	ctx, cancel := context.WithCancelCause(log.WithLogger(ctx, quiet))
 	defer cancel(nil)
 	over := make(chan struct{})
@@ -141,11 +168,11 @@ func (im *Images) fetch(ctx context.Context, name string, t *track) (Info, error
 		defer close(watched)
 		t.watchStall(over, im.stall, cancel)
 	}()
-	image, err := im.client.Pull(ctx, name,
+	image, err := im.client.Pull(ctx, what.name,
 		containerd.WithPullUnpack,
 		containerd.WithPullSnapshotter(im.snapshotter),
 		containerd.WithMaxConcurrentDownloads(pullParallel),
-		containerd.WithResolver(&resolver{Resolver: im.resolver(ctx), track: t}),
+		containerd.WithResolver(&resolver{Resolver: im.resolver(ctx, what), track: t}),
 		containerd.WithImageHandlerWrapper(im.guard(t)),
 	)
 	close(over)
@@ -160,8 +187,11 @@ func (im *Images) fetch(ctx context.Context, name string, t *track) (Info, error
 }
 
 // resolver reaches the registries as the configuration says; it is read anew for each pull.
-func (im *Images) resolver(ctx context.Context) remotes.Resolver {
+func (im *Images) resolver(ctx context.Context, what wish) remotes.Resolver {
 	hosts := config.HostOptions{Credentials: im.credentials}
+	if what.auth != (Auth{}) {
+		hosts.Credentials = what.credentials
+	}
 	if im.certs != "" {
 		hosts.HostDir = config.HostDirFromRoot(im.certs)
 	}

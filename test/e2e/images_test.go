@@ -33,6 +33,7 @@ func testImages(t *testing.T, s *suite) {
 		"delete-in-pull":    testDeleteInPull,
 		"broken-connection": testBrokenPull,
 		"hosts-toml":        testHostsToml,
+		"secrets":           testPullSecrets,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 	}
@@ -283,6 +284,36 @@ func testPullErrors(t *testing.T, s *suite) {
 			s.until(t, p.Name, c.reason+" with "+c.message, held(c.reason+": .*"+c.message))
 			s.remove(t, p.Name)
 		})
+	}
+}
+
+// An image that wants credentials: those of the pod's secrets, or of its account's; a secret that comes late is soon enough.
+func testPullSecrets(t *testing.T, s *suite) {
+	h := newHub(t, "secrets/pod:1", "secrets/account:1", "secrets/late:1", "secrets/none:1")
+	h.Require("user", "pass-word-123")
+	secret := func(name, password string) {
+		s.must(t, "create", "secret", "docker-registry", name, "--docker-server", h.address, "--docker-username", "user", "--docker-password", password)
+	}
+	secret("pull-wrong", "another")
+	secret("pull-right", "pass-word-123")
+	s.Apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: pulls}, imagePullSecrets: [{name: pull-right}]}")
+	byPod, byAccount, late, none := h.image("pull-secret-pod", "secrets/pod:1"), h.image("pull-secret-account", "secrets/account:1"),
+		h.image("pull-secret-late", "secrets/late:1"), h.image("pull-secret-none", "secrets/none:1")
+	byPod.Spec = "imagePullSecrets: [{name: pull-wrong}, {name: pull-right}]"
+	byAccount.Spec = "serviceAccountName: pulls"
+	late.Spec = "imagePullSecrets: [{name: pull-late}]"
+	s.apply(t, byPod, byAccount, late, none)
+	s.until(t, late.Name, "refused", held(`.*unauthorized`))
+	s.event(t, late.Name, "FailedToRetrieveImagePullSecret")
+	s.until(t, none.Name, "refused", held(`.*unauthorized`))
+	secret("pull-late", "pass-word-123")
+	for _, p := range []pod{byPod, byAccount, late} {
+		s.until(t, p.Name, "succeeded", phase(v1.PodSucceeded))
+		s.remove(t, p.Name)
+	}
+	s.remove(t, none.Name)
+	if strings.Contains(s.Logs(), "pass-word-123") || strings.Contains(s.must(t, "events"), "pass-word-123") {
+		t.Error("the credentials are told")
 	}
 }
 

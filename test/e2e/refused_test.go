@@ -21,7 +21,6 @@ func testRefused(t *testing.T, s *suite) {
 		says string
 	}{
 		{pod{Spec: "automountServiceAccountToken: true"}, "spec.automountServiceAccountToken", notYet},
-		{pod{Spec: "imagePullSecrets: [{name: s}]"}, "spec.imagePullSecrets", notYet},
 		{pod{Spec: "subdomain: sub"}, "spec.subdomain", notYet},
 		{pod{Spec: "affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: z}]}}"}, "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution", notYet},
 		{pod{Spec: "affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: z}]}}"}, "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution", notYet},
