@@ -124,12 +124,12 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 	if err := h.marks.put("ground", false); err != nil {
 		return err
 	}
-	if err := h.r.Volumes.Ensure(ctx, pod); err != nil {
-		h.failedMount(pod, err)
-		return err
+	err := h.r.Volumes.Ensure(ctx, pod)
+	if err == nil {
+		err = h.ensureContent(ctx, pod)
 	}
-	if err := h.ensureContent(ctx, pod); err != nil {
-		h.event(pod, v1.EventTypeWarning, "FailedMount", "%v", err)
+	if err != nil {
+		h.failedMount(pod, err)
 		return err
 	}
 	killpoint.At("ground.volumes")

@@ -210,7 +210,8 @@ func TestReboot(t *testing.T) {
 	t.Parallel()
 	s := start(t, harness.WithArgs("--restart-backoff=10ms"))
 	s.apply(t,
-		pod{Name: "always", Container: "command: [sleep, infinity]", Spec: "restartPolicy: Always"},
+		pod{Name: "always", Script: "cat /about/name && exec sleep infinity", Container: "volumeMounts: [{name: about, mountPath: /about}]",
+			Spec: "restartPolicy: Always\nvolumes: [{name: about, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]"},
 		pod{Name: "never", Container: "command: [sleep, infinity]"},
 		pod{Name: "done", Container: "command: [\"true\"]"},
 		pod{Name: "leaving", Container: "command: [sleep, infinity]", Spec: "terminationGracePeriodSeconds: 1000"})
