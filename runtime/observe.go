@@ -39,6 +39,8 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 		Verdict: rec.Verdict,
 		Era:     rec.Era,
 		EraBy:   rec.EraBy,
+		Beyond:  h.r.isBeyond(h.uid),
+		Evicted: rec.Evicted,
 		Pulled:  h.pulled(),
 	}
 	if ok && h.r.Reject != nil {

@@ -26,6 +26,7 @@ type record struct {
 	Resized   bool                               `json:"resized,omitempty"`   // they are others than the pod was taken up with
 	Exits     []status.Container                 `json:"exits,omitempty"`     // by name, then attempt; the newest two of each container
 	Era       int                                `json:"era,omitempty"`       // status.Facts.Era
+	Evicted   *status.Eviction                   `json:"evicted,omitempty"`
 	EraBy     string                             `json:"eraBy,omitempty"`
 }
 

@@ -34,6 +34,11 @@ type Facts struct {
 	Allocated map[string]v1.ResourceRequirements
 	Room      v1.ResourceList
 
+	// Beyond says which limit on what it stores the pod is beyond, as it was measured last; "" is none. Evicted is podd's
+	// decision to end it for that, recorded durably.
+	Beyond  string
+	Evicted *Eviction
+
 	Ground     bool        // the pod's directories, cgroup and volumes are all there
 	GroundLeft bool        // some of them are there, complete or not: what an unfinished "ground" or "clear" leaves
 	Stale      int         // what the pod reads was made from sources that have changed since: another number for each change; 0 if not
@@ -82,6 +87,12 @@ func DefaultLimits() Limits {
 type Verdict struct {
 	Phase   v1.PodPhase // Succeeded or Failed
 	Reason  string
+	Message string
+}
+
+// Eviction is podd's decision to end a pod for what it uses. Message is the verdict's.
+type Eviction struct {
+	At      time.Time
 	Message string
 }
 
@@ -189,6 +200,7 @@ const (
 	BySpec      Cause = "spec"     // its image was changed
 	ByResources Cause = "resize"   // its resources were changed, and its resizePolicy says RestartContainer
 	ByDeadline  Cause = "deadline" // the pod's activeDeadlineSeconds have passed
+	ByEviction  Cause = "eviction" // the pod uses more than it may
 	ByEnd       Cause = "end"      // the pod is over but for those that live for the others
 )
 

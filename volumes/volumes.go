@@ -349,3 +349,6 @@ func (v *Volumes) Known() ([]string, error) {
 	}
 	return uids, nil
 }
+
+// Path is where an emptyDir of the pod is on the host.
+func (v *Volumes) Path(uid, name string) string { return filepath.Join(v.path(uid), name) }

@@ -171,8 +171,10 @@ func TestValues(t *testing.T) {
 		{"user namespace", &v1.Pod{Spec: v1.PodSpec{HostUsers: &no}}, "spec.hostUsers"},
 		{"disk", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}), ""},
 		{"memory with a limit", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "Memory", SizeLimit: &sized}}), ""},
-		{"disk with a limit", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &sized}}),
-			"spec.volumes[0].emptyDir.sizeLimit"},
+		{"disk with a limit", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &sized}}), ""},
+		{"storage", container(func(c *v1.Container) {
+			c.Resources.Limits = v1.ResourceList{"ephemeral-storage": sized}
+		}), ""},
 		{"huge page volume", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages"}}),
 			"spec.volumes[0].emptyDir.medium"},
 		{"AppArmor by annotation", &v1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{

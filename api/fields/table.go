@@ -27,10 +27,10 @@ func only[T comparable](values ...T) Rule {
 	}}
 }
 
-// onlyMemory: the size of a memory volume is its tmpfs's; that of a disk volume would have to be watched.
-func onlyMemory(_, parent reflect.Value) bool {
+// sized: the size of a memory volume is its tmpfs's; a disk volume is watched.
+func sized(_, parent reflect.Value) bool {
 	dir, ok := parent.Interface().(v1.EmptyDirVolumeSource)
-	return ok && dir.Medium == v1.StorageMediumMemory
+	return ok && (dir.Medium == v1.StorageMediumMemory || dir.Medium == v1.StorageMediumDefault)
 }
 
 var securityAnnotations = []string{
@@ -39,7 +39,7 @@ var securityAnnotations = []string{
 	"seccomp.security.alpha.kubernetes.io/",
 }
 
-var resources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory)}}
+var resources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory), string(v1.ResourceEphemeralStorage)}}
 
 var seccompTypes = only(v1.SeccompProfileTypeRuntimeDefault, v1.SeccompProfileTypeUnconfined, v1.SeccompProfileTypeLocalhost)
 
@@ -95,7 +95,7 @@ var table = withOthers(map[string]Rule{
 	"spec.securityContext.seccompProfile.type":             seccompTypes,
 	"spec.securityContext.seccompProfile.localhostProfile": honoured,
 	"spec.securityContext.supplementalGroupsPolicy":        only(v1.SupplementalGroupsPolicyMerge),
-	"spec.securityContext.sysctls":                         notYet, "spec.securityContext.fsGroupChangePolicy": notYet,
+	"spec.securityContext.sysctls":                         notYet, "spec.securityContext.fsGroupChangePolicy": honoured,
 	"spec.securityContext.appArmorProfile": notYet, "spec.securityContext.seLinuxOptions": notYet,
 	"spec.securityContext.seLinuxChangePolicy": notYet,
 	"spec.securityContext.windowsOptions":      refused("this is a Linux host"),
@@ -139,7 +139,7 @@ var table = withOthers(map[string]Rule{
 
 	"spec.volumes[].name":               honoured,
 	"spec.volumes[].emptyDir.medium":    only(v1.StorageMediumDefault, v1.StorageMediumMemory),
-	"spec.volumes[].emptyDir.sizeLimit": {Verdict: Honoured, Why: "with medium Memory it is", allow: onlyMemory},
+	"spec.volumes[].emptyDir.sizeLimit": {Verdict: Honoured, Why: "on disk and in memory it is", allow: sized},
 	"spec.volumes[].hostPath.path":      honoured, "spec.volumes[].hostPath.type": honoured,
 	"spec.volumes[].configMap": honoured, "spec.volumes[].secret": honoured, "spec.volumes[].downwardAPI": honoured,
 	"spec.volumes[].projected.defaultMode":                   honoured,

@@ -166,3 +166,15 @@ func native(err error) error {
 	}
 	return errgrpc.ToNative(err)
 }
+
+// LayerSize is how many bytes the writable layer of a container takes; 0 if it has none.
+func (c *Client) LayerSize(ctx context.Context, id string) (int64, error) {
+	usage, err := c.cc.SnapshotService(c.opts.Snapshotter).Usage(c.Context(ctx), id)
+	if errdefs.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("size of snapshot %s: %w", id, err)
+	}
+	return usage.Size, nil
+}

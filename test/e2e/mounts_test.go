@@ -20,6 +20,8 @@ func testMounts(t *testing.T, s *suite) {
 		"recursive-read-only": testRecursiveReadOnly,
 		"propagation":         testPropagation,
 		"not-shared":          testNotShared,
+		"eviction":            testEviction,
+		"sources":             testSources,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 	}
