@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,6 +16,18 @@ func testEviction(t *testing.T, s *suite) {
 	fill := func(path string) string {
 		return "dd if=/dev/zero of=" + path + " bs=64k count=40 2>/dev/null; " + sleepScript
 	}
+	within := pod{Name: "evicted-within", Script: fill("/v/big"), Spec: "restartPolicy: Always\nvolumes: [{name: v, emptyDir: {sizeLimit: 10Mi}}]",
+		Container: "resources: {limits: {ephemeral-storage: 20Mi}}\nvolumeMounts: [{name: v, mountPath: /v}]"}
+	s.running(t, within)
+	t.Run("beyond", func(t *testing.T) { testBeyond(t, s, fill) })
+	pod := s.until(t, within.Name, "there", func(*v1.Pod) bool { return true })
+	if !ready(pod) || app(pod).RestartCount != 0 {
+		t.Errorf("what is within its limits is not as it was: %+v", pod.Status)
+	}
+	s.remove(t, within.Name)
+}
+
+func testBeyond(t *testing.T, s *suite, fill func(string) string) {
 	for name, c := range map[string]struct {
 		pod  pod
 		says string
@@ -27,26 +40,14 @@ func testEviction(t *testing.T, s *suite) {
 		"pod": {pod{Script: fill("/v/big"), Spec: "volumes: [{name: v, emptyDir: {}}]",
 			Container: "resources: {limits: {ephemeral-storage: 2Mi}}\nvolumeMounts: [{name: v, mountPath: /v}]"},
 			"Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. "},
-		"within": {pod{Script: fill("/v/big"), Spec: "volumes: [{name: v, emptyDir: {sizeLimit: 10Mi}}]",
-			Container: "resources: {limits: {ephemeral-storage: 20Mi}}\nvolumeMounts: [{name: v, mountPath: /v}]"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := c.pod
 			p.Name = "evicted-" + name
 			p.Spec += "\nrestartPolicy: Always\nterminationGracePeriodSeconds: 1000"
-			pod := s.running(t, p)
-			if c.says == "" { // the others are evicted meanwhile
-				t.Cleanup(func() {
-					pod := s.until(t, p.Name, "there", func(*v1.Pod) bool { return true })
-					if !ready(pod) || app(pod).RestartCount != 0 {
-						t.Errorf("it is not as it was: %+v", pod.Status)
-					}
-					s.remove(t, p.Name)
-				})
-				return
-			}
-			pod = s.until(t, p.Name, "failed", phase(v1.PodFailed))
+			s.running(t, p)
+			pod := s.until(t, p.Name, "failed", phase(v1.PodFailed))
 			if pod.Status.Reason != "Evicted" || pod.Status.Message != c.says {
 				t.Errorf("reason %s, message %q", pod.Status.Reason, pod.Status.Message)
 			}
@@ -57,9 +58,12 @@ func testEviction(t *testing.T, s *suite) {
 				t.Errorf("event %q", got)
 			}
 			s.remove(t, p.Name)
-			if _, err := os.Stat(filepath.Join(s.Root, "pods", string(pod.UID))); err == nil {
-				t.Error("its volumes are still there")
-			}
+			eventually(t, func() error { // the object of a pod that has ended goes first
+				if _, err := os.Stat(filepath.Join(s.Root, "pods", string(pod.UID))); err == nil {
+					return errors.New("its volumes are still there")
+				}
+				return nil
+			})
 		})
 	}
 }
