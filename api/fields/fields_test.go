@@ -167,7 +167,7 @@ func TestValues(t *testing.T) {
 			c.Resources.Limits = v1.ResourceList{"hugepages-2Mi": sized, "cpu": sized}
 		}), "spec.containers[0].resources.limits[hugepages-2Mi]"},
 		{"no token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &no}}, ""},
-		{"a token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &yes}}, "spec.automountServiceAccountToken"},
+		{"a token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &yes}}, ""},
 		{"user namespace", &v1.Pod{Spec: v1.PodSpec{HostUsers: &no}}, "spec.hostUsers"},
 		{"disk", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}), ""},
 		{"memory with a limit", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "Memory", SizeLimit: &sized}}), ""},

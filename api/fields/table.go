@@ -61,7 +61,7 @@ var table = withOthers(map[string]Rule{
 	"spec.hostname": honoured, "spec.hostAliases[].ip": honoured, "spec.hostAliases[].hostnames": honoured,
 
 	"spec.enableServiceLinks":           honoured,
-	"spec.automountServiceAccountToken": only(false),
+	"spec.automountServiceAccountToken": honoured,
 	"spec.hostUsers":                    only(true),
 	"spec.setHostnameAsFQDN":            only(false),
 
@@ -146,7 +146,7 @@ var table = withOthers(map[string]Rule{
 	"spec.volumes[].projected.sources[].configMap":           honoured,
 	"spec.volumes[].projected.sources[].secret":              honoured,
 	"spec.volumes[].projected.sources[].downwardAPI":         honoured,
-	"spec.volumes[].projected.sources[].serviceAccountToken": notYet,
+	"spec.volumes[].projected.sources[].serviceAccountToken": honoured,
 	"spec.volumes[].projected.sources[].clusterTrustBundle":  refused(cluster),
 	"spec.volumes[].projected.sources[].podCertificate":      refused(cluster),
 	"spec.volumes[].image":                                   notYet, "spec.volumes[].nfs": notYet,

@@ -256,6 +256,7 @@ func (p *podd) open(boot string) error {
 			p.api.ContainerEvent(pod, container, kind, reason, format, args...)
 		},
 		Adopt:       func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
+		Tokens:      tokens{p},
 		Reject:      func(pod *v1.Pod) *status.Verdict { return rejected(p.api.Rejects(pod)) },
 		Allocatable: func() v1.ResourceList { return p.api.Allocatable() },
 		Log:         p.log,
@@ -284,6 +285,13 @@ func (p *podd) open(boot string) error {
 		Static: p.staticPods, Put: p.putStatic, Remove: p.api.RemoveStatic, Report: p.reportManifest,
 	})
 	return nil
+}
+
+// tokens are those of the API, which is made after the runtime.
+type tokens struct{ *podd }
+
+func (t tokens) Token(ctx context.Context, pod *v1.Pod, audience string, expiry time.Duration) (string, time.Time, error) {
+	return t.api.Token(ctx, pod, audience, expiry)
 }
 
 // historyDir is where below the root the histories of pods are.

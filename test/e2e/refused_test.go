@@ -20,7 +20,6 @@ func testRefused(t *testing.T, s *suite) {
 		path string
 		says string
 	}{
-		{pod{Spec: "automountServiceAccountToken: true"}, "spec.automountServiceAccountToken", notYet},
 		{pod{Spec: "subdomain: sub"}, "spec.subdomain", notYet},
 		{pod{Spec: "affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: z}]}}"}, "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution", notYet},
 		{pod{Spec: "affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: z}]}}"}, "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution", notYet},
@@ -43,7 +42,6 @@ func testRefused(t *testing.T, s *suite) {
 
 		{volume("emptyDir: {sizeLimit: 1Mi}"), "spec.volumes[0].emptyDir.sizeLimit", notYet},
 		{volume("emptyDir: {medium: HugePages}"), "spec.volumes[0].emptyDir.medium", notYet},
-		{volume("projected: {sources: [{serviceAccountToken: {path: token}}]}"), "spec.volumes[0].projected.sources[0].serviceAccountToken", notYet},
 		{volume("image: {reference: busybox}"), "spec.volumes[0].image", notYet},
 		{volume("nfs: {server: s, path: /x}"), "spec.volumes[0].nfs", notYet},
 		{volume("csi: {driver: d.example}"), "spec.volumes[0].csi", notYet},
