@@ -277,6 +277,10 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because("CreateContainerConfigError", err)
 	}
 	id := status.ContainerID(h.uid, s.Name, s.Attempt)
+	if err := h.ensureImageVolumes(ctx, pod, c); err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because("CreateContainerError", err)
+	}
 	mounts, err := h.r.Volumes.Mounts(ctx, pod, c, id, env)
 	if err != nil {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
@@ -691,6 +695,9 @@ func (h *host) removeGround(ctx context.Context, pod *v1.Pod) error {
 	}
 	killpoint.At("clear.pins")
 	if err := h.r.Sandboxes.RemoveEtc(uid); err != nil {
+		return err
+	}
+	if err := h.removeImageVolumes(ctx); err != nil {
 		return err
 	}
 	if err := h.r.Containers.RemoveLease(ctx, uid); err != nil {

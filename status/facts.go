@@ -45,6 +45,8 @@ type Facts struct {
 	Images map[string]Image     // on the host and usable, by the reference the spec uses
 	Pulled map[string]time.Time // when podd last pulled an image for this pod; policy Always asks once per instance
 
+	Mounted map[string]bool // image volumes that are mounted, by name: their images are not needed any more
+
 	Work     []Work          // podd's own tasks under way
 	Failures map[Task]Failed // the last failure of each task since its last success
 }

@@ -106,8 +106,8 @@ func (v *Volumes) ensureOne(dir int, pod *v1.Pod, vol *v1.Volume) error {
 	switch {
 	case vol.HostPath != nil:
 		return ensureHostPath(vol.HostPath)
-	case isContent(vol):
-		return nil // Write makes it
+	case isContent(vol), vol.Image != nil:
+		return nil // Write makes it, or MountImage
 	case isClaim(vol):
 		return v.ensureClaim(pod, vol)
 	case vol.EmptyDir == nil:

@@ -44,6 +44,7 @@ type world struct {
 	sandboxes   []status.Sandbox
 	containers  []status.Container // present in containerd, each with the notes of this boot
 	images      map[string]bool
+	mounted     map[string]bool // image volumes, by name
 	room        v1.ResourceList
 	allocatable v1.ResourceList
 	proved      map[string]bool // instances that were started once, by id
@@ -88,7 +89,7 @@ func newWorld(t reporter, pod *v1.Pod) *world {
 	return &world{
 		clock: clock{now: begin},
 		t:     t, pod: pod, started: begin, reachable: true,
-		records: map[string]*status.Container{}, images: map[string]bool{}, proved: map[string]bool{},
+		records: map[string]*status.Container{}, images: map[string]bool{}, mounted: map[string]bool{}, proved: map[string]bool{},
 		run:    func(string, int) (time.Duration, int32) { return -1, 0 },
 		obeys:  func(string) time.Duration { return time.Second },
 		take:   func(Step) (time.Duration, time.Duration) { return 100 * time.Millisecond, 0 },
@@ -313,6 +314,12 @@ func (w *world) create(s Step) {
 			c = &all[i]
 		}
 	}
+	for _, v := range status.ImageVolumes(w.pod, c) {
+		if !w.mounted[v.Name] && !w.images[v.Image.Reference] {
+			return
+		}
+		w.mounted[v.Name] = true
+	}
 	if !w.images[c.Image] {
 		return // it was removed under the step
 	}
@@ -431,6 +438,7 @@ func (w *world) reboot() {
 		}
 	}
 	w.ground = false
+	clear(w.mounted)
 	w.network.Ready = false
 }
 
@@ -667,4 +675,11 @@ func newPod(policy v1.RestartPolicy, rng *rand.Rand, names ...string) *v1.Pod {
 		}
 	}
 	return pod
+}
+
+// addImageVolume gives the pod a volume that is made of an image, which c mounts.
+func addImageVolume(pod *v1.Pod, c *v1.Container, ref string, policy v1.PullPolicy) {
+	pod.Spec.Volumes = append(pod.Spec.Volumes, v1.Volume{Name: ref, VolumeSource: v1.VolumeSource{
+		Image: &v1.ImageVolumeSource{Reference: ref, PullPolicy: policy}}})
+	c.VolumeMounts = append(c.VolumeMounts, v1.VolumeMount{Name: ref, MountPath: "/" + ref})
 }

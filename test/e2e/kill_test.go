@@ -464,6 +464,7 @@ volumes:
 - {name: about, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
 - {name: dir, hostPath: {path: ` + m.Dir + `/host/dir, type: DirectoryOrCreate}}
 - {name: file, hostPath: {path: ` + m.Dir + `/host/file, type: FileOrCreate}}
+- {name: image, image: {reference: '` + busybox + `', pullPolicy: Never}}
 initContainers:
 - {name: init, image: ` + busybox + `, command: [cp, /etc/passwd, /data/made], volumeMounts: [{name: data, mountPath: /data}]}
 - {name: near, image: ` + busybox + `, command: [sh, -c, "` + sleepScript + `"], restartPolicy: Always}`,
@@ -472,7 +473,7 @@ ports: [{containerPort: 8080, hostPort: %d}]
 resources: {limits: {memory: 64Mi, cpu: 500m}}
 restartPolicy: Always
 restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]
-volumeMounts: [{name: data, mountPath: /data}, {name: data, mountPath: /sub, subPath: sub/made}, {name: memory, mountPath: /memory}, {name: about, mountPath: /about}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort) + watched,
+volumeMounts: [{name: data, mountPath: /data}, {name: data, mountPath: /sub, subPath: sub/made}, {name: memory, mountPath: /memory}, {name: about, mountPath: /about}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}, {name: image, mountPath: /image}]`, m.hostPort) + watched,
 		More: `
 - name: side
   image: ` + busybox + `

@@ -44,7 +44,6 @@ func testRefused(t *testing.T, s *suite) {
 		{volume("emptyDir: {sizeLimit: 1Mi}"), "spec.volumes[0].emptyDir.sizeLimit", notYet},
 		{volume("emptyDir: {medium: HugePages}"), "spec.volumes[0].emptyDir.medium", notYet},
 		{volume("projected: {sources: [{serviceAccountToken: {path: token}}]}"), "spec.volumes[0].projected.sources[0].serviceAccountToken", notYet},
-		{volume("image: {reference: busybox}"), "spec.volumes[0].image", notYet},
 		{volume("nfs: {server: s, path: /x}"), "spec.volumes[0].nfs", notYet},
 		{volume("csi: {driver: d.example}"), "spec.volumes[0].csi", notYet},
 		{volume("gitRepo: {repository: x}"), "spec.volumes[0].gitRepo", "Forbidden: not supported by podd"},
