@@ -120,6 +120,9 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 			return err
 		}
 	}
+	if err := h.ensureHandler(ctx, pod); err != nil {
+		return h.noSandbox(pod, err)
+	}
 	killpoint.At("ground.recorded")
 	if err := h.marks.put("ground", false); err != nil {
 		return err
@@ -215,7 +218,7 @@ func (h *host) ensureSandbox(ctx context.Context, pod *v1.Pod, attempt int) erro
 			return err
 		}
 		killpoint.At("sandbox.netns")
-		_, err = h.r.Sandboxes.Ensure(ctx, pod, attempt, netns)
+		_, err = h.r.Sandboxes.Ensure(ctx, pod, attempt, netns, h.handler())
 		return err
 	})
 	if err != nil {
@@ -305,7 +308,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	}
 	cfg := containers.Config{
 		ID: id, Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
-		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID,
+		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID, Handler: h.handler(),
 		Sandbox: h.r.Sandboxes.Ref(pod, box, netns), Env: env,
 		Mounts: append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
 	}

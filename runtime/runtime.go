@@ -63,6 +63,8 @@ type Options struct {
 	Reject func(pod *v1.Pod) *status.Verdict
 	// Allocatable, if set, is what pods may have of this host in all; nil is that it is not known, and everything fits.
 	Allocatable func() v1.ResourceList
+	// Handler is the handler of a runtime class.
+	Handler func(class string) (string, error)
 	// Tokens, if set, makes the service account tokens of projected volumes.
 	Tokens sources.Tokens
 

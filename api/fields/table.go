@@ -12,6 +12,7 @@ import (
 var (
 	honoured = Rule{Verdict: Honoured}
 	notYet   = Rule{Verdict: NotYet}
+	onHost   = Rule{Verdict: NotYet, Why: "mount it on the host, and use a hostPath"}
 )
 
 func refused(why string) Rule { return Rule{Verdict: Refused, Why: why} }
@@ -150,8 +151,8 @@ var table = withOthers(map[string]Rule{
 	"spec.volumes[].projected.sources[].clusterTrustBundle":  refused(cluster),
 	"spec.volumes[].projected.sources[].podCertificate":      refused(cluster),
 	"spec.volumes[].image.reference":                         honoured, "spec.volumes[].image.pullPolicy": honoured,
-	"spec.volumes[].nfs":   notYet,
-	"spec.volumes[].iscsi": notYet, "spec.volumes[].fc": notYet, "spec.volumes[].persistentVolumeClaim": honoured,
+	"spec.volumes[].nfs":   onHost,
+	"spec.volumes[].iscsi": onHost, "spec.volumes[].fc": onHost, "spec.volumes[].persistentVolumeClaim": honoured,
 	"spec.volumes[].ephemeral": {Verdict: Honoured, Why: "without a data source and attributes it is", allow: emptyAtFirst}, "spec.volumes[].csi": notYet,
 	"spec.volumes[].gcePersistentDisk": refused(cluster), "spec.volumes[].awsElasticBlockStore": refused(cluster),
 	"spec.volumes[].gitRepo":   refused("upstream has turned it off: it runs commands of the repository"),

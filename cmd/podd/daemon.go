@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -212,7 +214,7 @@ func (p *podd) open(boot string) error {
 	}
 	var err error
 	p.client, err = containers.Connect(containers.Options{
-		Address: p.bundle.ContainerdSocket(), Namespace: c.Namespace, Runc: runc, RuncRoot: runcRoot,
+		Address: p.bundle.ContainerdSocket(), Namespace: c.Namespace, Runc: runc, RuncRoot: runcRoot, Runtimes: c.Handlers,
 		CgroupParent: c.CgroupParent, RunDir: filepath.Join(c.State, "exec"), TaskDir: p.bundle.TaskDir(), SeccompDir: filepath.Join(c.ConfigDir, "seccomp"), Log: p.log,
 	})
 	if err != nil {
@@ -258,6 +260,7 @@ func (p *podd) open(boot string) error {
 		Adopt:       func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
 		Reject:      func(pod *v1.Pod) *status.Verdict { return rejected(p.api.Rejects(pod)) },
 		Allocatable: func() v1.ResourceList { return p.api.Allocatable() },
+		Handler:     func(class string) (string, error) { return p.api.RuntimeHandler(class) },
 		Log:         p.log,
 		Timing: runtime.Timing{
 			Turn: func(took time.Duration) { p.api.Turn(took) },
@@ -274,7 +277,8 @@ func (p *podd) open(boot string) error {
 		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Gateways: gateways, Issuer: c.Issuer,
 		Version: version, Containerd: p.containerd, Log: p.log,
 		Directories: directories,
-		Host:        api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c},
+		Host: api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c,
+			Handlers: slices.Sorted(maps.Keys(c.Handlers))},
 	})
 	if err != nil {
 		return err
