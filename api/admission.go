@@ -98,8 +98,8 @@ func (a *admit) pod(ctx context.Context, attr admission.Attributes, pod *core.Po
 	return checkPod(pod)
 }
 
-// account gives a pod without an account the default one. (Upstream: the admission plugin ServiceAccount.) No token is
-// mounted yet. Pull secrets of the account become the pod's, and are refused there.
+// account gives a pod without an account the default one, and what its account has for pods: a token, unless it is told not to,
+// and secrets for pulling images. (Upstream: the admission plugin ServiceAccount.)
 func (a *admit) account(ctx context.Context, attr admission.Attributes, pod *core.Pod) error {
 	if pod.Spec.ServiceAccountName == "" {
 		pod.Spec.ServiceAccountName = defaultAccount
@@ -108,6 +108,13 @@ func (a *admit) account(ctx context.Context, attr admission.Attributes, pod *cor
 	if err != nil {
 		return admission.NewForbidden(attr, fmt.Errorf("error looking up service account %s/%s: %w", attr.GetNamespace(),
 			pod.Spec.ServiceAccountName, err))
+	}
+	if volume, source, found := asksForToken(pod); found && pod.Annotations[SourceAnnotation] == SourceFile {
+		path := field.NewPath("spec", "volumes").Index(volume).Child("projected", "sources").Index(source).Child("serviceAccountToken")
+		return apierrors.NewInvalid(core.Kind("Pod"), pod.Name, field.ErrorList{field.Forbidden(path, "a pod of a manifest file has no token")})
+	}
+	if a.server.automounts(account, pod) {
+		mountToken(pod)
 	}
 	if len(pod.Spec.ImagePullSecrets) == 0 {
 		pod.Spec.ImagePullSecrets = slices.Clone(account.ImagePullSecrets)

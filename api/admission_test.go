@@ -179,9 +179,8 @@ func TestRuntimeClasses(t *testing.T) {
 			t.Errorf("%s: %v", p.Name, err)
 		}
 	}
-	_, err := pods.Create(ctx, with("box", "box"), metav1.CreateOptions{})
-	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), `spec.runtimeClassName: Forbidden: the class has the handler "kata"`) {
-		t.Errorf("another handler: %v", err)
+	if _, err := pods.Create(ctx, with("box", "box"), metav1.CreateOptions{}); err != nil {
+		t.Errorf("a handler that the host may not have: %v", err)
 	}
 }
 

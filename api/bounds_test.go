@@ -481,9 +481,9 @@ func TestStalledWatcher(t *testing.T) {
 			if n, err := io.Copy(io.Discard, res.Body); err == nil {
 				t.Errorf("the watch ended in good order after %d bytes", n)
 			}
-			if !strings.Contains(p.log.String(), "a client was cut off") {
-				t.Error("the log does not say so")
-			}
+			poll(t, 30*time.Second, func() bool { return strings.Contains(p.log.String(), "a client was cut off") }, func() string {
+				return "the log does not say so"
+			})
 		})
 	}
 }

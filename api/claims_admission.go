@@ -35,6 +35,7 @@ func (a *admit) claim(attr admission.Attributes, claim *core.PersistentVolumeCla
 		switch {
 		case want.Cmp(had) <= 0:
 		case old.Status.Phase != core.ClaimBound:
+			//lint:ignore ST1005 upstream's words
 			return admission.NewForbidden(attr, fmt.Errorf("Only bound persistent volume claims can be expanded"))
 		case !a.server.expands(old):
 			return admission.NewForbidden(attr, fmt.Errorf("only dynamically provisioned pvc can be resized and "+

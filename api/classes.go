@@ -3,13 +3,11 @@ package api
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
@@ -20,8 +18,24 @@ import (
 	"k8s.io/kubernetes/pkg/util/tolerations"
 )
 
-// handlers are the OCI runtimes that a RuntimeClass may name.
-var handlers = []string{"runc"}
+// defaultHandler is the one that every host has, also without a class.
+const defaultHandler = "runc"
+
+// RuntimeHandler is the handler of a runtime class.
+func (s *Server) RuntimeHandler(class string) (string, error) {
+	obj, err := s.registry.runtimeClasses.Get(clusterScope(context.Background()), class, &metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", fmt.Errorf("RuntimeClass %q not found", class)
+	}
+	if err != nil {
+		return "", fmt.Errorf("look up runtime class %s: %w", class, err)
+	}
+	found, ok := obj.(*node.RuntimeClass)
+	if !ok {
+		return "", fmt.Errorf("look up runtime class %s: a %T", class, obj)
+	}
+	return found.Handler, nil
+}
 
 // ensureClasses makes the priority classes that every cluster has.
 func (s *Server) ensureClasses(ctx context.Context) error {
@@ -122,7 +136,7 @@ func (a *admit) oneDefault(ctx context.Context, attr admission.Attributes, class
 }
 
 // runtimeClass gives the pod what its class says of overhead and scheduling. (Upstream: the admission plugin
-// RuntimeClass.) A class whose handler this host does not have is refused here and not at the pod's start.
+// RuntimeClass.) A handler that this host does not have keeps the pod from starting: it may come.
 func (a *admit) runtimeClass(ctx context.Context, attr admission.Attributes, pod *core.Pod) error {
 	class := &node.RuntimeClass{}
 	if name := pod.Spec.RuntimeClassName; name != nil {
@@ -137,11 +151,7 @@ func (a *admit) runtimeClass(ctx context.Context, attr admission.Attributes, pod
 		if !ok {
 			return fmt.Errorf("look up runtime class %s: a %T", *name, obj)
 		}
-		if class = found; !slices.Contains(handlers, class.Handler) {
-			return apierrors.NewInvalid(core.Kind("Pod"), pod.Name, field.ErrorList{field.Forbidden(
-				field.NewPath("spec", "runtimeClassName"), fmt.Sprintf("the class has the handler %q, and podd has only %q yet",
-					class.Handler, handlers))})
-		}
+		class = found
 	}
 	if err := setOverhead(attr, pod, class); err != nil {
 		return err

@@ -40,6 +40,7 @@ type Host struct {
 	StateDir      string          // on the file system that pods may use
 	MaxPods       int             // pods that may be here at the same time; 0 = MaxPods
 	Configuration any             // of podd, for /configz; encoded as JSON
+	Handlers      []string        // OCI runtimes beside the default one, by the names of their handlers
 
 	RecursiveReadOnly bool // a mount can be made read-only with all that is mounted below it
 }
@@ -227,6 +228,12 @@ func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time, due bool) v1.Nod
 	no, recursive := false, s.Host.RecursiveReadOnly
 	next.RuntimeHandlers = []v1.NodeRuntimeHandler{{Name: "", Features: &v1.NodeRuntimeHandlerFeatures{
 		RecursiveReadOnlyMounts: &recursive, UserNamespaces: &no}}}
+	runc := next.RuntimeHandlers[0]
+	runc.Name = defaultHandler
+	next.RuntimeHandlers = append(next.RuntimeHandlers, runc)
+	for _, name := range s.Host.Handlers { // what they can do is not known
+		next.RuntimeHandlers = append(next.RuntimeHandlers, v1.NodeRuntimeHandler{Name: name})
+	}
 	return next
 }
 

@@ -180,13 +180,12 @@ func TestEphemeralContainers(t *testing.T) {
 	bad := updated.DeepCopy()
 	bad.Spec.EphemeralContainers = append(bad.Spec.EphemeralContainers, debug)
 	bad.Spec.EphemeralContainers[1].Name = "asks"
-	bad.Spec.EphemeralContainers[1].Env = []v1.EnvVar{{Name: "A", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{
-		APIVersion: "v1", FieldPath: "metadata.name"}}}}
+	bad.Spec.EphemeralContainers[1].SecurityContext = &v1.SecurityContext{SELinuxOptions: &v1.SELinuxOptions{Level: "s0"}}
 	if _, err := pods.UpdateEphemeralContainers(ctx, "a", bad, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) ||
-		!strings.Contains(err.Error(), "spec.ephemeralContainers[1].env[0].valueFrom") {
+		!strings.Contains(err.Error(), "spec.ephemeralContainers[1].securityContext.seLinuxOptions") {
 		t.Errorf("with what podd does not honour: %v", err)
 	}
-	bad.Spec.EphemeralContainers[1].Env = nil
+	bad.Spec.EphemeralContainers[1].SecurityContext = nil
 	bad.Spec.EphemeralContainers[1].LivenessProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}}
 	if _, err := pods.UpdateEphemeralContainers(ctx, "a", bad, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) ||
 		!strings.Contains(err.Error(), "spec.ephemeralContainers[1].livenessProbe") {

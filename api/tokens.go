@@ -192,9 +192,9 @@ func lookUp(ctx context.Context, registry rest.Getter, namespace, name string) (
 	return &metav1.ObjectMeta{Name: found.GetName(), Namespace: found.GetNamespace(), UID: found.GetUID()}, nil
 }
 
-// PodToken makes a token of the pod's account that is bound to the pod, for one audience ("" is podd's API) and for that many
-// seconds, as the projected volumes of pods hold them. An account that is gone is an error for which IsNotFound is true.
-func (s *Server) PodToken(ctx context.Context, pod *v1.Pod, audience string, seconds int64) (token string, ends time.Time, err error) {
+// Token makes a token of the pod's account that is bound to the pod, for one audience ("" is podd's API) and for that long, as
+// projected volumes hold them. An account that is gone is an error for which IsNotFound is true.
+func (s *Server) Token(ctx context.Context, pod *v1.Pod, audience string, expiry time.Duration) (token string, expires time.Time, err error) {
 	if s.issuer == nil {
 		return "", time.Time{}, errNoIssuer
 	}
@@ -208,8 +208,8 @@ func (s *Server) PodToken(ctx context.Context, pod *v1.Pod, audience string, sec
 	}
 	now := time.Now()
 	token, err = s.issuer.Sign(ctx, accounts.Grant{Account: &account.ObjectMeta, Pod: &pod.ObjectMeta, Node: s.nodeOf(ctx, pod),
-		Audiences: audiences, Seconds: seconds})
-	return token, now.Add(time.Duration(seconds) * time.Second), err
+		Audiences: audiences, Seconds: int64(expiry / time.Second)})
+	return token, now.Add(expiry), err
 }
 
 // tokenReviewer tells what podd makes of a token.

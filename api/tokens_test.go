@@ -97,7 +97,10 @@ func verify(t testing.TB, jwks, token string) claims {
 	if header.Alg != "ES256" || key.Alg != "ES256" || key.Kid != header.Kid || key.Kid == "" || key.Crv != "P-256" || key.Use != "sig" {
 		t.Fatalf("header %+v, key %+v", header, key)
 	}
-	public := &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(decode(key.X)), Y: new(big.Int).SetBytes(decode(key.Y))}
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, decode(key.X), decode(key.Y)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	sum, signature := sha256.Sum256([]byte(parts[0]+"."+parts[1])), decode(parts[2])
 	if len(signature) != 64 || !ecdsa.Verify(public, sum[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])) {
 		t.Fatal("the signature is not that of the published key")

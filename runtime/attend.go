@@ -170,12 +170,12 @@ func (r *Runtime) Exec(ctx context.Context, pod *v1.Pod, name string, e containe
 	return r.Containers.Exec(ctx, id, e)
 }
 
-// UsesImage tells whether a container of any pod is made from the image with this full name. When containerd cannot be
+// UsesImage tells whether a container, or a volume of a living pod, is made from the image with this full name. When containerd cannot be
 // asked, it is taken to be in use.
 func (r *Runtime) UsesImage(ctx context.Context, name string) bool {
 	instances, err := r.Containers.Look(ctx, "")
 	if err != nil {
 		return true
 	}
-	return slices.ContainsFunc(instances, func(i containers.Instance) bool { return i.Image == name })
+	return slices.ContainsFunc(instances, func(i containers.Instance) bool { return i.Image == name }) || r.mountsImage(name)
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/component-helpers/storage/ephemeral"
 	volumehelpers "k8s.io/component-helpers/storage/volume"
 
+	"podd/runtime/containers"
 	"podd/store"
 	"podd/volumes"
 )
@@ -35,8 +36,49 @@ func Claims(s *store.Store, labels func() map[string]string) func(*v1.Pod, *v1.V
 		case v.Spec.HostPath == nil:
 			return c, fmt.Errorf("persistent volume %s: its source is not supported", v.Name)
 		}
+		users := others(s, pod, claimName(pod, vol))
+		c.Shared = slices.ContainsFunc(users, func(p *v1.Pod) bool { return p.Status.Phase == v1.PodRunning })
+		if slices.Contains(v.Spec.AccessModes, v1.ReadWriteOncePod) && taken(s, pod, users) {
+			return c, fmt.Errorf("persistentvolumeclaim %q has the access mode ReadWriteOncePod and is in use by another pod", claimName(pod, vol))
+		}
 		return c, usedAs(pod, vol.Name, c.Block)
 	}
+}
+
+// others are the other pods of the same node that have a claim and are not over.
+func others(s *store.Store, pod *v1.Pod, claim string) (found []*v1.Pod) {
+	for _, p := range s.Pods() {
+		if p.UID != pod.UID && p.Namespace == pod.Namespace && p.Spec.NodeName == pod.Spec.NodeName &&
+			p.Status.Phase != v1.PodSucceeded && p.Status.Phase != v1.PodFailed &&
+			slices.ContainsFunc(p.Spec.Volumes, func(vol v1.Volume) bool { return claimName(p, &vol) == claim }) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+// taken tells whether one of the others has what only one pod may have: the one that runs, else the oldest.
+func taken(s *store.Store, pod *v1.Pod, others []*v1.Pod) bool {
+	if now, ok := s.PodByUID(pod.UID); ok && now.Status.Phase == v1.PodRunning {
+		return false
+	}
+	return slices.ContainsFunc(others, func(p *v1.Pod) bool {
+		older := p.CreationTimestamp.Before(&pod.CreationTimestamp) || p.CreationTimestamp.Equal(&pod.CreationTimestamp) && p.UID < pod.UID
+		return p.Status.Phase == v1.PodRunning || older
+	})
+}
+
+// devices are the block devices of a container.
+func (h *host) devices(pod *v1.Pod, c *v1.Container) (all []containers.Device, err error) {
+	devices, err := h.r.Volumes.Devices(pod, c)
+	for _, d := range devices {
+		access := "rwm"
+		if d.ReadOnly {
+			access = "r"
+		}
+		all = append(all, containers.Device{LinuxDevice: d.LinuxDevice, Access: access})
+	}
+	return all, err
 }
 
 // volumeOf is the volume that a claim of the pod's namespace is bound to.

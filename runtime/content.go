@@ -41,10 +41,10 @@ func (h *host) environment(admitted *v1.Pod, c *v1.Container) ([]v1.EnvVar, erro
 	return sources.Environment(h.r.objects(), h.place(admitted, ips), admitted, c)
 }
 
-// ensureContent has all volumes that podd fills, of the sources as they are now.
+// ensureContent has all volumes that podd fills, of the sources as they are now. An error for one of them is *volumes.Error.
 func (h *host) ensureContent(ctx context.Context, pod *v1.Pod) error {
 	return h.write(ctx, h.admitted(pod), func(vol *v1.Volume, err error) error {
-		return fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", vol.Name, err)
+		return &volumes.Error{Volume: vol.Name, Err: err}
 	})
 }
 
@@ -55,9 +55,9 @@ func (h *host) refresh(ctx context.Context, pod *v1.Pod) error {
 	return h.write(ctx, pod, func(vol *v1.Volume, err error) error {
 		var unresolved *sources.Unresolved
 		if !errors.As(err, &unresolved) {
-			return fmt.Errorf("refresh volume %s: %w", vol.Name, err)
+			return &volumes.Error{Volume: vol.Name, Err: err}
 		}
-		h.event(pod, v1.EventTypeWarning, "FailedMount", "MountVolume.SetUp failed for volume %q : %v", vol.Name, err)
+		h.failedMount(pod, &volumes.Error{Volume: vol.Name, Err: err})
 		h.r.Log.Warn("a volume stays as it is", "namespace", pod.Namespace, "pod", pod.Name, "volume", vol.Name, "err", err)
 		stamp := sources.Stamp(h.r.objects(), h.place(pod, nil), pod, vol)
 		return h.r.Volumes.Keep(pod, vol, volumes.Written{Stamp: stamp})

@@ -103,6 +103,8 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return h.allocate(ctx, pod)
 	case plan.Resize:
 		return h.resize(ctx, pod, s)
+	case plan.Evict:
+		return h.evict(ctx, pod, s.Why)
 	case plan.BeginEra:
 		return h.beginEra(ctx, s)
 	case plan.Conclude:
@@ -120,16 +122,19 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 			return err
 		}
 	}
+	if err := h.ensureHandler(ctx, pod); err != nil {
+		return h.noSandbox(pod, err)
+	}
 	killpoint.At("ground.recorded")
 	if err := h.marks.put("ground", false); err != nil {
 		return err
 	}
-	if err := h.r.Volumes.Ensure(ctx, pod); err != nil {
-		h.failedMount(pod, err)
-		return err
+	err := h.r.Volumes.Ensure(ctx, pod)
+	if err == nil {
+		err = h.ensureContent(ctx, pod)
 	}
-	if err := h.ensureContent(ctx, pod); err != nil {
-		h.event(pod, v1.EventTypeWarning, "FailedMount", "%v", err)
+	if err != nil {
+		h.failedMount(pod, err)
 		return err
 	}
 	killpoint.At("ground.volumes")
@@ -215,7 +220,7 @@ func (h *host) ensureSandbox(ctx context.Context, pod *v1.Pod, attempt int) erro
 			return err
 		}
 		killpoint.At("sandbox.netns")
-		_, err = h.r.Sandboxes.Ensure(ctx, pod, attempt, netns)
+		_, err = h.r.Sandboxes.Ensure(ctx, pod, attempt, netns, h.handler())
 		return err
 	})
 	if err != nil {
@@ -277,7 +282,16 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because("CreateContainerConfigError", err)
 	}
 	id := status.ContainerID(h.uid, s.Name, s.Attempt)
+	if err := h.ensureImageVolumes(ctx, pod, c); err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because("CreateContainerError", err)
+	}
 	mounts, err := h.r.Volumes.Mounts(ctx, pod, c, id, env)
+	if err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because("CreateContainerConfigError", err)
+	}
+	devices, err := h.devices(pod, c)
 	if err != nil {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because("CreateContainerConfigError", err)
@@ -301,9 +315,9 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	}
 	cfg := containers.Config{
 		ID: id, Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
-		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID,
+		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID, Handler: h.handler(),
 		Sandbox: h.r.Sandboxes.Ref(pod, box, netns), Env: env,
-		Mounts: append(h.r.Sandboxes.EtcMounts(pod, c), mounts...),
+		Mounts: append(h.r.Sandboxes.EtcMounts(pod, c), mounts...), Devices: devices,
 	}
 	if err := h.makeRoom(ctx, pod, s.Name); err != nil {
 		return because("CreateContainerError", err)
@@ -691,6 +705,9 @@ func (h *host) removeGround(ctx context.Context, pod *v1.Pod) error {
 	}
 	killpoint.At("clear.pins")
 	if err := h.r.Sandboxes.RemoveEtc(uid); err != nil {
+		return err
+	}
+	if err := h.removeImageVolumes(ctx); err != nil {
 		return err
 	}
 	if err := h.r.Containers.RemoveLease(ctx, uid); err != nil {

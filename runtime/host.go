@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -184,15 +185,13 @@ func newlyHeld(prev, next v1.PodStatus) []v1.ContainerStatus {
 
 // heldBack records the event for it, in upstream's words.
 func (h *host) heldBack(pod *v1.Pod, c v1.ContainerStatus) {
-	image := ""
-	if m, ok := status.MemberOf(pod, c.Name); ok {
-		image = m.Image
-	}
+	message := c.State.Waiting.Message
 	switch c.State.Waiting.Reason {
 	case imagePullBackOff:
-		h.containerEvent(pod, c.Name, v1.EventTypeNormal, "BackOff", "Back-off pulling image %q", image)
+		which, _, _ := strings.Cut(message, ": ") // then comes why
+		h.containerEvent(pod, c.Name, v1.EventTypeNormal, "BackOff", "%s", which)
 	case errImageNeverPull:
-		h.containerEvent(pod, c.Name, v1.EventTypeWarning, errImageNeverPull, "Container image %q is not present with pull policy of Never", image)
+		h.containerEvent(pod, c.Name, v1.EventTypeWarning, errImageNeverPull, "%s", message)
 	default:
 		h.containerEvent(pod, c.Name, v1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", c.Name, pod.Name, pod.Namespace, pod.UID)
 	}

@@ -39,6 +39,8 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 		Verdict: rec.Verdict,
 		Era:     rec.Era,
 		EraBy:   rec.EraBy,
+		Beyond:  h.r.isBeyond(h.uid),
+		Evicted: rec.Evicted,
 		Pulled:  h.pulled(),
 	}
 	if ok && h.r.Reject != nil {
@@ -67,7 +69,7 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 			return pod, f, err
 		}
 	}
-	f.Reachable, f.Images = now.answered, now.images
+	f.Reachable, f.Images, f.Mounted = now.answered, now.images, h.mountedImages(pod)
 	instances := now.instances
 	for _, i := range instances {
 		if i.Name == "" {
@@ -264,8 +266,7 @@ func (h *host) look(ctx context.Context, pod *v1.Pod, gone bool) (sight, error) 
 // be asked for must not be pulled as if it were missing.
 func (h *host) images(ctx context.Context, pod *v1.Pod) (map[string]status.Image, bool) {
 	images := map[string]status.Image{}
-	for _, m := range status.Members(pod) {
-		ref := m.Image
+	for _, ref := range imagesOf(pod) {
 		if _, known := images[ref]; known {
 			continue
 		}

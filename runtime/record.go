@@ -26,7 +26,9 @@ type record struct {
 	Resized   bool                               `json:"resized,omitempty"`   // they are others than the pod was taken up with
 	Exits     []status.Container                 `json:"exits,omitempty"`     // by name, then attempt; the newest two of each container
 	Era       int                                `json:"era,omitempty"`       // status.Facts.Era
+	Evicted   *status.Eviction                   `json:"evicted,omitempty"`
 	EraBy     string                             `json:"eraBy,omitempty"`
+	Handler   string                             `json:"handler,omitempty"` // of the pod's runtime class, when it was taken up
 }
 
 // recordVersion is the format written now. A record of a newer version is not read.

@@ -63,6 +63,8 @@ type Options struct {
 	Reject func(pod *v1.Pod) *status.Verdict
 	// Allocatable, if set, is what pods may have of this host in all; nil is that it is not known, and everything fits.
 	Allocatable func() v1.ResourceList
+	// Handler is the handler of a runtime class.
+	Handler func(class string) (string, error)
 	// Tokens, if set, makes the service account tokens of projected volumes.
 	Tokens sources.Tokens
 
@@ -82,6 +84,7 @@ type Runtime struct {
 	stdins   feeds
 
 	mu      sync.Mutex
+	beyond  map[types.UID]string         // status.Facts.Beyond, of the pods that are; guarded by mu
 	dirty   map[types.UID]bool           // to be looked at; guarded by mu
 	workers map[types.UID]*worker.Worker // one per pod; guarded by mu
 	wake    chan struct{}                // capacity 1: dirty is not empty
@@ -105,6 +108,7 @@ func New(o Options) *Runtime {
 		prober:   probes.New(),
 		begun:    time.Now(),
 		dirty:    map[types.UID]bool{},
+		beyond:   map[types.UID]string{},
 		workers:  map[types.UID]*worker.Worker{},
 		wake:     make(chan struct{}, 1),
 		again:    make(chan struct{}, 1),
@@ -124,6 +128,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	parts.Go(func() { r.watchContainerd(ctx) })
 	parts.Go(func() { r.keepNetwork(ctx) })
 	parts.Go(func() { r.keepHistory(ctx) })
+	parts.Go(func() { r.keepLimits(ctx) })
 	if err := r.claimFirst(ctx); err != nil {
 		return err
 	}

@@ -90,17 +90,17 @@ func sharesPID(pod *v1.Pod) bool {
 	return pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace && !pod.Spec.HostPID
 }
 
-// Ensure has the pause container running and its namespaces at the paths of Ref. containers.ErrStopped says that the one
+// Ensure has the pause container running, made by the OCI runtime of handler ("" is runc), and its namespaces at the paths of Ref. containers.ErrStopped says that the one
 // of this attempt has ended: it is to be removed, and the next attempt made.
-func (s *Sandboxes) Ensure(ctx context.Context, pod *v1.Pod, attempt int, netns string) (containers.Sandbox, error) {
+func (s *Sandboxes) Ensure(ctx context.Context, pod *v1.Pod, attempt int, netns, handler string) (containers.Sandbox, error) {
 	ref := s.Ref(pod, attempt, netns)
-	if err := s.ensure(ctx, pod, attempt, ref); err != nil {
+	if err := s.ensure(ctx, pod, attempt, ref, handler); err != nil {
 		return ref, fmt.Errorf("ensure sandbox: %w", err)
 	}
 	return ref, nil
 }
 
-func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref containers.Sandbox) error {
+func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref containers.Sandbox, handler string) error {
 	root, err := s.installPause()
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref co
 	}
 	c := s.opts.Containers
 	spec := pauseSpec(pod, ref, root, c.Host())
-	err = c.EnsureSandbox(ctx, containers.SandboxConfig{ID: ref.ID, Pod: pod, Attempt: attempt, Boot: s.opts.Boot, Spec: spec})
+	err = c.EnsureSandbox(ctx, containers.SandboxConfig{ID: ref.ID, Pod: pod, Attempt: attempt, Boot: s.opts.Boot, Handler: handler, Spec: spec})
 	if err != nil {
 		return err
 	}

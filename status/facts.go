@@ -34,6 +34,11 @@ type Facts struct {
 	Allocated map[string]v1.ResourceRequirements
 	Room      v1.ResourceList
 
+	// Beyond says which limit on what it stores the pod is beyond, as it was measured last; "" is none. Evicted is podd's
+	// decision to end it for that, recorded durably.
+	Beyond  string
+	Evicted *Eviction
+
 	Ground     bool        // the pod's directories, cgroup and volumes are all there
 	GroundLeft bool        // some of them are there, complete or not: what an unfinished "ground" or "clear" leaves
 	Stale      int         // what the pod reads was made from sources that have changed since: another number for each change; 0 if not
@@ -44,6 +49,8 @@ type Facts struct {
 
 	Images map[string]Image     // on the host and usable, by the reference the spec uses
 	Pulled map[string]time.Time // when podd last pulled an image for this pod; policy Always asks once per instance
+
+	Mounted map[string]bool // image volumes that are mounted, by name: their images are not needed any more
 
 	Work     []Work          // podd's own tasks under way
 	Failures map[Task]Failed // the last failure of each task since its last success
@@ -82,6 +89,12 @@ func DefaultLimits() Limits {
 type Verdict struct {
 	Phase   v1.PodPhase // Succeeded or Failed
 	Reason  string
+	Message string
+}
+
+// Eviction is podd's decision to end a pod for what it uses. Message is the verdict's.
+type Eviction struct {
+	At      time.Time
 	Message string
 }
 
@@ -189,6 +202,7 @@ const (
 	BySpec      Cause = "spec"     // its image was changed
 	ByResources Cause = "resize"   // its resources were changed, and its resizePolicy says RestartContainer
 	ByDeadline  Cause = "deadline" // the pod's activeDeadlineSeconds have passed
+	ByEviction  Cause = "eviction" // the pod uses more than it may
 	ByEnd       Cause = "end"      // the pod is over but for those that live for the others
 )
 

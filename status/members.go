@@ -70,3 +70,16 @@ func NeedsAddress(c *v1.Container) bool {
 		return v.ValueFrom != nil && v.ValueFrom.FieldRef != nil && strings.HasPrefix(v.ValueFrom.FieldRef.FieldPath, "status.podIP")
 	})
 }
+
+// ImageVolumes are the volumes of the pod that are made of images and mounted by c, in the order of its mounts.
+func ImageVolumes(pod *v1.Pod, c *v1.Container) []*v1.Volume {
+	var out []*v1.Volume
+	for _, m := range c.VolumeMounts {
+		for i := range pod.Spec.Volumes {
+			if v := &pod.Spec.Volumes[i]; v.Name == m.Name && v.Image != nil {
+				out = append(out, v)
+			}
+		}
+	}
+	return out
+}

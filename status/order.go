@@ -79,7 +79,7 @@ func isDue(pod *v1.Pod, f Facts, name string) bool {
 }
 
 // Spent tells whether pod is over but for what has still to be ended: no regular container runs or will run again, an init
-// container has failed for good, or the deadline has passed. Nothing of it is made again.
+// container has failed for good, the deadline has passed, or it was evicted. Nothing of it is made again.
 func Spent(pod *v1.Pod, f Facts) bool { return over(pod, f) || Exceeded(pod, f) }
 
 // over tells whether pod has come to its end by itself: no regular container runs or will run again, or an init container
@@ -120,18 +120,28 @@ func Deadline(pod *v1.Pod, f Facts) (time.Time, bool) {
 	return f.Started.Add(time.Duration(*pod.Spec.ActiveDeadlineSeconds) * time.Second), true
 }
 
-// Exceeded tells whether the pod's deadline has passed.
+// Exceeded tells whether the pod's deadline has passed, or it was evicted.
 func Exceeded(pod *v1.Pod, f Facts) bool {
-	at, ok := Deadline(pod, f)
-	return ok && !f.Now.Before(at)
+	_, ok := cutOff(pod, f)
+	return ok
 }
 
-// overran tells whether the pod's deadline has passed and one of its containers ended no earlier.
+// cutOff is since when the pod may not go on, whatever its containers do: by its deadline or its eviction.
+func cutOff(pod *v1.Pod, f Facts) (time.Time, bool) {
+	at, ok := Deadline(pod, f)
+	ok = ok && !f.Now.Before(at)
+	if f.Evicted != nil && (!ok || f.Evicted.At.Before(at)) {
+		return f.Evicted.At, true
+	}
+	return at, ok
+}
+
+// overran tells whether the pod may not go on and one of its containers ended no earlier than that was so.
 func overran(pod *v1.Pod, f Facts) bool {
-	if !Exceeded(pod, f) {
+	at, ok := cutOff(pod, f)
+	if !ok {
 		return false
 	}
-	at, _ := Deadline(pod, f)
 	for _, i := range f.Containers {
 		if i.State == Exited && !i.FinishedAt.Before(at) && !IsEphemeral(pod, i.Name) {
 			return true

@@ -64,11 +64,14 @@ func completed(pod *v1.Pod, f Facts) *Verdict {
 	return &Verdict{Phase: phase}
 }
 
-// expired is the verdict over a pod whose deadline has passed and of which nothing is left to end. That there is nothing may
+// expired is the verdict over a pod whose deadline has passed, or that was evicted, and of which nothing is left to end. That there is nothing may
 // be known from containerd alone, so it is not shown before it is recorded: containerd may go away in between.
 func expired(pod *v1.Pod, f Facts) *Verdict {
 	if !f.Reachable || f.Gone || !Exceeded(pod, f) || !settled(pod, f) {
 		return nil
+	}
+	if f.Evicted != nil {
+		return &Verdict{Phase: v1.PodFailed, Reason: evicted, Message: f.Evicted.Message}
 	}
 	return &Verdict{Phase: v1.PodFailed, Reason: deadlineExceeded,
 		Message: "Pod was active on the node longer than the specified deadline"}
@@ -132,12 +135,12 @@ func Stranded(pod *v1.Pod, f Facts) bool {
 	return ran
 }
 
-// deadlineExceeded is the reason of a pod that was active for longer than it may be.
-const deadlineExceeded = "DeadlineExceeded"
+// The reasons of a pod that was active for longer than it may be, or uses more than it may.
+const deadlineExceeded, evicted = "DeadlineExceeded", "Evicted"
 
 // refused tells whether v is that of a pod which the host did not take: there is no container to report on.
 func refused(v Verdict, f Facts) bool {
-	return v.Reason != "" && v.Reason != deadlineExceeded && len(f.Containers) == 0
+	return v.Reason != "" && v.Reason != deadlineExceeded && v.Reason != evicted && len(f.Containers) == 0
 }
 
 // terminate makes the container statuses of a pod with a verdict final: what had a chance to run and has no exit is

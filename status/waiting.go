@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -95,7 +96,7 @@ func obstacle(pod *v1.Pod, f Facts, m Member, last Container, known bool) *v1.Co
 	if holds {
 		return loop
 	}
-	if w := imageObstacle(f, c); w != nil {
+	if w := imagesObstacle(pod, f, c); w != nil {
 		return w
 	}
 	if w := failed(f, Task{Op: OpCreate, Name: c.Name}, createContainer); w != nil {
@@ -122,27 +123,38 @@ func crashLoop(pod *v1.Pod, f Facts, m Member, last Container, known bool) (*v1.
 		min(last.Backoff, f.Limits.RestartMax), m.Name, pod.Name, pod.Namespace, pod.UID)}, until.After(f.Now)
 }
 
-// imageObstacle is what holds the image of c back: the error of the last pull while it is fresh, then the back-off.
-func imageObstacle(f Facts, c *v1.Container) *v1.ContainerStateWaiting {
-	_, have := f.Images[c.Image]
-	if c.ImagePullPolicy == v1.PullNever {
+// imagesObstacle is what holds back an image that c needs. Volumes come before the container's own image, and of several
+// the last one counts (pkg/kubelet/kuberuntime/kuberuntime_manager.go toKubeContainerImageVolumes).
+func imagesObstacle(pod *v1.Pod, f Facts, c *v1.Container) *v1.ContainerStateWaiting {
+	for _, v := range slices.Backward(ImageVolumes(pod, c)) {
+		if w := imageObstacle(f, v.Image.Reference, v.Image.PullPolicy); w != nil && !f.Mounted[v.Name] {
+			return w
+		}
+	}
+	return imageObstacle(f, c.Image, c.ImagePullPolicy)
+}
+
+// imageObstacle is what holds an image back: the error of the last pull while it is fresh, then the back-off.
+func imageObstacle(f Facts, image string, policy v1.PullPolicy) *v1.ContainerStateWaiting {
+	_, have := f.Images[image]
+	if policy == v1.PullNever {
 		if have {
 			return nil
 		}
 		return &v1.ContainerStateWaiting{Reason: errImageNeverPull,
-			Message: fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)}
+			Message: fmt.Sprintf("Container image %q is not present with pull policy of Never", image)}
 	}
-	w := failed(f, Task{Op: OpPull, Name: c.Image}, errImagePull)
-	if w == nil || have && c.ImagePullPolicy != v1.PullAlways {
+	w := failed(f, Task{Op: OpPull, Name: image}, errImagePull)
+	if w == nil || have && policy != v1.PullAlways {
 		return nil
 	}
 	if w.Message == "" {
 		w.Message = defaultPullFailure
 	}
-	at := f.Failures[Task{Op: OpPull, Name: c.Image}].Last
+	at := f.Failures[Task{Op: OpPull, Name: image}].Last
 	if f.Now.Sub(at) >= PullErrorShown && w.Reason != invalidImageName {
 		return &v1.ContainerStateWaiting{Reason: imagePullBackOff,
-			Message: fmt.Sprintf("Back-off pulling image %q: %s", c.Image, w.Message)}
+			Message: fmt.Sprintf("Back-off pulling image %q: %s", image, w.Message)}
 	}
 	return w
 }

@@ -1,11 +1,15 @@
 package volumes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 )
 
@@ -16,6 +20,7 @@ type Claimed struct {
 	HostPath *v1.HostPathVolumeSource // instead, of a volume of that kind
 	Block    bool                     // it is a device and not a directory
 	ReadOnly bool                     // whatever its mounts say
+	Shared   bool                     // another pod runs with it: its group is left alone
 }
 
 // claimed finds out what a claim is bound to.
@@ -29,7 +34,8 @@ func (v *Volumes) claimed(pod *v1.Pod, vol *v1.Volume) (Claimed, error) {
 func isClaim(vol *v1.Volume) bool { return vol.PersistentVolumeClaim != nil || vol.Ephemeral != nil }
 
 // ensureClaim checks that what the claim is bound to is there.
-func (v *Volumes) ensureClaim(pod *v1.Pod, vol *v1.Volume) error {
+// The pod's fsGroup gets a directory, but not a hostPath.
+func (v *Volumes) ensureClaim(ctx context.Context, pod *v1.Pod, vol *v1.Volume) error {
 	c, err := v.claimed(pod, vol)
 	if err != nil {
 		return err
@@ -37,8 +43,43 @@ func (v *Volumes) ensureClaim(pod *v1.Pod, vol *v1.Volume) error {
 	if c.HostPath != nil {
 		return ensureHostPath(c.HostPath)
 	}
-	_, err = c.path()
+	path, err := c.path()
+	if group := fsGroup(pod); err == nil && group >= 0 && !c.Block && !c.ReadOnly && !c.Shared {
+		err = giveToGroup(ctx, path, group, pod.Spec.SecurityContext.FSGroupChangePolicy)
+	}
 	return err
+}
+
+// Device is a block device of one container.
+type Device struct {
+	specs.LinuxDevice
+	ReadOnly bool
+}
+
+// Devices are the block devices of a container for its volumeDevices, as they are on the host now.
+func (v *Volumes) Devices(pod *v1.Pod, c *v1.Container) (devices []Device, err error) {
+	for _, d := range c.VolumeDevices {
+		i := slices.IndexFunc(pod.Spec.Volumes, func(vol v1.Volume) bool { return vol.Name == d.Name })
+		if i < 0 || !isClaim(&pod.Spec.Volumes[i]) {
+			return nil, fmt.Errorf("volumeDevice %s: the pod has no such claim", d.Name)
+		}
+		claimed, err := v.claimed(pod, &pod.Spec.Volumes[i])
+		if err != nil {
+			return nil, fmt.Errorf("volumeDevice %s: %w", d.Name, err)
+		}
+		path, err := claimed.path()
+		if err != nil {
+			return nil, fmt.Errorf("volumeDevice %s: %w", d.Name, err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return nil, fmt.Errorf("volumeDevice %s: %s: %w", d.Name, path, err)
+		}
+		mode := os.FileMode(st.Mode & 0o777)
+		devices = append(devices, Device{ReadOnly: claimed.ReadOnly, LinuxDevice: specs.LinuxDevice{Path: d.DevicePath, Type: "b",
+			Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), FileMode: &mode, UID: &st.Uid, GID: &st.Gid}})
+	}
+	return devices, nil
 }
 
 // path is where the volume is on the host, without links: a directory, or a block device.

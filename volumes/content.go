@@ -158,12 +158,16 @@ func shareContents(dir int, pod *v1.Pod) error {
 }
 
 // Write makes the files of a volume that podd fills what they are to be, and notes what they were made from. Nobody sees a
-// part of it. Files that are the same as before are left alone.
+// part of it. Files that are the same as before are left alone. An error is *Error.
 func (v *Volumes) Write(ctx context.Context, pod *v1.Pod, vol *v1.Volume, files map[string]File, from Written) error {
-	if err := v.write(pod, vol, files, from); err != nil {
-		return fmt.Errorf("write volume %s: %w", vol.Name, err)
+	err := ctx.Err()
+	if err == nil {
+		err = v.write(pod, vol, files, from)
 	}
-	return ctx.Err()
+	if err != nil {
+		return &Error{vol.Name, err}
+	}
+	return nil
 }
 
 // Keep notes that a volume stays as it is though its sources are others now.

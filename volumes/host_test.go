@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -239,6 +240,11 @@ func TestKillPoints(t *testing.T) {
 		p.Spec.Containers = []v1.Container{{VolumeMounts: []v1.VolumeMount{{Name: "data", MountPath: "/v", SubPath: "made/sub"}}}}
 		return v, p
 	}
+	image := func(dir string, v *Volumes) error {
+		files := filepath.Join(dir, "image")
+		return errors.Join(os.MkdirAll(files, 0o755),
+			v.MountImage("uid-1", "image", []mount.Mount{{Type: "bind", Source: files, Options: []string{"rbind", "ro"}}}))
+	}
 	pinAndUnpin := func(v *Volumes, p *v1.Pod) error {
 		if _, err := v.Mounts(t.Context(), p, &p.Spec.Containers[0], "id", nil); err != nil {
 			return err
@@ -247,7 +253,8 @@ func TestKillPoints(t *testing.T) {
 	}
 	if dir := os.Getenv(victim); dir != "" {
 		v, p := fixture(dir)
-		t.Fatalf("the kill point was not passed: %v, %v, %v, %v", v.Ensure(t.Context(), p), fill(v, p, "old"), pinAndUnpin(v, p), v.Remove(t.Context(), "uid-1"))
+		t.Fatalf("the kill point was not passed: %v, %v, %v, %v, %v", v.Ensure(t.Context(), p), fill(v, p, "old"), image(dir, v),
+			pinAndUnpin(v, p), v.Remove(t.Context(), "uid-1"))
 	}
 	points := map[string]bool{}
 	files, err := filepath.Glob("*.go")
@@ -279,7 +286,7 @@ func TestKillPoints(t *testing.T) {
 			}
 			v, p := fixture(dir)
 			if again {
-				if err := errors.Join(v.Ensure(t.Context(), p), fill(v, p, "new")); err != nil {
+				if err := errors.Join(v.Ensure(t.Context(), p), fill(v, p, "new"), image(dir, v)); err != nil {
 					t.Errorf("%s: %v", point, err)
 				}
 				if got := tree(t, filepath.Join(v.path("uid-1"), contents, "config")); got != "a=new b/c=new" {

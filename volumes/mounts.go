@@ -53,9 +53,12 @@ func (v *Volumes) mount(ctx context.Context, pod *v1.Pod, m *v1.VolumeMount, p p
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	options, err := mountOptions(m, readOnly || isContent(vol))
+	options, err := mountOptions(m, readOnly || isContent(vol) || vol.Image != nil)
 	if err != nil {
 		return specs.Mount{}, err
+	}
+	if vol.Image != nil {
+		options = append(options, imageOptions...)
 	}
 	sub, err := subPath(m, env)
 	if err != nil {
@@ -162,6 +165,8 @@ func (v *Volumes) source(pod *v1.Pod, vol *v1.Volume) (path string, readOnly boo
 	switch {
 	case isContent(vol):
 		name = filepath.Join(contents, vol.Name)
+	case vol.Image != nil:
+		name = filepath.Join(images, vol.Name)
 	case vol.EmptyDir == nil:
 		return "", false, errors.New("this kind of volume is not supported")
 	}

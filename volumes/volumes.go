@@ -73,7 +73,7 @@ func (v *Volumes) Ensure(ctx context.Context, pod *v1.Pod) error {
 		if err := ctx.Err(); err != nil {
 			return &Error{vol.Name, err}
 		}
-		err := v.ensureOne(dir, pod, vol)
+		err := v.ensureOne(ctx, dir, pod, vol)
 		if err == nil && vol.EmptyDir != nil && propagated(pod, vol.Name) {
 			err = share(dir, vol.Name)
 		}
@@ -99,17 +99,17 @@ type Error struct {
 func (e *Error) Error() string { return "volume " + e.Volume + ": " + e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-func (v *Volumes) ensureOne(dir int, pod *v1.Pod, vol *v1.Volume) error {
+func (v *Volumes) ensureOne(ctx context.Context, dir int, pod *v1.Pod, vol *v1.Volume) error {
 	if !validName.MatchString(vol.Name) {
 		return errors.New("not usable as a name")
 	}
 	switch {
 	case vol.HostPath != nil:
 		return ensureHostPath(vol.HostPath)
-	case isContent(vol):
-		return nil // Write makes it
+	case isContent(vol), vol.Image != nil:
+		return nil // Write makes it, or MountImage
 	case isClaim(vol):
-		return v.ensureClaim(pod, vol)
+		return v.ensureClaim(ctx, pod, vol)
 	case vol.EmptyDir == nil:
 		return errors.New("this kind of volume is not supported")
 	case vol.EmptyDir.Medium == v1.StorageMediumDefault:
@@ -349,3 +349,6 @@ func (v *Volumes) Known() ([]string, error) {
 	}
 	return uids, nil
 }
+
+// Path is where an emptyDir of the pod is on the host.
+func (v *Volumes) Path(uid, name string) string { return filepath.Join(v.path(uid), name) }

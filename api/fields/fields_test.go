@@ -167,12 +167,14 @@ func TestValues(t *testing.T) {
 			c.Resources.Limits = v1.ResourceList{"hugepages-2Mi": sized, "cpu": sized}
 		}), "spec.containers[0].resources.limits[hugepages-2Mi]"},
 		{"no token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &no}}, ""},
-		{"a token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &yes}}, "spec.automountServiceAccountToken"},
+		{"a token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &yes}}, ""},
 		{"user namespace", &v1.Pod{Spec: v1.PodSpec{HostUsers: &no}}, "spec.hostUsers"},
 		{"disk", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}), ""},
 		{"memory with a limit", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "Memory", SizeLimit: &sized}}), ""},
-		{"disk with a limit", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &sized}}),
-			"spec.volumes[0].emptyDir.sizeLimit"},
+		{"disk with a limit", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &sized}}), ""},
+		{"storage", container(func(c *v1.Container) {
+			c.Resources.Limits = v1.ResourceList{"ephemeral-storage": sized}
+		}), ""},
 		{"huge page volume", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages"}}),
 			"spec.volumes[0].emptyDir.medium"},
 		{"AppArmor by annotation", &v1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{

@@ -12,6 +12,7 @@ import (
 var (
 	honoured = Rule{Verdict: Honoured}
 	notYet   = Rule{Verdict: NotYet}
+	onHost   = Rule{Verdict: NotYet, Why: "mount it on the host, and use a hostPath"}
 )
 
 func refused(why string) Rule { return Rule{Verdict: Refused, Why: why} }
@@ -27,10 +28,10 @@ func only[T comparable](values ...T) Rule {
 	}}
 }
 
-// onlyMemory: the size of a memory volume is its tmpfs's; that of a disk volume would have to be watched.
-func onlyMemory(_, parent reflect.Value) bool {
+// sized: the size of a memory volume is its tmpfs's; a disk volume is watched.
+func sized(_, parent reflect.Value) bool {
 	dir, ok := parent.Interface().(v1.EmptyDirVolumeSource)
-	return ok && dir.Medium == v1.StorageMediumMemory
+	return ok && (dir.Medium == v1.StorageMediumMemory || dir.Medium == v1.StorageMediumDefault)
 }
 
 var securityAnnotations = []string{
@@ -39,7 +40,7 @@ var securityAnnotations = []string{
 	"seccomp.security.alpha.kubernetes.io/",
 }
 
-var resources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory)}}
+var resources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory), string(v1.ResourceEphemeralStorage)}}
 
 var seccompTypes = only(v1.SeccompProfileTypeRuntimeDefault, v1.SeccompProfileTypeUnconfined, v1.SeccompProfileTypeLocalhost)
 
@@ -61,7 +62,7 @@ var table = withOthers(map[string]Rule{
 	"spec.hostname": honoured, "spec.hostAliases[].ip": honoured, "spec.hostAliases[].hostnames": honoured,
 
 	"spec.enableServiceLinks":           honoured,
-	"spec.automountServiceAccountToken": only(false),
+	"spec.automountServiceAccountToken": honoured,
 	"spec.hostUsers":                    only(true),
 	"spec.setHostnameAsFQDN":            only(false),
 
@@ -95,7 +96,7 @@ var table = withOthers(map[string]Rule{
 	"spec.securityContext.seccompProfile.type":             seccompTypes,
 	"spec.securityContext.seccompProfile.localhostProfile": honoured,
 	"spec.securityContext.supplementalGroupsPolicy":        only(v1.SupplementalGroupsPolicyMerge),
-	"spec.securityContext.sysctls":                         notYet, "spec.securityContext.fsGroupChangePolicy": notYet,
+	"spec.securityContext.sysctls":                         notYet, "spec.securityContext.fsGroupChangePolicy": honoured,
 	"spec.securityContext.appArmorProfile": notYet, "spec.securityContext.seLinuxOptions": notYet,
 	"spec.securityContext.seLinuxChangePolicy": notYet,
 	"spec.securityContext.windowsOptions":      refused("this is a Linux host"),
@@ -116,7 +117,7 @@ var table = withOthers(map[string]Rule{
 	"spec.containers[].volumeMounts[].readOnly":          honoured,
 	"spec.containers[].volumeMounts[].recursiveReadOnly": honoured, "spec.containers[].volumeMounts[].subPath": honoured,
 	"spec.containers[].volumeMounts[].subPathExpr": honoured, "spec.containers[].volumeMounts[].mountPropagation": honoured,
-	"spec.containers[].volumeDevices": refused("there are no block volumes"),
+	"spec.containers[].volumeDevices": honoured,
 	"spec.containers[].livenessProbe": honoured, "spec.containers[].readinessProbe": honoured,
 	"spec.containers[].startupProbe":        honoured,
 	"spec.containers[].lifecycle.postStart": honoured, "spec.containers[].lifecycle.preStop": honoured,
@@ -139,18 +140,19 @@ var table = withOthers(map[string]Rule{
 
 	"spec.volumes[].name":               honoured,
 	"spec.volumes[].emptyDir.medium":    only(v1.StorageMediumDefault, v1.StorageMediumMemory),
-	"spec.volumes[].emptyDir.sizeLimit": {Verdict: Honoured, Why: "with medium Memory it is", allow: onlyMemory},
+	"spec.volumes[].emptyDir.sizeLimit": {Verdict: Honoured, Why: "on disk and in memory it is", allow: sized},
 	"spec.volumes[].hostPath.path":      honoured, "spec.volumes[].hostPath.type": honoured,
 	"spec.volumes[].configMap": honoured, "spec.volumes[].secret": honoured, "spec.volumes[].downwardAPI": honoured,
 	"spec.volumes[].projected.defaultMode":                   honoured,
 	"spec.volumes[].projected.sources[].configMap":           honoured,
 	"spec.volumes[].projected.sources[].secret":              honoured,
 	"spec.volumes[].projected.sources[].downwardAPI":         honoured,
-	"spec.volumes[].projected.sources[].serviceAccountToken": notYet,
+	"spec.volumes[].projected.sources[].serviceAccountToken": honoured,
 	"spec.volumes[].projected.sources[].clusterTrustBundle":  refused(cluster),
 	"spec.volumes[].projected.sources[].podCertificate":      refused(cluster),
-	"spec.volumes[].image":                                   notYet, "spec.volumes[].nfs": notYet,
-	"spec.volumes[].iscsi": notYet, "spec.volumes[].fc": notYet, "spec.volumes[].persistentVolumeClaim": honoured,
+	"spec.volumes[].image.reference":                         honoured, "spec.volumes[].image.pullPolicy": honoured,
+	"spec.volumes[].nfs":   onHost,
+	"spec.volumes[].iscsi": onHost, "spec.volumes[].fc": onHost, "spec.volumes[].persistentVolumeClaim": honoured,
 	"spec.volumes[].ephemeral": {Verdict: Honoured, Why: "without a data source and attributes it is", allow: emptyAtFirst}, "spec.volumes[].csi": notYet,
 	"spec.volumes[].gcePersistentDisk": refused(cluster), "spec.volumes[].awsElasticBlockStore": refused(cluster),
 	"spec.volumes[].gitRepo":   refused("upstream has turned it off: it runs commands of the repository"),

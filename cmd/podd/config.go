@@ -55,6 +55,7 @@ type config struct {
 	PullBase    duration `json:"pull-backoff,omitempty"`
 	Parallel    int      `json:"parallel-starts,omitempty"`
 	MaxPods     int      `json:"max-pods,omitempty"`
+	Handlers    handlers `json:"runtime-handler,omitempty"`
 }
 
 // duration reads "10s" in YAML as well as on the command line.
@@ -115,6 +116,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.DurationVar(&c.BackoffMax.Duration, "restart-backoff-max", c.BackoffMax.Duration, "longest crash-loop back-off")
 	f.DurationVar(&c.PullBase.Duration, "pull-backoff", c.PullBase.Duration, "first back-off after a failed image pull")
 	f.IntVar(&c.MaxPods, "max-pods", c.MaxPods, "pods that may be on this host at the same time")
+	f.Var(&c.Handlers, "runtime-handler", "another OCI runtime for RuntimeClasses, `NAME=PATH`; may be repeated")
 	f.IntVar(&c.Parallel, "parallel-starts", c.Parallel, "containers started at the same time (default: twice the processors)")
 }
 
@@ -211,6 +213,9 @@ func (c *config) check() error {
 		if d.Duration <= 0 {
 			return fmt.Errorf("%s %v: must be more than nothing", name, d.Duration)
 		}
+	}
+	if err := c.Handlers.check(); err != nil {
+		return err
 	}
 	if c.MaxPods < 1 {
 		return fmt.Errorf("max-pods %d: must be at least 1", c.MaxPods)

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -212,7 +214,7 @@ func (p *podd) open(boot string) error {
 	}
 	var err error
 	p.client, err = containers.Connect(containers.Options{
-		Address: p.bundle.ContainerdSocket(), Namespace: c.Namespace, Runc: runc, RuncRoot: runcRoot,
+		Address: p.bundle.ContainerdSocket(), Namespace: c.Namespace, Runc: runc, RuncRoot: runcRoot, Runtimes: c.Handlers,
 		CgroupParent: c.CgroupParent, RunDir: filepath.Join(c.State, "exec"), TaskDir: p.bundle.TaskDir(), SeccompDir: filepath.Join(c.ConfigDir, "seccomp"), Log: p.log,
 	})
 	if err != nil {
@@ -256,8 +258,10 @@ func (p *podd) open(boot string) error {
 			p.api.ContainerEvent(pod, container, kind, reason, format, args...)
 		},
 		Adopt:       func(ctx context.Context, pod *v1.Pod) error { _, err := p.api.CreatePod(ctx, pod); return err },
+		Tokens:      tokens{p},
 		Reject:      func(pod *v1.Pod) *status.Verdict { return rejected(p.api.Rejects(pod)) },
 		Allocatable: func() v1.ResourceList { return p.api.Allocatable() },
+		Handler:     func(class string) (string, error) { return p.api.RuntimeHandler(class) },
 		Log:         p.log,
 		Timing: runtime.Timing{
 			Turn: func(took time.Duration) { p.api.Turn(took) },
@@ -274,7 +278,7 @@ func (p *podd) open(boot string) error {
 		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Gateways: gateways, Issuer: c.Issuer,
 		Version: version, Containerd: p.containerd, Log: p.log,
 		Directories: directories,
-		Host:        api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c},
+		Host:        api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c, Handlers: slices.Sorted(maps.Keys(c.Handlers))},
 	})
 	if err != nil {
 		return err
@@ -284,6 +288,13 @@ func (p *podd) open(boot string) error {
 		Static: p.staticPods, Put: p.putStatic, Remove: p.api.RemoveStatic, Report: p.reportManifest,
 	})
 	return nil
+}
+
+// tokens are those of the API, which is made after the runtime.
+type tokens struct{ *podd }
+
+func (t tokens) Token(ctx context.Context, pod *v1.Pod, audience string, expiry time.Duration) (string, time.Time, error) {
+	return t.api.Token(ctx, pod, audience, expiry)
 }
 
 // historyDir is where below the root the histories of pods are.

@@ -21,15 +21,16 @@ import (
 
 // Options says where containerd is and how containers are made there.
 type Options struct {
-	Address      string // containerd's socket
-	Namespace    string // containerd namespace, "podd" if empty
-	Snapshotter  string // "overlayfs" if empty
-	Runc         string // absolute path of runc, or "" for containerd's own choice
-	RuncRoot     string // where runc keeps its state, or "" for containerd's own choice
-	CgroupParent string // parent of podd's cgroups, "/podd" if empty
-	RunDir       string // directory on tmpfs for FIFOs of execs and short-lived mounts; made when needed
-	TaskDir      string // where containerd keeps the bundles of tasks; "": not known, as of a containerd that is not podd's
-	SeccompDir   string // where Localhost seccomp profiles are read
+	Address      string            // containerd's socket
+	Namespace    string            // containerd namespace, "podd" if empty
+	Snapshotter  string            // "overlayfs" if empty
+	Runc         string            // absolute path of runc, or "" for containerd's own choice
+	RuncRoot     string            // where runc keeps its state, or "" for containerd's own choice
+	Runtimes     map[string]string // other OCI runtimes, by the names of their handlers: absolute paths
+	CgroupParent string            // parent of podd's cgroups, "/podd" if empty
+	RunDir       string            // directory on tmpfs for FIFOs of execs and short-lived mounts; made when needed
+	TaskDir      string            // where containerd keeps the bundles of tasks; "": not known, as of a containerd that is not podd's
+	SeccompDir   string            // where Localhost seccomp profiles are read
 	Log          *slog.Logger
 }
 
@@ -56,7 +57,15 @@ type Config struct {
 	Sandbox   Sandbox
 	Env       []v1.EnvVar   // the container's own, resolved: names and values, each name once
 	Mounts    []specs.Mount // the pod's etc files, /dev/shm, volumes
-	Boot      string        // boot id of the host
+	Devices   []Device
+	Boot      string // boot id of the host
+	Handler   string // which OCI runtime; "" is runc
+}
+
+// Device is a device of the host that the container may use.
+type Device struct {
+	specs.LinuxDevice
+	Access string // of "rwm"
 }
 
 // Sandbox is what members join.
@@ -116,6 +125,7 @@ type Instance struct {
 	Era       int                      // Config.Era
 	Resources *v1.ResourceRequirements // of the spec it was made from; nil of one that an older podd made
 	Boot      string
+	Handler   string // the OCI runtime; "" is runc
 	Cgroup    string // its path from the cgroup mount point
 	Backoff   time.Duration
 	User      *v1.ContainerUser

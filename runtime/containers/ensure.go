@@ -26,6 +26,7 @@ type SandboxConfig struct {
 	Pod     *v1.Pod
 	Attempt int
 	Boot    string
+	Handler string      // which OCI runtime; "" is runc
 	Spec    *specs.Spec // its root is a directory of the host: a sandbox has no snapshot
 }
 
@@ -42,7 +43,7 @@ func (c *Client) Ensure(ctx context.Context, cfg Config) error {
 		Attempt: cfg.Attempt, Sandbox: cfg.Sandbox.ID, Key: cfg.Key, Image: cfg.Image.Name, ImageID: cfg.Image.ID,
 		Boot: cfg.Boot, Backoff: cfg.Backoff, User: user, Cgroup: spec.Linux.CgroupsPath,
 		StopSignal: stopSignal(stopSignalOf(cfg)),
-		Ref:        cfg.Container.Image, Era: cfg.Era, Resources: &cfg.Container.Resources,
+		Handler:    cfg.Handler, Ref: cfg.Container.Image, Era: cfg.Era, Resources: &cfg.Container.Resources,
 	}
 	if err := c.ensureSnapshot(ctx, r.UID, cfg.ID, cfg.Image.ChainID); err != nil {
 		return fmt.Errorf("create %s: %w", r.Name, err)
@@ -65,7 +66,7 @@ func stopSignalOf(cfg Config) string {
 func (c *Client) EnsureSandbox(ctx context.Context, cfg SandboxConfig) error {
 	r := record{
 		UID: string(cfg.Pod.UID), Namespace: cfg.Pod.Namespace, Pod: cfg.Pod.Name, Attempt: cfg.Attempt, Boot: cfg.Boot,
-		StopSignal: "SIGTERM", Cgroup: path.Clean(cfg.Spec.Linux.CgroupsPath), Spec: cfg.Pod,
+		StopSignal: "SIGTERM", Cgroup: path.Clean(cfg.Spec.Linux.CgroupsPath), Spec: cfg.Pod, Handler: cfg.Handler,
 	}
 	if err := c.ensureRecord(ctx, cfg.ID, "", cfg.Spec, r); err != nil {
 		return fmt.Errorf("create sandbox: %w", err)
@@ -154,7 +155,11 @@ func (c *Client) container(id, snapshot string, spec *specs.Spec, r record) (con
 	if out.Spec, err = typeurl.MarshalAny(spec); err != nil {
 		return out, fmt.Errorf("encode spec: %w", err)
 	}
-	out.Runtime.Options, err = typeurl.MarshalAny(&options.Options{BinaryName: c.opts.Runc, Root: c.opts.RuncRoot})
+	binary, err := c.runtime(r.Handler)
+	if err != nil {
+		return out, err
+	}
+	out.Runtime.Options, err = typeurl.MarshalAny(&options.Options{BinaryName: binary, Root: c.opts.RuncRoot})
 	return out, err
 }
 
@@ -165,4 +170,16 @@ func native(err error) error {
 		return err
 	}
 	return errgrpc.ToNative(err)
+}
+
+// LayerSize is how many bytes the writable layer of a container takes; 0 if it has none.
+func (c *Client) LayerSize(ctx context.Context, id string) (int64, error) {
+	usage, err := c.cc.SnapshotService(c.opts.Snapshotter).Usage(c.Context(ctx), id)
+	if errdefs.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("size of snapshot %s: %w", id, err)
+	}
+	return usage.Size, nil
 }

@@ -156,7 +156,7 @@ func newPod(t *testing.T, change ...func(*v1.Pod)) *pod {
 		t.Fatal(err)
 	}
 	var err error
-	if p.ref, err = boxes.Ensure(ctx, p.Pod, 0, p.netns); err != nil {
+	if p.ref, err = boxes.Ensure(ctx, p.Pod, 0, p.netns, ""); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := boxes.WriteEtc(p.Pod, []string{"10.0.0.7"}); err != nil {
@@ -492,7 +492,7 @@ func TestKillCgroupReachesAll(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := boxes.Ensure(context.Background(), p.Pod, 0, p.netns); !errors.Is(err, containers.ErrStopped) {
+	if _, err := boxes.Ensure(context.Background(), p.Pod, 0, p.netns, ""); !errors.Is(err, containers.ErrStopped) {
 		t.Errorf("ensure of a dead sandbox: %v", err)
 	}
 }
@@ -664,7 +664,7 @@ func TestRemoveWhatNeverStarted(t *testing.T) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := boxes.Ensure(ctx, p.Pod, 0, p.netns); err == nil {
+		if _, err := boxes.Ensure(ctx, p.Pod, 0, p.netns, ""); err == nil {
 			t.Fatal("ensure: no error")
 		} else if !strings.Contains(err.Error(), "is a directory") {
 			t.Fatal(err)
@@ -676,7 +676,7 @@ func TestRemoveWhatNeverStarted(t *testing.T) {
 			t.Fatal(err)
 		}
 		if then == "ensure" {
-			if _, err := boxes.Ensure(ctx, p.Pod, 0, p.netns); err != nil {
+			if _, err := boxes.Ensure(ctx, p.Pod, 0, p.netns, ""); err != nil {
 				t.Error(err)
 			}
 			if i := p.look(p.ref.ID); i.Task != containers.TaskRunning {
@@ -746,7 +746,7 @@ func BenchmarkPod(b *testing.B) {
 			return errors.Join(err, boxes.EnsureCgroup(ctx, p.Pod), client.EnsureLease(ctx, uid))
 		})
 		step("2 create app", func() error { return client.Ensure(ctx, cfg) })
-		step("3 sandbox", func() error { _, err := boxes.Ensure(ctx, p.Pod, 0, ""); return err })
+		step("3 sandbox", func() error { _, err := boxes.Ensure(ctx, p.Pod, 0, "", ""); return err })
 		step("4 start app", func() error { _, err := client.Start(ctx, cfg.ID, containers.IO{}); return err })
 		step("5 look", func() error { _, err := client.Look(ctx, uid); return err })
 		step("6 remove app", func() error { return client.Remove(ctx, cfg.ID) })

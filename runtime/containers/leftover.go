@@ -32,7 +32,7 @@ const settleLimit = 10 * time.Second
 func (c *Client) settle(ctx context.Context, group, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
-	if err := await(ctx, func() (bool, error) { return !atWork(id), nil }); err != nil {
+	if err := await(ctx, func() (bool, error) { return !c.atWork(id), nil }); err != nil {
 		return fmt.Errorf("settle %s: shim or runc is at work: %w", id, err)
 	}
 	if err := c.forgetTask(ctx, group, id); err != nil {
@@ -344,10 +344,9 @@ func (p process) command() bool {
 }
 
 // atWork says whether a shim's command or runc is busy with a container.
-func atWork(id string) bool {
+func (c *Client) atWork(id string) bool {
 	for _, p := range processes() {
-		name := filepath.Base(p.argv[0])
-		if name != "runc" && (name != shimBinary || !p.command()) {
+		if !c.isRuntime(p) && (filepath.Base(p.argv[0]) != shimBinary || !p.command()) {
 			continue
 		}
 		for _, a := range p.argv[1:] {

@@ -39,6 +39,7 @@ type record struct {
 	Ref        string            `json:"ref,omitempty"`
 	Era        int               `json:"era,omitempty"`
 	Boot       string            `json:"boot,omitempty"`
+	Handler    string            `json:"handler,omitempty"`
 	Backoff    time.Duration     `json:"backoff,omitempty"`
 	StopSignal string            `json:"stopSignal,omitempty"`
 	Cgroup     string            `json:"cgroup,omitempty"`
@@ -76,7 +77,7 @@ func readRecord(c containers.Container) (record, error) {
 func (r record) instance(c containers.Container) Instance {
 	return Instance{
 		ID: c.ID, UID: r.UID, Namespace: r.Namespace, Pod: r.Pod, Name: r.Name, Attempt: r.Attempt, Sandbox: r.Sandbox,
-		Key: r.Key, Image: r.Image, ImageID: r.ImageID, Boot: r.Boot, Cgroup: r.Cgroup, Backoff: r.Backoff, User: r.User,
+		Key: r.Key, Image: r.Image, ImageID: r.ImageID, Boot: r.Boot, Handler: r.Handler, Cgroup: r.Cgroup, Backoff: r.Backoff, User: r.User,
 		CreatedAt: c.CreatedAt, StopSignal: r.StopSignal, PodSpec: r.Spec, Ref: r.Ref, Era: r.Era, Resources: r.Resources,
 	}
 }

@@ -73,6 +73,11 @@ func Spec(c Config, h Host) (*specs.Spec, *v1.ContainerUser, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	for _, d := range c.Devices {
+		spec.Linux.Devices = append(spec.Linux.Devices, d.LinuxDevice)
+		spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices,
+			specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access})
+	}
 	return spec, containerUser(user), nil
 }
 

@@ -98,7 +98,7 @@ func (p *planner) container(m status.Member, g goal) {
 
 // create asks for the next instance of m once its image is there and nothing is in its way.
 func (p *planner) create(m status.Member, last status.Container, known bool, step Step, g goal) {
-	if p.image(m.Container, last, known) && p.grounded() && g.clear && p.addressed(m) && p.free(m.Name) {
+	if p.images(m.Container, last, known) && p.grounded() && g.clear && p.addressed(m) && p.free(m.Name) {
 		p.try(step)
 	}
 }
@@ -159,22 +159,36 @@ func (p *planner) start(m status.Member, i status.Container, g goal) {
 	}
 }
 
-// image tells whether the image of c is there for its next instance, and asks for a pull if not. Policy Always pulls
-// once per instance: after the exit of the one before.
-func (p *planner) image(c *v1.Container, last status.Container, known bool) bool {
-	_, have := p.f.Images[c.Image]
-	if c.ImagePullPolicy == v1.PullNever {
+// images tells whether all images are there for the next instance of c, its own and those of its volumes, and asks for
+// pulls if not. Policy Always pulls once per instance, after the exit of the one before; for a volume once, before it is
+// mounted.
+func (p *planner) images(c *v1.Container, last status.Container, known bool) bool {
+	pulled, ok := p.f.Pulled[c.Image]
+	fresh := ok && (!known || !pulled.Before(last.FinishedAt) || last.FinishedAt.After(p.f.Now))
+	all := p.image(c.Image, c.ImagePullPolicy, fresh)
+	for _, v := range status.ImageVolumes(p.pod, c) {
+		if p.f.Mounted[v.Name] {
+			continue
+		}
+		_, fresh := p.f.Pulled[v.Image.Reference]
+		all = p.image(v.Image.Reference, v.Image.PullPolicy, fresh) && all
+	}
+	return all
+}
+
+// image tells whether an image is there by its policy; fresh is that the registry need not be asked again.
+func (p *planner) image(image string, policy v1.PullPolicy, fresh bool) bool {
+	_, have := p.f.Images[image]
+	if policy == v1.PullNever {
 		if !have {
 			p.wait(p.f.Now.Add(p.f.Limits.RetryMax)) // it may be loaded without an event
 		}
 		return have
 	}
-	pulled, ok := p.f.Pulled[c.Image]
-	fresh := ok && (!known || !pulled.Before(last.FinishedAt) || last.FinishedAt.After(p.f.Now))
-	if have && (c.ImagePullPolicy != v1.PullAlways || fresh) && !p.busy(PullImage, c.Image) {
+	if have && (policy != v1.PullAlways || fresh) && !p.busy(PullImage, image) {
 		return true
 	}
-	p.pull(c.Image)
+	p.pull(image)
 	return false
 }
 

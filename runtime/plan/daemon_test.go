@@ -116,7 +116,7 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		Static: w.pod.Annotations["static"] != "",
 		Era:    w.era, EraBy: w.eraBy, Allocated: maps.Clone(w.allocated), Room: w.room,
 		Ground: w.ground, GroundLeft: w.groundLeft, Network: w.network,
-		Images: map[string]status.Image{}, Pulled: maps.Clone(d.pulled), Failures: maps.Clone(d.failures),
+		Images: map[string]status.Image{}, Pulled: maps.Clone(d.pulled), Mounted: maps.Clone(w.mounted), Failures: maps.Clone(d.failures),
 	}
 	if w.ground && w.written != w.sources {
 		f.Stale = w.sources

@@ -100,6 +100,9 @@ func life(t *testing.T, seed uint64, tells bool) bool {
 		for _, c := range everyContainer(w.pod) {
 			w.images[c.Image] = true
 		}
+		for _, v := range w.pod.Spec.Volumes {
+			w.images[v.Image.Reference] = true
+		}
 	})
 	if !reaches(w, 40*time.Minute, func() bool { return w.finished || w.pod.DeletionTimestamp == nil && !w.gone && atRest(w) }) {
 		j.Errorf("%s: not where it should be: %s\n%s", w.name, summary(w.d.prev), state(w))

@@ -76,6 +76,9 @@ func (p *planner) live() {
 		p.try(Step{Op: BeginEra, Name: name, Attempt: p.f.Era + 1, Why: "container exited with restart policy rule"})
 		return // nothing is done before it is noted
 	}
+	if p.f.Beyond != "" && p.f.Evicted == nil {
+		p.try(Step{Op: Evict, Why: p.f.Beyond})
+	}
 	g := p.target()
 	p.renew(g)
 	p.sweep(g)

@@ -35,6 +35,7 @@ const (
 	Liveness  status.Op = "liveness"
 
 	BeginEra status.Op = "restart-all"   // note durably that era Attempt has begun, by the exit of Name
+	Evict    status.Op = "evict"         // note durably that the pod is to end for what it uses (Why)
 	Refresh  status.Op = "refresh"       // make what the pod reads follow its sources
 	Allocate status.Op = "allocate"      // note durably that the spec's resources of all containers are admitted
 	Resize   status.Op = status.OpResize // hold Name at Attempt to its allocated resources

@@ -10,6 +10,9 @@ import (
 // turn took (pkg/kubelet/kuberuntime/kuberuntime_manager.go minimumGracePeriodInSeconds).
 const leastGrace = 2 * time.Second
 
+// evictionGrace is the grace period of a pod that is evicted (pkg/kubelet/eviction immediateEvictionGracePeriodSeconds).
+const evictionGrace = time.Second
+
 // limit is the time that an instance has to end in.
 type limit struct {
 	until   time.Time // when its grace period is over; zero is at once, without a hook
@@ -140,6 +143,9 @@ func (p *planner) condemned(m status.Member, i status.Container) limit {
 	}
 	if probe != nil && probe.TerminationGracePeriodSeconds != nil && (i.Condemned.By == status.ByStartup || i.Condemned.By == status.ByLiveness) {
 		grace = time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second
+	}
+	if i.Condemned.By == status.ByEviction {
+		grace = min(grace, evictionGrace)
 	}
 	return limit{until: i.Condemned.At.Add(grace), least: i.Condemned.At.Add(leastGrace)}
 }

@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 //	> set KEY=VALUE ...              hostNetwork, static, grace=DURATION, rejected=MESSAGE, taken (no longer rejected), bad=CONTAINER, pull=POLICY, noimage=CONTAINER,
 //	>                                took=STEP:DURATION (default 100ms), ends=CONTAINER:DURATION:CODE, stubborn=CONTAINER,
 //	>                                deadline=DURATION, own=CONTAINER:POLICY, rule=CONTAINER:ACTION:CODE, image=CONTAINER:REF,
+//	>                                volume=CONTAINER:REF:POLICY (an image volume; the image is not on the host),
 //	>                                hook=CONTAINER:STEP:DURATION:WHY (WHY it fails), probe=CONTAINER:STEP:GRACE (GRACE may be empty),
 //	>                                cpu=CONTAINER:QUANTITY, memory=CONTAINER:QUANTITY, restarts=CONTAINER:RESOURCE, cpus=QUANTITY (of
 //	>                                the node), room=QUANTITY (cpu that others leave)
@@ -35,7 +36,7 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 //	> fail STEP, heal                every try of STEP fails; nothing fails any more
 //	> source                         what the pod reads has changed
 //	> debug                          the pod gets an ephemeral container, debugger, whose image is on the host
-//	> exit CONTAINER CODE, pause dies, pause vanishes, shim dies, load CONTAINER, delete GRACE, force
+//	> exit CONTAINER CODE, pause dies, pause vanishes, shim dies, load CONTAINER, unload CONTAINER, delete GRACE, force
 //	> run DURATION                   time passes
 func TestStories(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -147,6 +148,8 @@ func (s *story) command(words []string) {
 		w.happens(func() { w.images["img-"+debugger] = true; w.debug() })
 	case "load":
 		w.happens(func() { w.images["img-"+words[1]] = true })
+	case "unload":
+		w.happens(func() { delete(w.images, "img-"+words[1]) })
 	case "delete":
 		w.happens(func() { w.remove(duration(s.t, words[1])) })
 	case "force":
@@ -261,6 +264,8 @@ func (s *story) setOf(c *v1.Container, key, value string) {
 	case "image":
 		c.Image = value
 		s.w.images[value] = true
+	case "volume":
+		addImageVolume(s.w.pod, c, first, v1.PullPolicy(rest))
 	case "hook":
 		if c.Lifecycle == nil {
 			c.Lifecycle = &v1.Lifecycle{}

@@ -34,6 +34,9 @@ func (p *planner) retire(g goal) {
 	if exceeded {
 		by = status.ByDeadline
 	}
+	if p.f.Evicted != nil {
+		by = status.ByEviction
+	}
 	for _, i := range p.f.Containers {
 		var l limit // of what is no longer in the spec: at once
 		m, ok := status.MemberOf(p.pod, i.Name)

@@ -44,6 +44,7 @@ type world struct {
 	sandboxes   []status.Sandbox
 	containers  []status.Container // present in containerd, each with the notes of this boot
 	images      map[string]bool
+	mounted     map[string]bool // image volumes, by name
 	room        v1.ResourceList
 	allocatable v1.ResourceList
 	proved      map[string]bool // instances that were started once, by id
@@ -88,7 +89,7 @@ func newWorld(t reporter, pod *v1.Pod) *world {
 	return &world{
 		clock: clock{now: begin},
 		t:     t, pod: pod, started: begin, reachable: true,
-		records: map[string]*status.Container{}, images: map[string]bool{}, proved: map[string]bool{},
+		records: map[string]*status.Container{}, images: map[string]bool{}, mounted: map[string]bool{}, proved: map[string]bool{},
 		run:    func(string, int) (time.Duration, int32) { return -1, 0 },
 		obeys:  func(string) time.Duration { return time.Second },
 		take:   func(Step) (time.Duration, time.Duration) { return 100 * time.Millisecond, 0 },
@@ -277,7 +278,7 @@ func (w *world) effect(s Step) {
 			c.Resources = w.resources(s.Name)
 		}
 	case Conclude:
-		if wrong := newModel(w).verdict(s.Verdict); wrong != "" && w.verdict == nil {
+		if wrong := w.misjudged(s); wrong != "" && w.verdict == nil {
 			w.harm(s, wrong)
 		}
 		w.need(s, w.verdict == nil || *w.verdict == *s.Verdict, "another verdict")
@@ -288,6 +289,19 @@ func (w *world) effect(s Step) {
 		w.finished = true
 		w.log("end")
 	}
+}
+
+// misjudged says what is wrong with a verdict that is stored now. It may have been right when its step began: a deadline that
+// passed since does not change it.
+func (w *world) misjudged(s Step) string {
+	wrong := newModel(w).verdict(s.Verdict)
+	if j := w.d.jobs[s.Task()]; wrong != "" && j != nil {
+		now := w.now
+		w.now = j.since
+		wrong = newModel(w).verdict(s.Verdict)
+		w.now = now
+	}
+	return wrong
 }
 
 func (w *world) ensureSandbox(s Step) {
@@ -312,6 +326,12 @@ func (w *world) create(s Step) {
 		if all[i].Name == s.Name {
 			c = &all[i]
 		}
+	}
+	for _, v := range status.ImageVolumes(w.pod, c) {
+		if !w.mounted[v.Name] && !w.images[v.Image.Reference] {
+			return
+		}
+		w.mounted[v.Name] = true
 	}
 	if !w.images[c.Image] {
 		return // it was removed under the step
@@ -431,6 +451,7 @@ func (w *world) reboot() {
 		}
 	}
 	w.ground = false
+	clear(w.mounted)
 	w.network.Ready = false
 }
 
@@ -559,6 +580,9 @@ func (w *world) publish(d *daemon, m *model, pod *v1.Pod, f status.Facts) {
 	if over && (s.Phase != d.last.Phase || s.Reason != d.last.Reason) {
 		w.t.Errorf("%s: %s became %s", w.name, d.last.Phase, s.Phase)
 	}
+	if !f.Reachable && d.seen == nil {
+		return // the host leaves what an earlier podd said, until containerd has answered once
+	}
 	stamped := status.Stamp(d.prev, s, f.Now)
 	w.checkCounts(d.prev.InitContainerStatuses, stamped.InitContainerStatuses)
 	w.checkCounts(d.prev.ContainerStatuses, stamped.ContainerStatuses)
@@ -667,4 +691,11 @@ func newPod(policy v1.RestartPolicy, rng *rand.Rand, names ...string) *v1.Pod {
 		}
 	}
 	return pod
+}
+
+// addImageVolume gives the pod a volume that is made of an image, which c mounts.
+func addImageVolume(pod *v1.Pod, c *v1.Container, ref string, policy v1.PullPolicy) {
+	pod.Spec.Volumes = append(pod.Spec.Volumes, v1.Volume{Name: ref, VolumeSource: v1.VolumeSource{
+		Image: &v1.ImageVolumeSource{Reference: ref, PullPolicy: policy}}})
+	c.VolumeMounts = append(c.VolumeMounts, v1.VolumeMount{Name: ref, MountPath: "/" + ref})
 }

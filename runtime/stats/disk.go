@@ -135,7 +135,7 @@ func (d *disks) count(ctx context.Context, t target) {
 	if t.whole {
 		disk.Used, disk.Inodes, disk.Known = disk.FS.Size-disk.FS.Free, disk.FS.Inodes-disk.FS.InodesFree, disk.FS.Size > 0
 	} else {
-		disk.Used, disk.Inodes, disk.Known = tree(ctx, t.dir)
+		disk.Used, disk.Inodes, disk.Known = Files(ctx, t.dir)
 	}
 	disk.At = time.Now()
 	d.mu.Lock()
@@ -145,9 +145,9 @@ func (d *disks) count(ctx context.Context, t target) {
 	}
 }
 
-// tree is what the files in dir take on its file system, a file with several names once. Links are not followed, and
+// Files is what the files in dir take on its file system, a file with several names once. Links are not followed, and
 // other file systems not entered.
-func tree(ctx context.Context, dir string) (used, inodes uint64, ok bool) {
+func Files(ctx context.Context, dir string) (used, inodes uint64, ok bool) {
 	var top unix.Stat_t
 	if err := unix.Lstat(dir, &top); err != nil {
 		return 0, 0, false

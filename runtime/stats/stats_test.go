@@ -217,16 +217,16 @@ func TestTree(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	used, inodes, ok := tree(t.Context(), dir)
+	used, inodes, ok := Files(t.Context(), dir)
 	if !ok || inodes != 5 || used < 150<<10 || used > 250<<10 {
 		t.Errorf("%d bytes, %d inodes, %v", used, inodes, ok)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, ok := tree(ctx, dir); ok {
+	if _, _, ok := Files(ctx, dir); ok {
 		t.Error("a count that was given up is one")
 	}
-	if _, _, ok := tree(t.Context(), filepath.Join(dir, "none")); ok {
+	if _, _, ok := Files(t.Context(), filepath.Join(dir, "none")); ok {
 		t.Error("nothing was counted")
 	}
 }

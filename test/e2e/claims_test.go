@@ -7,22 +7,30 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"podd/test/harness"
 )
 
 // TestClaims is what pods keep beyond their own life: claims, the volumes that they are bound to, and what becomes of both.
 func TestClaims(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	for name, test := range map[string]func(*testing.T, *suite){
-		"standard": testClaimStandard,
-	} {
-		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
-	}
+	s := start(t, harness.WithArgs("--restart-backoff=10ms"))
+	t.Run("group", func(t *testing.T) {
+		for name, test := range map[string]func(*testing.T, *suite){
+			"standard": testClaimStandard, "in-use": testClaimInUse, "ephemeral": testClaimEphemeral, "static": testClaimStatic,
+			"past-scheduling": testClaimPastScheduling, "block": testClaimBlock, "namespace": testClaimNamespace,
+		} {
+			t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
+		}
+	})
+	testClaimReboot(t, s)
 }
 
 // claim is a manifest of a claim.
@@ -112,4 +120,189 @@ func (s *suite) volumeGone(t *testing.T, name string) {
 			}
 		}
 	}
+}
+
+// A claim that a pod uses stays until the pod is gone; the group that the next pod names gets what the first has made.
+func testClaimInUse(t *testing.T, s *suite) {
+	s.apply(t, claim{Name: "used"})
+	s.running(t, claiming("user", "used", "echo x >/v/file; mkdir -m 700 /v/dir; "+sleepScript))
+	s.claimUntil(t, "used", "bound", bound)
+	s.must(t, "delete", "pvc", "used", "--wait=false")
+	c := s.claimUntil(t, "used", "terminating", func(c *v1.PersistentVolumeClaim) bool { return c != nil && c.DeletionTimestamp != nil })
+	s.sh(t, "user", "echo more >>/v/file")
+	s.apply(t, claiming("late", "used", "true"))
+	s.until(t, "late", "unschedulable", func(p *v1.Pod) bool { return condition(p, v1.PodScheduled) == v1.ConditionFalse })
+	s.remove(t, "user")
+	s.claimUntil(t, "used", "gone", func(c *v1.PersistentVolumeClaim) bool { return c == nil })
+	s.volumeGone(t, c.Spec.VolumeName)
+	s.apply(t, claim{Name: "used"})
+	s.until(t, "late", "succeeded", phase(v1.PodSucceeded))
+	s.remove(t, "late")
+	p := claiming("grouped", "used", "touch /v/new; stat -c '%g %a' /v /v/new; id -G")
+	p.Spec += "\nsecurityContext: {runAsUser: 1001, runAsGroup: 1001, fsGroup: 5000}"
+	if got := s.output(t, p); got != "5000 2777\n5000 644\n1001 5000" {
+		t.Errorf("with fsGroup: %q", got)
+	}
+	s.must(t, "delete", "pvc", "used")
+}
+
+// A volume of its own: the claim is the pod's and goes with it.
+func testClaimEphemeral(t *testing.T, s *suite) {
+	p := pod{Name: "scratch", Script: "echo x >/v/file && cat /v/file; " + sleepScript,
+		Spec:      "volumes: [{name: v, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOncePod], resources: {requests: {storage: 1Mi}}}}}}]",
+		Container: "volumeMounts: [{name: v, mountPath: /v}]"}
+	s.running(t, p)
+	c := s.claimUntil(t, "scratch-v", "bound", bound)
+	s.remove(t, "scratch")
+	s.claimUntil(t, "scratch-v", "gone", func(c *v1.PersistentVolumeClaim) bool { return c == nil })
+	s.volumeGone(t, c.Spec.VolumeName)
+}
+
+// staticVolume is a manifest of a volume of the host.
+func staticVolume(name, class, source string) text {
+	return text("apiVersion: v1\nkind: PersistentVolume\nmetadata: {name: " + name + "}\nspec:\n  capacity: {storage: 1Gi}\n  accessModes: [ReadWriteOnce]\n" +
+		"  storageClassName: " + class + "\n" + indent(2, source))
+}
+
+type text string
+
+func (t text) String() string { return string(t) }
+
+func anyNode(s *suite) string {
+	return "\nnodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [" + s.NodeName + "]}]}]}}"
+}
+
+// Directories of the host, as volumes of both kinds: readOnly is kept to, and what is there stays.
+func testClaimStatic(t *testing.T, s *suite) {
+	for kind, source := range map[string]string{"host": "hostPath: {path: %s, type: Directory}", "local": "local: {path: %s}" + anyNode(s)} {
+		dir := t.TempDir()
+		must(t, os.Chmod(dir, 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("host\n"), 0o644))
+		name := "static-" + kind
+		s.apply(t, staticVolume(name, name, fmt.Sprintf(source, dir)), claim{Name: name, Spec: "accessModes: [ReadWriteOnce]\nstorageClassName: " + name})
+		p := claiming(name, name, "cat /v/file; touch /v/x 2>&1")
+		p.Spec = strings.Replace(p.Spec, "claimName: "+name, "claimName: "+name+", readOnly: true", 1)
+		p.Script += "; true"
+		if got := s.output(t, p); got != "host\ntouch: /v/x: Read-only file system" {
+			t.Errorf("%s: %q", kind, got)
+		}
+		s.must(t, "delete", "pvc", name)
+		s.must(t, "wait", "--for=jsonpath={.status.phase}=Released", "pv/"+name)
+		s.must(t, "delete", "pv", name)
+		if _, err := os.Stat(filepath.Join(dir, "file")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A pod that was bound past all scheduling waits for its claim in ContainerCreating, and goes on when it comes.
+func testClaimPastScheduling(t *testing.T, s *suite) {
+	p := claiming("bound", "later", "echo kept >/v/file")
+	p.Spec += "\nnodeName: " + s.NodeName
+	s.apply(t, p)
+	s.event(t, "bound", "FailedMount")
+	if w := app(s.until(t, "bound", "there", func(p *v1.Pod) bool { return p != nil })).State.Waiting; w == nil || w.Reason != "ContainerCreating" {
+		t.Errorf("waits as %v", w)
+	}
+	s.apply(t, claim{Name: "later"})
+	s.until(t, "bound", "succeeded", phase(v1.PodSucceeded))
+	s.remove(t, "bound")
+	s.must(t, "delete", "pvc", "later")
+}
+
+// loop makes a block device of a file.
+func loop(t *testing.T) string {
+	t.Helper()
+	file, err := os.OpenFile(filepath.Join(t.TempDir(), "disk"), os.O_RDWR|os.O_CREATE, 0o600)
+	must(t, err)
+	defer file.Close()
+	must(t, file.Truncate(1<<20))
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no loop devices here: %v", err)
+	}
+	defer control.Close()
+	n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+	if err != nil {
+		t.Skipf("no loop devices here: %v", err)
+	}
+	path := fmt.Sprintf("/dev/loop%d", n)
+	device, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no loop devices here: %v", err)
+	}
+	if err := unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_FD, int(file.Fd())); err != nil {
+		device.Close()
+		t.Skipf("no loop devices here: %v", err)
+	}
+	t.Cleanup(func() {
+		must(t, unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0))
+		must(t, device.Close())
+	})
+	return path
+}
+
+// A block device is a device in the container, and nothing but that one.
+func testClaimBlock(t *testing.T, s *suite) {
+	path := loop(t)
+	s.apply(t, staticVolume("disk", "disk", "volumeMode: Block\nlocal: {path: "+path+"}"+anyNode(s)),
+		claim{Name: "disk", Spec: "accessModes: [ReadWriteOnce]\nvolumeMode: Block\nstorageClassName: disk"})
+	p := pod{Name: "block", Script: "echo written | dd of=/dev/xvda conv=notrunc 2>/dev/null; dd if=/dev/xvda bs=8 count=1 2>/dev/null; test -b /dev/xvda && echo device",
+		Spec: "volumes: [{name: v, persistentVolumeClaim: {claimName: disk}}]", Container: "volumeDevices: [{name: v, devicePath: /dev/xvda}]"}
+	if got := s.output(t, p); got != "written\ndevice" {
+		t.Errorf("printed %q", got)
+	}
+	p.Name, p.Spec = "block-ro", "volumes: [{name: v, persistentVolumeClaim: {claimName: disk, readOnly: true}}]"
+	p.Script = "dd if=/dev/xvda bs=8 count=1 2>/dev/null; echo x 2>/dev/null >/dev/xvda || echo refused"
+	if got := s.output(t, p); got != "written\nrefused" {
+		t.Errorf("read-only: %q", got)
+	}
+	wrong := claiming("block-mount", "disk", "true")
+	wrong.Spec += "\nnodeName: " + s.NodeName
+	s.apply(t, wrong)
+	s.event(t, "block-mount", "FailedMount")
+	s.remove(t, "block-mount")
+	s.must(t, "delete", "pvc/disk", "pv/disk")
+}
+
+// A namespace goes with its claims and what they keep.
+func testClaimNamespace(t *testing.T, s *suite) {
+	s.must(t, "create", "namespace", "claims")
+	in := strings.ReplaceAll(claim{Name: "c"}.String()+"---\n"+claiming("p", "c", sleepScript).String(), "name: c}\n", "name: c, namespace: claims}\n")
+	in = strings.Replace(in, "  name: p\n", "  name: p\n  namespace: claims\n", 1)
+	if out, errs, code := s.PodctlInput(strings.NewReader(in), "apply", "-f", "-"); code != 0 {
+		t.Fatalf("%s%s", out, errs)
+	}
+	s.must(t, "wait", "-n", "claims", "--for=condition=Ready", "pod/p", "--timeout=100s")
+	volume := s.must(t, "get", "-n", "claims", "pvc", "c", "-o", "jsonpath={.spec.volumeName}")
+	s.must(t, "delete", "namespace", "claims")
+	s.volumeGone(t, volume)
+}
+
+// What a claim keeps is there after podd's restart and after a reboot; retained, it is there after the claim.
+func testClaimReboot(t *testing.T, s *suite) {
+	s.apply(t, text("apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: kept}\nprovisioner: podd.dev/local\nreclaimPolicy: Retain\n"),
+		claim{Name: "kept", Spec: "accessModes: [ReadWriteOnce]\nstorageClassName: kept"})
+	p := claiming("keeper", "kept", "echo $(hostname) >>/v/file; "+sleepScript)
+	p.Spec += "\nrestartPolicy: Always"
+	s.running(t, p)
+	s.Terminate()
+	s.Restart()
+	s.sh(t, "keeper", "echo restart >>/v/file")
+	s.reboot(t)
+	s.Restart()
+	s.until(t, "keeper", "restarted", func(p *v1.Pod) bool { return ready(p) && app(p).RestartCount == 1 })
+	if got := s.sh(t, "keeper", "cat /v/file"); got != "keeper\nrestart\nkeeper" {
+		t.Errorf("after the reboot: %q", got)
+	}
+	c := s.claimUntil(t, "kept", "bound", bound)
+	s.remove(t, "keeper")
+	s.must(t, "delete", "pvc", "kept")
+	s.must(t, "wait", "--for=jsonpath={.status.phase}=Released", "pv/"+c.Spec.VolumeName)
+	file := filepath.Join(s.directory(c), "file")
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+	s.must(t, "patch", "pv", c.Spec.VolumeName, "-p", `{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}`)
+	s.volumeGone(t, c.Spec.VolumeName)
 }

@@ -22,6 +22,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
@@ -152,6 +153,7 @@ type victim struct {
 	empty   bool            // the directory for its hostPaths was emptied
 	entered bool            // exec was tried
 	fallen  bool            // its server was ended
+	claimed bool            // its claim was bound, and is to go
 	killed  map[string]bool // ids of the containers whose process the test has killed
 }
 
@@ -179,6 +181,7 @@ var (
 		{"finish", (*mortal).createFinite, (*mortal).hasSucceeded},
 		{"delete", (*mortal).delete, (*mortal).isCleared},
 	}
+	claimedLife = []stage{life[0], {"claim", (*mortal).claim, (*mortal).isClaimed}, life[4]}
 	resizedLife = []stage{life[0], {"resize", (*mortal).resize, (*mortal).isResized}, life[4]}
 	staticLife  = []stage{
 		{"manifest", (*mortal).putManifest, lives(0, 0)},
@@ -196,6 +199,7 @@ var special = map[string]struct {
 	"sandbox.pinned":            {func(m *mortal, _ *testing.T) { m.share = true }, shortLife},
 	"allocate.before":           {nil, resizedLife},
 	"allocate.after":            {nil, resizedLife},
+	"claims.directory":          {nil, claimedLife},
 	"resize.raised":             {nil, resizedLife},
 	"resize.updated":            {nil, resizedLife},
 	"resize.lowered":            {nil, resizedLife},
@@ -464,6 +468,7 @@ volumes:
 - {name: about, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
 - {name: dir, hostPath: {path: ` + m.Dir + `/host/dir, type: DirectoryOrCreate}}
 - {name: file, hostPath: {path: ` + m.Dir + `/host/file, type: FileOrCreate}}
+- {name: image, image: {reference: '` + busybox + `', pullPolicy: Never}}
 initContainers:
 - {name: init, image: ` + busybox + `, command: [cp, /etc/passwd, /data/made], volumeMounts: [{name: data, mountPath: /data}]}
 - {name: near, image: ` + busybox + `, command: [sh, -c, "` + sleepScript + `"], restartPolicy: Always}`,
@@ -472,7 +477,7 @@ ports: [{containerPort: 8080, hostPort: %d}]
 resources: {limits: {memory: 64Mi, cpu: 500m}}
 restartPolicy: Always
 restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]
-volumeMounts: [{name: data, mountPath: /data}, {name: data, mountPath: /sub, subPath: sub/made}, {name: memory, mountPath: /memory}, {name: about, mountPath: /about}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}]`, m.hostPort) + watched,
+volumeMounts: [{name: data, mountPath: /data}, {name: data, mountPath: /sub, subPath: sub/made}, {name: memory, mountPath: /memory}, {name: about, mountPath: /about}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}, {name: image, mountPath: /image}]`, m.hostPort) + watched,
 		More: `
 - name: side
   image: ` + busybox + `
@@ -686,6 +691,44 @@ func (m *mortal) isResized(ctx context.Context) error {
 		return fmt.Errorf("quota %s, %w", quota, err)
 	}
 	return lives(0, 0)(m, ctx)
+}
+
+// claim makes a claim, once, for which podd makes a volume.
+func (m *mortal) claim(ctx context.Context) error {
+	if m.victim.claimed {
+		return nil
+	}
+	c := &v1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "victim"}, Spec: v1.PersistentVolumeClaimSpec{
+		AccessModes: []v1.PersistentVolumeAccessMode{v1.ReadWriteOnce},
+		Resources:   v1.VolumeResourceRequirements{Requests: v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Mi")}}}}
+	_, err := m.client.CoreV1().PersistentVolumeClaims(metav1.NamespaceDefault).Create(ctx, c, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
+// isClaimed asks that the claim was bound, and that nothing is left of it and of its volume after its deletion.
+func (m *mortal) isClaimed(ctx context.Context) error {
+	claims := m.client.CoreV1().PersistentVolumeClaims(metav1.NamespaceDefault)
+	c, err := claims.Get(ctx, "victim", metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err) && m.victim.claimed:
+		left, err := os.ReadDir(filepath.Join(m.Root, "claims"))
+		if err != nil || len(left) > 0 {
+			return fmt.Errorf("directories of volumes: %v, %w", left, err)
+		}
+		return lives(0, 0)(m, ctx)
+	case err != nil:
+		return err
+	case c.Status.Phase != v1.ClaimBound:
+		return fmt.Errorf("the claim is %s", c.Status.Phase)
+	}
+	m.victim.claimed = true
+	if err := claims.Delete(ctx, "victim", metav1.DeleteOptions{}); err != nil {
+		return err
+	}
+	return errors.New("the claim is to go")
 }
 
 // squat puts a container of somebody else where the next instance of app is to be.

@@ -62,6 +62,13 @@ var archives struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if os.Getenv(inPod) != "" {
+		if err := askFromPod(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	// What these tests do is waiting, for the most part; but some have limits of time, which a machine that is too busy breaks.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		_ = f.Value.Set("3")

@@ -210,7 +210,10 @@ func TestReboot(t *testing.T) {
 	t.Parallel()
 	s := start(t, harness.WithArgs("--restart-backoff=10ms"))
 	s.apply(t,
-		pod{Name: "always", Container: "command: [sleep, infinity]", Spec: "restartPolicy: Always"},
+		pod{Name: "always", Script: "cat /about/name && exec sleep infinity",
+			Container: "volumeMounts: [{name: about, mountPath: /about}, {name: image, mountPath: /image}]",
+			Spec: "restartPolicy: Always\nvolumes: [{name: image, image: {reference: '" + busybox + "'}}, " +
+				"{name: about, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]"},
 		pod{Name: "never", Container: "command: [sleep, infinity]"},
 		pod{Name: "done", Container: "command: [\"true\"]"},
 		pod{Name: "leaving", Container: "command: [sleep, infinity]", Spec: "terminationGracePeriodSeconds: 1000"})
@@ -236,6 +239,7 @@ func TestReboot(t *testing.T) {
 			t.Errorf("pod %s: what ran before the reboot is %v, want 137", name, end)
 		}
 	}
+	s.must(t, "exec", "always", "--", "test", "-e", "/image/bin/busybox")
 	never := s.until(t, "never", "failed", phase(v1.PodFailed))
 	if end := app(never).State.Terminated; end == nil || end.ExitCode != 137 {
 		t.Errorf("pod never: what ran before the reboot is %v, want 137", end)

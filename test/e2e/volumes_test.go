@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,6 +21,8 @@ func testVolumes(t *testing.T, s *suite) {
 		"host-path-kinds":   testHostPathKinds,
 		"host-path-missing": testHostPathMissing,
 		"host-path-stays":   testHostPathStays,
+		"image":             testImageVolume,
+		"image-missing":     testImageVolumeMissing,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 	}
@@ -67,6 +71,74 @@ func testMemoryDir(t *testing.T, s *suite) {
 	}
 	if got := s.must(t, "exec", p.Name, "-c", "other", "--", "cat", "/m/x"); got != "shared\n" {
 		t.Errorf("the other member reads %q", got)
+	}
+}
+
+// An image is a volume that all members read, that nobody writes to or runs anything of, and that stays through the death
+// of podd and the exchange of what its name stands for. It is in use while the pod lives.
+func testImageVolume(t *testing.T, s *suite) {
+	h := newHub(t, "volumes/data:1")
+	ref := h.address + "/volumes/data:1"
+	p := pod{Name: "image-volume", Script: "cat /data/name; /data/bin/busybox true 2>&1; touch /data/x 2>&1; " + sleepScript,
+		Spec:      "restartPolicy: Always\nvolumes: [{name: data, image: {reference: '" + ref + "', pullPolicy: Always}}]",
+		Container: "volumeMounts: [{name: data, mountPath: /data}]",
+		More: "- name: other\n  image: " + busybox + "\n  command: [sleep, '1000']\n" +
+			"  volumeMounts: [{name: data, mountPath: /other}]"}
+	s.running(t, p)
+	const says = "\nsh: /data/bin/busybox: Permission denied\ntouch: /data/x: Read-only file system\n"
+	eventually(t, func() error {
+		if got := s.must(t, "logs", p.Name, "-c", "app"); got != ref+says {
+			return fmt.Errorf("it printed %q", got)
+		}
+		return nil
+	})
+	if out, errs, code := s.Podctl("image", "rm", ref); code == 0 || !strings.Contains(errs, "in use") {
+		t.Errorf("podctl image rm: exit %d, %q, %q", code, out, errs)
+	}
+	if got := s.event(t, p.Name, "Pulling"); got != "Pulling image \""+ref+"\"" {
+		t.Errorf("event Pulling: %q", got)
+	}
+	h.Requests()
+	s.Podctl("exec", p.Name, "-c", "app", "--", "kill", "1") // it may end with the container
+	pod := s.until(t, p.Name, "app was restarted", restarts(1))
+	if asked := h.Requests(); len(asked) > 0 {
+		t.Errorf("policy Always asked the registry once more for a restart: %v", asked)
+	}
+	if got := s.must(t, "exec", p.Name, "-c", "other", "--", "cat", "/other/name"); got != ref+"\n" {
+		t.Errorf("the other member reads %q", got)
+	}
+	s.remove(t, p.Name)
+	if got, err := filepath.Glob(filepath.Join(s.Root, "pods", string(pod.UID), "volumes", "*")); len(got) > 0 || err != nil {
+		t.Errorf("left: %q, %v", got, err)
+	}
+	eventually(t, func() error {
+		if _, errs, code := s.Podctl("image", "rm", ref); code != 0 {
+			return errors.New(errs)
+		}
+		return nil
+	})
+}
+
+// What holds the image of a volume back is shown at the container that mounts it; others run.
+func testImageVolumeMissing(t *testing.T, s *suite) {
+	for policy, want := range map[string]struct{ reason, event, says string }{
+		"Never":        {"ErrImageNeverPull", "ErrImageNeverPull", `Container image "localhost:1/data:1" is not present with pull policy of Never`},
+		"IfNotPresent": {"ImagePullBackOff", "BackOff", `Back-off pulling image "localhost:1/data:1"`},
+	} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			p := pod{Name: "image-missing-" + strings.ToLower(policy), Container: "command: [sleep, '1000']\nvolumeMounts: [{name: data, mountPath: /data}]",
+				Spec: "volumes: [{name: data, image: {reference: 'localhost:1/data:1', pullPolicy: " + policy + "}}]",
+				More: "- name: other\n  image: " + busybox + "\n  command: [sleep, '1000']\n"}
+			s.apply(t, p)
+			s.until(t, p.Name, "waiting for the image, the other running", func(pod *v1.Pod) bool {
+				return waiting(want.reason)(pod) && pod.Status.ContainerStatuses[1].State.Running != nil
+			})
+			if got := s.event(t, p.Name, want.event); got != want.says {
+				t.Errorf("event %s: %q, want %q", want.event, got, want.says)
+			}
+			s.remove(t, p.Name)
+		})
 	}
 }
 
