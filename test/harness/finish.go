@@ -45,20 +45,24 @@ var kept = []string{"bridge", "nft table", "nft chain", "nft rule"}
 // Rebase makes what there is now the state that CheckLeaks compares with: after an image was loaded, for example.
 func (p *Podd) Rebase() {
 	p.t.Helper()
-	// podd may be ready a moment before it follows containerd's events; a baseline without that would be too small.
-	_ = settle(func(context.Context) (bool, error) {
-		now, err := p.goroutines()
-		for by := range now {
-			if strings.Contains(by, "grpcEventsProxy") {
-				return true, nil
+	// podd may be ready a moment before it follows containerd's events, and on a busy host it has to begin again with that; a
+	// baseline without what follows them would be too small.
+	var s Snapshot
+	err := settle(func(ctx context.Context) (bool, error) {
+		now, err := Look(ctx, p.scope())
+		if err != nil {
+			return false, err
+		}
+		s = now
+		parts := 0
+		for by := range now["goroutine of podd"] {
+			if strings.Contains(by, "grpcEventsProxy") || strings.Contains(by, "grpc.newClientStreamWithParams") {
+				parts++
 			}
 		}
-		return false, err
+		return parts == 2, nil
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
-	defer cancel()
-	s, err := Look(ctx, p.scope())
-	if err != nil {
+	if s == nil {
 		p.t.Fatal(err)
 	}
 	p.baseline = s
