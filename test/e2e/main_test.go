@@ -16,9 +16,11 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -68,6 +70,11 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} { // in the background they are ignored, by what is run here, too
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
 	}
 	// What these tests do is waiting, for the most part; but some have limits of time, which a machine that is too busy breaks.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
