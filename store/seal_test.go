@@ -36,6 +36,23 @@ func mustGet(t *testing.T, s *Store, key string) {
 	}
 }
 
+// sealedStore is a directory with a closed store of one secret, the file of its keys, and what is in that.
+func sealedStore(t *testing.T) (dir, keys string, text []byte) {
+	t.Helper()
+	dir = t.TempDir()
+	keys = filepath.Join(dir, "secrets.key")
+	s := openSealed(t, dir)
+	put(t, s, "/secrets/default/a")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, keys, text
+}
+
 // isPlain tells whether the state file tells the word to whoever reads it.
 func isPlain(t *testing.T, dir string) bool {
 	t.Helper()
@@ -96,17 +113,7 @@ func TestSealedLater(t *testing.T) {
 
 // Another first key seals everything anew, and the old one is not needed then.
 func TestSealedAnew(t *testing.T) {
-	dir := t.TempDir()
-	keys := filepath.Join(dir, "secrets.key")
-	s := openSealed(t, dir)
-	put(t, s, "/secrets/default/a")
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	old, err := os.ReadFile(keys)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir, keys, old := sealedStore(t)
 	fresh := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, keySize)) + "\n"
 	write := func(text string) {
 		if err := os.WriteFile(keys, []byte(text), 0o600); err != nil {
@@ -118,24 +125,14 @@ func TestSealedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(fresh)
-	s = openSealed(t, dir)
+	s := openSealed(t, dir)
 	defer s.Close()
 	mustGet(t, s, "/secrets/default/a")
 }
 
 // Without the key the store does not open, nothing is moved aside or made, and the error names the file.
 func TestSealedWithoutKey(t *testing.T) {
-	dir := t.TempDir()
-	keys := filepath.Join(dir, "secrets.key")
-	s := openSealed(t, dir)
-	put(t, s, "/secrets/default/a")
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	good, err := os.ReadFile(keys)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir, keys, good := sealedStore(t)
 	for _, bad := range []string{"", base64.StdEncoding.EncodeToString(make([]byte, 32))} {
 		if err := os.Remove(keys); err != nil {
 			t.Fatal(err)
@@ -156,7 +153,7 @@ func TestSealedWithoutKey(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s = openSealed(t, dir)
+	s := openSealed(t, dir)
 	defer s.Close()
 	mustGet(t, s, "/secrets/default/a")
 }
