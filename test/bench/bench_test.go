@@ -199,8 +199,8 @@ func (b *bench) peer() *peer {
 	return &peer{c, img, ctx}
 }
 
-// start makes one container run and returns what ends it.
-func (p *peer) start(b *bench, id string, args ...string) func() {
+// run makes one container run. exit tells of its end, after which remove takes it away.
+func (p *peer) run(b *bench, id string, args ...string) (task containerd.Task, exit <-chan containerd.ExitStatus, remove func()) {
 	b.Helper()
 	mount := oci.WithMounts([]specs.Mount{{Destination: "/out", Type: "bind", Source: b.out, Options: []string{"rbind", "rw"}}})
 	c, err := p.client.NewContainer(p.ctx, id, containerd.WithNewSnapshot(id, p.image),
@@ -208,28 +208,37 @@ func (p *peer) start(b *bench, id string, args ...string) func() {
 	if err != nil {
 		b.Fatal(err)
 	}
-	task, err := c.NewTask(p.ctx, cio.NullIO)
+	task, err = c.NewTask(p.ctx, cio.NullIO)
 	if err != nil {
 		b.Fatal(err)
 	}
-	exit, err := task.Wait(p.ctx)
+	exit, err = task.Wait(p.ctx)
 	if err != nil {
 		b.Fatal(err)
 	}
 	if err := task.Start(p.ctx); err != nil {
 		b.Fatal(err)
 	}
-	return func() {
-		if err := task.Kill(p.ctx, syscall.SIGKILL); err != nil {
-			b.Fatal(err)
-		}
-		<-exit
+	return task, exit, func() {
 		if _, err := task.Delete(p.ctx); err != nil {
 			b.Fatal(err)
 		}
 		if err := c.Delete(p.ctx, containerd.WithSnapshotCleanup); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// start makes one container run and returns what ends it.
+func (p *peer) start(b *bench, id string, args ...string) func() {
+	b.Helper()
+	task, exit, remove := p.run(b, id, args...)
+	return func() {
+		if err := task.Kill(p.ctx, syscall.SIGKILL); err != nil {
+			b.Fatal(err)
+		}
+		<-exit
+		remove()
 	}
 }
 
@@ -292,31 +301,10 @@ func per(n uint64) float64 { return float64(n) / float64(*samples) }
 // heard of its end.
 func (p *peer) ended(b *bench, id string) time.Duration {
 	b.Helper()
-	mount := oci.WithMounts([]specs.Mount{{Destination: "/out", Type: "bind", Source: b.out, Options: []string{"rbind", "rw"}}})
-	c, err := p.client.NewContainer(p.ctx, id, containerd.WithNewSnapshot(id, p.image),
-		containerd.WithNewSpec(oci.WithImageConfigArgs(p.image, nil), oci.WithProcessArgs("/stamp", "/out/"+id, "exit"), mount))
-	if err != nil {
-		b.Fatal(err)
-	}
-	task, err := c.NewTask(p.ctx, cio.NullIO)
-	if err != nil {
-		b.Fatal(err)
-	}
-	exit, err := task.Wait(p.ctx)
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := task.Start(p.ctx); err != nil {
-		b.Fatal(err)
-	}
+	_, exit, remove := p.run(b, id, "/stamp", "/out/"+id, "exit")
 	<-exit
 	heard := time.Now()
-	if _, err := task.Delete(p.ctx); err != nil {
-		b.Fatal(err)
-	}
-	if err := c.Delete(p.ctx, containerd.WithSnapshotCleanup); err != nil {
-		b.Fatal(err)
-	}
+	remove()
 	return heard.Sub(b.stamp(id + ".exit"))
 }
 
