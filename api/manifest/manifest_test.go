@@ -187,6 +187,24 @@ type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, errors.New("gone") }
 
+// A tag that is "!" alone makes text of what follows, as everywhere in Kubernetes.
+func TestBareTag(t *testing.T) {
+	for written, want := range map[string]string{
+		"! null": `"null"`, "!": `""`, "&a ! 1": `"1"`, "! &a ~": `"~"`, "!\n      on": `"on"`, "a! 1": `"a! 1"`, "&a 1": "1",
+	} {
+		docs, err := Decode("-", strings.NewReader("apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  labels:\n    k: "+written+"\nspec: {}\n"))
+		if want == "1" {
+			if err == nil {
+				t.Errorf("%q is taken for text", written)
+			}
+			continue
+		}
+		if err != nil || !strings.Contains(string(docs[0].Raw), `"labels":{"k":`+want+`}`) {
+			t.Errorf("%q: got %v, %v, want %s", written, docs, err, want)
+		}
+	}
+}
+
 func TestReaderError(t *testing.T) {
 	_, err := Decode("pod.yaml", io.MultiReader(strings.NewReader("apiVersion: v1\n"), broken{}))
 	if err == nil || err.Error() != "pod.yaml: gone" {
@@ -210,6 +228,7 @@ func FuzzDecode(f *testing.F) {
 			f.Add(part)
 		}
 	}
+	f.Add([]byte("apiVersion:\nkind: Pod\nmetadata: ! null\n"))
 	f.Fuzz(func(t *testing.T, source []byte) {
 		docs, err := Decode("-", bytes.NewReader(source))
 		for _, doc := range docs {

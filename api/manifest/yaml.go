@@ -44,7 +44,7 @@ func readYAML(c chunk) ([]*value, *mistake) {
 		if err != nil {
 			return all, syntax(c, err)
 		}
-		y := yamlReader{line: c.line - 1}
+		y := yamlReader{line: c.line - 1, source: bare(c.data)}
 		v, bad := y.value(&doc, 0)
 		if bad != nil {
 			return all, bad
@@ -108,8 +108,32 @@ func tabbed(data []byte, line int) int {
 
 // yamlReader turns nodes into values.
 type yamlReader struct {
-	line   int // lines of the source before the chunk
+	line   int      // lines of the source before the chunk
+	source [][]byte // the lines of the chunk, if a bare tag may be among them
 	values int
+}
+
+var bareTag = regexp.MustCompile(`![ \t\r\n]|!$`)
+
+// bare gives the lines of data if it may have a tag that is "!" alone.
+func bare(data []byte) [][]byte {
+	if !bareTag.Match(data) {
+		return nil
+	}
+	return bytes.Split(data, []byte("\n"))
+}
+
+// isBare says whether n has the tag "!", which makes a plain scalar text (YAML 1.2, 6.9.1) and which the library drops.
+func (y *yamlReader) isBare(n *yaml.Node) bool {
+	if n.Line > len(y.source) {
+		return false
+	}
+	line := []rune(string(y.source[n.Line-1]))
+	at := string(line[min(n.Column-1, len(line)):])
+	if n.Anchor != "" {
+		at = strings.TrimLeft(strings.TrimPrefix(at, "&"+n.Anchor), " \t")
+	}
+	return strings.HasPrefix(at, "!")
 }
 
 func (y *yamlReader) fault(n *yaml.Node, format string, args ...any) *mistake {
@@ -236,7 +260,7 @@ func (y *yamlReader) scalar(n *yaml.Node, v *value) *mistake {
 	tag := "!!str"
 	if n.Style&yaml.TaggedStyle != 0 {
 		tag = n.ShortTag()
-	} else if n.Style&quotedStyle == 0 {
+	} else if n.Style&quotedStyle == 0 && !y.isBare(n) {
 		tag = ""
 	}
 	if tag == "!!str" {

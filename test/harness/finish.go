@@ -45,8 +45,8 @@ var kept = []string{"bridge", "nft table", "nft chain", "nft rule"}
 // Rebase makes what there is now the state that CheckLeaks compares with: after an image was loaded, for example.
 func (p *Podd) Rebase() {
 	p.t.Helper()
-	// podd may be ready a moment before it follows containerd's events, and on a busy host it has to begin again with that; a
-	// baseline without what follows them would be too small.
+	// podd may be ready a moment before it follows containerd's events and the manifests, and on a busy host it has to begin
+	// again with the events; a baseline without what follows them would be too small.
 	var s Snapshot
 	err := settle(func(ctx context.Context) (bool, error) {
 		now, err := Look(ctx, p.scope())
@@ -56,11 +56,13 @@ func (p *Podd) Rebase() {
 		s = now
 		parts := 0
 		for by := range now["goroutine of podd"] {
-			if strings.Contains(by, "grpcEventsProxy") || strings.Contains(by, "grpc.newClientStreamWithParams") {
-				parts++
+			for _, part := range []string{"grpcEventsProxy", "grpc.newClientStreamWithParams", "fsnotify.newBackend"} {
+				if strings.Contains(by, part) {
+					parts++
+				}
 			}
 		}
-		return parts == 2, nil
+		return parts == 3, nil
 	})
 	if s == nil {
 		p.t.Fatal(err)
