@@ -63,6 +63,7 @@ type room struct {
 	mu       sync.Mutex
 	settled  sync.Cond // something promised has been stored, or given back
 	promised fit.Amount
+	ports    []fit.Port
 }
 
 func newRoom() *room {
@@ -78,37 +79,46 @@ func (s *Server) reserve(pod *v1.Pod, node *v1.Node) (stored func(), lacks []fit
 	if len(node.Status.Allocatable) == 0 { // it was made just now
 		return func() {}, nil
 	}
-	want, all := fit.Of(pod), fit.Capacity(node.Status.Allocatable)
+	want, all, ports := fit.Of(pod), fit.Capacity(node.Status.Allocatable), fit.Ports(pod)
 	r := s.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-		used := s.used()
+		used, taken := s.used(len(ports) > 0)
+		if lacks = fit.Taken(ports, taken); len(lacks) > 0 { // a scheduler looks at these first, and no further
+			return nil, lacks
+		}
 		if lacks = fit.Lacks(want, used, all); len(lacks) > 0 {
 			return nil, lacks
 		}
-		if len(fit.Lacks(want, used.Plus(r.promised), all)) == 0 {
+		if len(fit.Lacks(want, used.Plus(r.promised), all)) == 0 && len(fit.Taken(ports, r.ports)) == 0 {
 			break
 		}
 		r.settled.Wait()
 	}
 	r.promised = r.promised.Plus(want)
+	r.ports = append(r.ports, ports...)
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.promised = r.promised.Minus(want)
+		r.ports = slices.DeleteFunc(r.ports, func(p fit.Port) bool { return slices.Contains(ports, p) })
 		r.settled.Broadcast()
 	}, nil
 }
 
-// used is what the pods of this node take together.
-func (s *Server) used() (sum fit.Amount) {
+// used is what the pods of this node take together, and, if that is asked for, which ports of the host.
+func (s *Server) used(withPorts bool) (sum fit.Amount, ports []fit.Port) {
 	for _, pod := range s.Store.Pods() {
-		if s.takesRoom(pod) {
-			sum = sum.Plus(fit.Counted(pod))
+		if !s.takesRoom(pod) {
+			continue
+		}
+		sum = sum.Plus(fit.Counted(pod))
+		if withPorts {
+			ports = append(ports, fit.Ports(pod)...)
 		}
 	}
-	return sum
+	return sum, ports
 }
 
 // takesRoom tells whether the pod is on this node and not over.

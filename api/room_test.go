@@ -98,6 +98,52 @@ func TestRoomPriority(t *testing.T) {
 	}
 }
 
+// TestRoomPorts: a port of the host goes to one pod; another one that asks for it waits, says so, and has it when the first
+// is gone or over. What is asked for at once is promised once. Ephemeral storage is counted as well.
+func TestRoomPorts(t *testing.T) {
+	const taken = "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
+	e := serve(t)
+	on := func(name, ip string, port int32) *v1.Pod {
+		p := pod(name)
+		p.Spec.Containers[0].Ports = []v1.ContainerPort{{ContainerPort: 80, HostPort: port, HostIP: ip}}
+		return p
+	}
+	if p := e.create(t, on("first", "", 8080)); p.Spec.NodeName != "host" {
+		t.Fatal("the first port of all is taken")
+	}
+	if p := e.create(t, on("beside", "", 8081)); p.Spec.NodeName != "host" {
+		t.Error("another port is taken")
+	}
+	e.create(t, on("second", "127.0.0.1", 8080))
+	e.scheduled(t, "second", "", "Unschedulable", taken)
+	e.eventually(t, "second", "FailedScheduling", taken)
+	e.leave(t, "first")
+	e.scheduled(t, "second", "host", "", "")
+	e.create(t, on("third", "0.0.0.0", 8080))
+	e.scheduled(t, "third", "", "Unschedulable", taken)
+	e.ends(t, "second", v1.PodFailed)
+	e.scheduled(t, "third", "host", "", "")
+
+	var making sync.WaitGroup
+	for i := range 8 {
+		making.Go(func() { e.create(t, on(fmt.Sprintf("p-%d", i), "", 9090)) })
+	}
+	making.Wait()
+	bound := 0
+	for i := range 8 {
+		if p, ok := e.store.Pod("default", fmt.Sprintf("p-%d", i)); ok && p.Spec.NodeName == "host" {
+			bound++
+		}
+	}
+	if bound != 1 {
+		t.Errorf("%d pods have the same port", bound)
+	}
+	big := pod("big")
+	big.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("7Ei")}
+	e.create(t, big)
+	e.scheduled(t, "big", "", "Unschedulable", "0/1 nodes are available: 1 Insufficient ephemeral-storage.")
+}
+
 // TestRoomAtOnce: of pods that are made at the same time as many get the node as there is room for, and all others wait.
 func TestRoomAtOnce(t *testing.T) {
 	e := serve(t)

@@ -64,8 +64,8 @@ func (r *Runtime) wakeWaiting() {
 	}
 }
 
-// others is what all admitted pods of this host but one hold. promises.mu is held.
-func (r *Runtime) others(but types.UID) (sum fit.Amount) {
+// others is what all admitted pods of this host but one hold, and their ports of the host. promises.mu is held.
+func (r *Runtime) others(but types.UID) (sum fit.Amount, ports []fit.Port) {
 	for _, pod := range r.Store.Pods() {
 		if pod.UID == but || pod.Spec.NodeName != r.Node.Name || pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed {
 			continue
@@ -79,8 +79,11 @@ func (r *Runtime) others(but types.UID) (sum fit.Amount) {
 			}
 		}
 		sum = sum.Plus(p.of(pod).Max(r.promises.given[pod.UID].of(pod)))
+		if p.holds || r.promises.given[pod.UID].holds {
+			ports = append(ports, fit.Ports(pod)...)
+		}
 	}
-	return sum
+	return sum, ports
 }
 
 // of is what p is of the pod.
@@ -91,8 +94,12 @@ func (p promise) of(pod *v1.Pod) fit.Amount {
 	return fit.Of(withResources(pod, p.resources))
 }
 
-// lacks is what there is too little of for an amount that the pod wants, beside the others. promises.mu is held.
-func (r *Runtime) lacks(uid types.UID, want fit.Amount) []fit.Lack {
+// lacks is what there is too little of for an amount and ports that the pod wants, beside the others. promises.mu is held.
+func (r *Runtime) lacks(uid types.UID, want fit.Amount, ports []fit.Port) []fit.Lack {
+	others, taken := r.others(uid)
+	if lacks := fit.Taken(ports, taken); len(lacks) > 0 {
+		return lacks
+	}
 	var all v1.ResourceList
 	if r.Allocatable != nil {
 		all = r.Allocatable()
@@ -100,7 +107,7 @@ func (r *Runtime) lacks(uid types.UID, want fit.Amount) []fit.Lack {
 	if all == nil {
 		return nil
 	}
-	return fit.Lacks(want, r.others(uid), fit.Capacity(all))
+	return fit.Lacks(want, others, fit.Capacity(all))
 }
 
 // refusal is the verdict over a pod that asks for more than is left of this host, nil if it has its place already. It is
@@ -111,7 +118,7 @@ func (h *host) refusal(pod *v1.Pod) *status.Verdict {
 	}
 	h.r.promises.mu.Lock()
 	defer h.r.promises.mu.Unlock()
-	return refused(h.r.lacks(h.uid, fit.Of(pod)))
+	return refused(h.r.lacks(h.uid, fit.Of(pod), fit.Ports(pod)))
 }
 
 func refused(lacks []fit.Lack) *status.Verdict {
@@ -121,12 +128,13 @@ func refused(lacks []fit.Lack) *status.Verdict {
 	return &status.Verdict{Phase: v1.PodFailed, Reason: lacks[0].Reason(), Message: lacks[0].String()}
 }
 
-// promise takes the pod's place for what next says, unless there is too little left for want. It is kept until settle.
-func (h *host) promise(want fit.Amount, next record) (lacks []fit.Lack) {
+// promise takes the pod's place for what next says, unless there is too little left for want, or one of the ports is taken.
+// It is kept until settle.
+func (h *host) promise(want fit.Amount, ports []fit.Port, next record) (lacks []fit.Lack) {
 	p := &h.r.promises
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if lacks = h.r.lacks(h.uid, want); len(lacks) == 0 {
+	if lacks = h.r.lacks(h.uid, want, ports); len(lacks) == 0 {
 		p.given[h.uid] = promiseOf(next)
 	}
 	return lacks
@@ -157,7 +165,8 @@ func (h *host) room(pod *v1.Pod, rec record) v1.ResourceList {
 	if all == nil {
 		return nil
 	}
-	left := fit.Capacity(all).Minus(h.r.others(h.uid))
+	others, _ := h.r.others(h.uid)
+	left := fit.Capacity(all).Minus(others)
 	return v1.ResourceList{
 		v1.ResourceCPU:    *resource.NewMilliQuantity(left.CPU, resource.DecimalSI),
 		v1.ResourceMemory: *resource.NewQuantity(left.Memory, resource.BinarySI),

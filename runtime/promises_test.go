@@ -53,12 +53,12 @@ func amounts(cpu, memory, pods string) v1.ResourceList {
 	return v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory), v1.ResourcePods: resource.MustParse(pods)}
 }
 
-// bound stores a pod of this host that asks for so much cpu.
-func (p *promising) bound(name, cpu string) (*v1.Pod, *host) {
+// bound stores a pod of this host that asks for so much cpu, and for ports.
+func (p *promising) bound(name, cpu string, ports ...v1.ContainerPort) (*v1.Pod, *host) {
 	p.t.Helper()
 	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", UID: types.UID("uid-" + name), Generation: 1}}
 	pod.Spec.NodeName = "host"
-	pod.Spec.Containers = []v1.Container{{Name: "c", Image: "i"}}
+	pod.Spec.Containers = []v1.Container{{Name: "c", Image: "i", Ports: ports}}
 	if cpu != "" {
 		pod.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu)}
 	}
@@ -115,6 +115,30 @@ func TestRefusal(t *testing.T) {
 	}
 	if len(p.events) != 1 || p.events[0] != "second OutOfcpu why" {
 		t.Errorf("events: %q", p.events)
+	}
+}
+
+// TestRefusalPorts: a port of the host is one pod's, for those as well that no scheduler has seen.
+func TestRefusalPorts(t *testing.T) {
+	p := newPromising(t)
+	port := v1.ContainerPort{ContainerPort: 80, HostPort: 8080}
+	first, host1 := p.bound("first", "", port)
+	second, host2 := p.bound("second", "", port)
+	if err := host1.admit(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	const says = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+	if v := host2.refusal(second); v == nil || *v != (status.Verdict{Phase: v1.PodFailed, Reason: "NodePorts", Message: says}) {
+		t.Errorf("refused: %v", v)
+	}
+	if err := host2.admit(t.Context(), second); err == nil || !strings.Contains(err.Error(), says) {
+		t.Errorf("taken up: %v", err)
+	}
+	if err := host1.conclude(t.Context(), first, &status.Verdict{Phase: v1.PodSucceeded}); err != nil {
+		t.Fatal(err)
+	}
+	if v := host2.refusal(second); v != nil {
+		t.Errorf("refused when the port is free: %v", v)
 	}
 }
 
@@ -234,7 +258,7 @@ func TestPromiseBesideAnotherChange(t *testing.T) {
 		t.Helper()
 		p.promises.mu.Lock()
 		defer p.promises.mu.Unlock()
-		if got := p.others("another").CPU; got != quantity(want) {
+		if got, _ := p.others("another"); got.CPU != quantity(want) {
 			t.Errorf("the pod holds %dm of cpu, want %s", got, want)
 		}
 	}
@@ -242,7 +266,7 @@ func TestPromiseBesideAnotherChange(t *testing.T) {
 		t.Helper()
 		next := h.record()
 		next.Allocated = resourcesOf(asks(pod, cpu))
-		if lacks := h.promise(fit.Amount{}, next); lacks != nil {
+		if lacks := h.promise(fit.Amount{}, nil, next); lacks != nil {
 			t.Fatal(lacks)
 		}
 	}

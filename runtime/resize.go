@@ -24,11 +24,11 @@ func (h *host) admit(ctx context.Context, pod *v1.Pod) error {
 		r.Namespace, r.Name, r.Started, r.Allocated = pod.Namespace, pod.Name, time.Now(), resourcesOf(pod)
 		return r
 	}
-	want := fit.Of(pod)
+	want, ports := fit.Of(pod), fit.Ports(pod)
 	if len(h.lastSeen().instances) > 0 { // it runs, and was lost from the store
-		want = fit.Amount{}
+		want, ports = fit.Amount{}, nil
 	}
-	if lacks := h.promise(want, took(h.record())); len(lacks) > 0 {
+	if lacks := h.promise(want, ports, took(h.record())); len(lacks) > 0 {
 		return errRefused(pod, lacks)
 	}
 	defer h.settle()
@@ -85,7 +85,7 @@ func (h *host) allocate(ctx context.Context, pod *v1.Pod) error {
 		r.Allocated, r.Resized = resourcesOf(pod), true
 		return r
 	}
-	if lacks := h.promise(grows, allocated(rec)); len(lacks) > 0 {
+	if lacks := h.promise(grows, nil, allocated(rec)); len(lacks) > 0 {
 		h.r.Log.Info("a resize waits: another pod was faster", "namespace", pod.Namespace, "pod", pod.Name, "lacks", lacks)
 		return nil
 	}

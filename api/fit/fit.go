@@ -3,13 +3,15 @@ package fit
 
 import (
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 )
 
-// Amount is what pods ask for together, or what a node has: pods, thousandths of a cpu, bytes.
-type Amount struct{ Pods, CPU, Memory int64 }
+// Amount is what pods ask for together, or what a node has: pods, thousandths of a cpu, bytes of memory, bytes of
+// ephemeral-storage.
+type Amount struct{ Pods, CPU, Memory, Storage int64 }
 
 // Of is what one pod asks for by its spec, with its overhead.
 func Of(pod *v1.Pod) Amount { return of(pod, resource.PodResourcesOptions{}) }
@@ -25,7 +27,7 @@ func of(pod *v1.Pod, o resource.PodResourcesOptions) Amount {
 		return Amount{Pods: 1}
 	}
 	r := resource.PodRequests(pod, o)
-	return Amount{Pods: 1, CPU: r.Cpu().MilliValue(), Memory: r.Memory().Value()}
+	return Amount{Pods: 1, CPU: r.Cpu().MilliValue(), Memory: r.Memory().Value(), Storage: r.StorageEphemeral().Value()}
 }
 
 // asksNothing spares the sums of the many pods that ask for nothing.
@@ -42,28 +44,87 @@ func asksNothing(pod *v1.Pod) bool {
 
 // Capacity is what a node has by its status.
 func Capacity(r v1.ResourceList) Amount {
-	return Amount{Pods: r.Pods().Value(), CPU: r.Cpu().MilliValue(), Memory: r.Memory().Value()}
+	return Amount{Pods: r.Pods().Value(), CPU: r.Cpu().MilliValue(), Memory: r.Memory().Value(), Storage: r.StorageEphemeral().Value()}
 }
 
 // Plus is both together.
 func (a Amount) Plus(b Amount) Amount {
-	return Amount{Pods: a.Pods + b.Pods, CPU: a.CPU + b.CPU, Memory: a.Memory + b.Memory}
+	return Amount{Pods: a.Pods + b.Pods, CPU: a.CPU + b.CPU, Memory: a.Memory + b.Memory, Storage: a.Storage + b.Storage}
 }
 
 // Minus is a without b.
 func (a Amount) Minus(b Amount) Amount {
-	return Amount{Pods: a.Pods - b.Pods, CPU: a.CPU - b.CPU, Memory: a.Memory - b.Memory}
+	return Amount{Pods: a.Pods - b.Pods, CPU: a.CPU - b.CPU, Memory: a.Memory - b.Memory, Storage: a.Storage - b.Storage}
 }
 
 // Max is of everything the more that a or b has.
 func (a Amount) Max(b Amount) Amount {
-	return Amount{Pods: max(a.Pods, b.Pods), CPU: max(a.CPU, b.CPU), Memory: max(a.Memory, b.Memory)}
+	return Amount{Pods: max(a.Pods, b.Pods), CPU: max(a.CPU, b.CPU), Memory: max(a.Memory, b.Memory), Storage: max(a.Storage, b.Storage)}
 }
 
 // Less tells whether a has less of anything than b.
-func (a Amount) Less(b Amount) bool { return a.Pods < b.Pods || a.CPU < b.CPU || a.Memory < b.Memory }
+func (a Amount) Less(b Amount) bool {
+	return a.Pods < b.Pods || a.CPU < b.CPU || a.Memory < b.Memory || a.Storage < b.Storage
+}
 
-// Lack is a resource of which a node has not got enough left for a pod. Cpu is in thousandths, memory in bytes.
+// Port is a port of the host that a pod asks for. On the address 0.0.0.0 it is one of every address.
+type Port struct {
+	IP       string
+	Protocol v1.Protocol
+	Number   int32
+}
+
+const anyIP = "0.0.0.0"
+
+// Ports are the ports of the host that a pod asks for, with those of its sidecars (upstream: GetHostPorts in
+// pkg/scheduler/util).
+func Ports(pod *v1.Pod) (ports []Port) {
+	add := func(c *v1.Container) {
+		for _, p := range c.Ports {
+			if p.HostPort <= 0 {
+				continue
+			}
+			port := Port{IP: p.HostIP, Protocol: p.Protocol, Number: p.HostPort}
+			if port.IP == "" {
+				port.IP = anyIP
+			}
+			if port.Protocol == "" {
+				port.Protocol = v1.ProtocolTCP
+			}
+			ports = append(ports, port)
+		}
+	}
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways {
+			add(c)
+		}
+	}
+	for i := range pod.Spec.Containers {
+		add(&pod.Spec.Containers[i])
+	}
+	return ports
+}
+
+// Taken is the lack of a pod that wants ports of the host of which others have one; none if they have not
+// (pkg/scheduler/framework/plugins/nodeports).
+func Taken(want, others []Port) []Lack {
+	for _, w := range want {
+		if slices.ContainsFunc(others, func(o Port) bool {
+			return w.Number == o.Number && w.Protocol == o.Protocol && (w.IP == o.IP || w.IP == anyIP || o.IP == anyIP)
+		}) {
+			return []Lack{{Resource: hostPorts}}
+		}
+	}
+	return nil
+}
+
+// hostPorts is no resource, but may be lacking as one.
+const (
+	hostPorts  v1.ResourceName = "NodePorts"
+	takenPorts                 = "node(s) didn't have free ports for the requested pod ports"
+)
+
+// Lack is a resource of which a node has not got enough left for a pod. Cpu is in thousandths, memory and storage in bytes.
 type Lack struct {
 	Resource                  v1.ResourceName
 	Requested, Used, Capacity int64
@@ -77,6 +138,7 @@ func Lacks(want, used, all Amount) []Lack {
 		{v1.ResourcePods, want.Pods, used.Pods, all.Pods},
 		{v1.ResourceCPU, want.CPU, used.CPU, all.CPU},
 		{v1.ResourceMemory, want.Memory, used.Memory, all.Memory},
+		{v1.ResourceEphemeralStorage, want.Storage, used.Storage, all.Storage},
 	} {
 		if l.Requested > 0 && l.Requested > l.Capacity-l.Used {
 			lacks = append(lacks, l)
@@ -87,15 +149,26 @@ func Lacks(want, used, all Amount) []Lack {
 
 // Why is how a scheduler says it.
 func (l Lack) Why() string {
-	if l.Resource == v1.ResourcePods {
+	switch l.Resource {
+	case v1.ResourcePods:
 		return "Too many pods"
+	case hostPorts:
+		return takenPorts
 	}
 	return "Insufficient " + string(l.Resource)
 }
 
 // Reason is the kubelet's for a pod that it does not take (pkg/kubelet/lifecycle/predicate.go).
-func (l Lack) Reason() string { return "OutOf" + string(l.Resource) }
+func (l Lack) Reason() string {
+	if l.Resource == hostPorts {
+		return string(hostPorts)
+	}
+	return "OutOf" + string(l.Resource)
+}
 
 func (l Lack) String() string {
+	if l.Resource == hostPorts {
+		return "Predicate " + string(hostPorts) + " failed: " + takenPorts
+	}
 	return fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", l.Resource, l.Requested, l.Used, l.Capacity)
 }

@@ -148,10 +148,19 @@ func testHostPorts(t *testing.T, s *suite) {
 		c.Close()
 		t.Errorf("hostIP 127.0.0.1 is open on %s, too", host)
 	}
+	next := server("port-next")
+	next.Container = fmt.Sprintf("ports: [{containerPort: 8080, hostPort: %d, hostIP: 127.0.0.1}]", all)
+	s.apply(t, next)
+	s.meaningPending(t, next.Name, "Unschedulable", "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.")
+	s.event(t, next.Name, "FailedScheduling")
 	s.remove(t, open.Name)
 	if c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", host, all), time.Second); err == nil {
 		c.Close()
 		t.Error("the host port is open after its pod is gone")
+	}
+	s.until(t, next.Name, "ready", ready)
+	if got := get(t, fmt.Sprintf("127.0.0.1:%d", all)); got != next.Name {
+		t.Errorf("the next pod's port answers %q", got)
 	}
 }
 
