@@ -58,6 +58,9 @@ func (a *admit) Admit(ctx context.Context, attr admission.Attributes, _ admissio
 
 // Validate runs after upstream's validation, so that an object that is wrong in itself is told so first.
 func (a *admit) Validate(ctx context.Context, attr admission.Attributes, _ admission.ObjectInterfaces) error {
+	if err := a.confine(attr); err != nil {
+		return err
+	}
 	switch obj := attr.GetObject().(type) {
 	case *core.Pod:
 		if old, ok := attr.GetOldObject().(*core.Pod); ok && attr.GetSubresource() == "resize" {

@@ -112,7 +112,7 @@ func (s *Server) identify(r *http.Request) (identity, error) {
 }
 
 // withUser lets nobody in without an identity, except to the paths that anybody may ask. No request goes on for longer than
-// the credentials hold that it came with.
+// the credentials hold that it came with, and none of a service account when its token is void or its access taken back.
 func (s *Server) withUser(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		is, err := s.identify(r)
@@ -135,8 +135,10 @@ func (s *Server) withUser(handler http.Handler) http.Handler {
 				return
 			}
 		}
+		_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		r.Header.Del("Authorization")
-		ctx := request.WithUser(r.Context(), is.who)
+		ctx, over := s.keep(request.WithUser(r.Context(), is.who), r, is.who, strings.TrimSpace(token))
+		defer over()
 		if !is.ends.IsZero() {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithDeadline(ctx, is.ends)

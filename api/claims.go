@@ -325,6 +325,8 @@ func (k *claimKeeper) request(ctx context.Context, claim *v1.PersistentVolumeCla
 func (k *claimKeeper) bind(ctx context.Context, claim *v1.PersistentVolumeClaim, volume *v1.PersistentVolume) error {
 	if claims.Provisioned(volume) && volume.Status.Phase != v1.VolumeBound && k.server.Directories != nil {
 		if err := k.server.Directories.Make(volume.Name); err != nil {
+			k.tell(claimPrefix+claim.Namespace+"/"+claim.Name, claimReference(claim), claim.Namespace, claims.Event{
+				Type: v1.EventTypeWarning, Reason: "ProvisioningFailed", Message: err.Error()})
 			return err
 		}
 	}

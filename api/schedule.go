@@ -445,5 +445,6 @@ func (s *Server) keepMeaning(ctx context.Context) {
 	wg.Go(func() { s.follow(ctx, "object is not collected for now", newCollector(s)) })
 	wg.Go(func() { s.follow(ctx, "pod is not scheduled for now", &scheduler{server: s}) })
 	wg.Go(func() { s.follow(ctx, "claim stays as it is for now", &claimKeeper{server: s}) })
+	wg.Go(func() { s.follow(ctx, "request of a service account goes on for now", &bearerKeeper{server: s}) })
 	wg.Go(func() { s.follow(ctx, "volume is not deleted for now", &reclaimer{server: s}) })
 }

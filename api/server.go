@@ -71,6 +71,7 @@ type Server struct {
 	watched    sync.Map     // *stallWriter and *takenConn: who may be cut off
 	commands   bound        // run by clients
 	orphans    orphans
+	bearers    bearers
 
 	stored storedKinds
 	known  atomic.Pointer[knownNode]

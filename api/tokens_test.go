@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -404,5 +405,157 @@ func TestTokensEnd(t *testing.T) {
 	}
 	if log := p.log.String(); strings.Contains(log, parts[2]) || strings.Contains(log, strings.Split(bound, ".")[2]) {
 		t.Error("there is a token in the log")
+	}
+}
+
+// TestWatchesEnd: what a token has begun ends at once when the token is void, or its account may not do it any more.
+func TestWatchesEnd(t *testing.T) {
+	admin := func(p *port) *kubernetes.Clientset { return kubernetes.NewForConfigOrDie(p.unix) }
+	zero := int64(0)
+	for name, c := range map[string]struct {
+		bound bool
+		void  func(t *testing.T, p *port) error
+	}{
+		"the pod is gone": {true, func(t *testing.T, p *port) error {
+			return admin(p).CoreV1().Pods("default").Delete(t.Context(), "mine", metav1.DeleteOptions{GracePeriodSeconds: &zero})
+		}},
+		"the account is gone": {false, func(t *testing.T, p *port) error {
+			return admin(p).CoreV1().ServiceAccounts("default").Delete(t.Context(), "robot", metav1.DeleteOptions{})
+		}},
+		"the access is taken back": {true, func(t *testing.T, p *port) error {
+			_, err := admin(p).CoreV1().ServiceAccounts("default").Patch(t.Context(), "robot", types.MergePatchType,
+				[]byte(`{"metadata":{"annotations":{"`+api.AccessAnnotation+`":null}}}`), metav1.PatchOptions{})
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := openPort(t, "127.0.0.1:0")
+			p.account(t, "robot", "view")
+			p.account(t, "other", "view")
+			for name, account := range map[string]string{"mine": "robot", "theirs": "other"} {
+				one := pod(name)
+				one.Spec.ServiceAccountName = account
+				if _, err := admin(p).CoreV1().Pods("default").Create(t.Context(), one, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			spec := authenticationv1.TokenRequestSpec{}
+			if c.bound {
+				spec.BoundObjectRef = &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: "mine"}
+			}
+			watch := func(account string, spec authenticationv1.TokenRequestSpec) <-chan watch.Event {
+				w, err := p.bearer(p.token(t, account, spec)).CoreV1().ConfigMaps("default").Watch(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(w.Stop)
+				return w.ResultChan()
+			}
+			ends := watch("robot", spec)
+			goesOn := watch("other", authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{
+				Kind: "Pod", APIVersion: "v1", Name: "theirs"}})
+			if err := c.void(t, p); err != nil {
+				t.Fatal(err)
+			}
+			limit := time.After(10 * time.Second)
+			for open := true; open; {
+				select {
+				case _, open = <-ends:
+				case <-limit:
+					t.Fatal("the watch goes on")
+				}
+			}
+			if _, err := admin(p).CoreV1().ConfigMaps("default").Create(t.Context(), &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "news"}},
+				metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			for {
+				select {
+				case e, open := <-goesOn:
+					if !open {
+						t.Fatal("the watch of another account ended as well")
+					}
+					if m, ok := e.Object.(*v1.ConfigMap); ok && m.Name == "news" {
+						return
+					}
+				case <-limit:
+					t.Fatal("the watch of another account has no news")
+				}
+			}
+		})
+	}
+}
+
+// TestBaseline: an account that may edit does not get what leads to everything: a pod beyond the baseline, made, changed or
+// entered, or an account that may do everything, in a pod or by its token.
+func TestBaseline(t *testing.T) {
+	p := openPort(t, "127.0.0.1:0")
+	p.account(t, "edits", "edit")
+	p.account(t, "reigns", "admin")
+	ctx := t.Context()
+	edit := p.bearer(p.token(t, "edits", authenticationv1.TokenRequestSpec{}))
+	admin := p.bearer(p.token(t, "reigns", authenticationv1.TokenRequestSpec{}))
+	yes := true
+	for name, c := range map[string]struct {
+		change func(*v1.PodSpec)
+		why    string
+	}{
+		"plain":      {func(*v1.PodSpec) {}, ""},
+		"volumes":    {func(s *v1.PodSpec) { s.Volumes = []v1.Volume{{Name: "v"}} }, ""}, // an emptyDir
+		"privileged": {func(s *v1.PodSpec) { s.Containers[0].SecurityContext = &v1.SecurityContext{Privileged: &yes} }, `violates PodSecurity "baseline:latest": privileged`},
+		"host-path": {func(s *v1.PodSpec) {
+			s.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: "/"}}}}
+		}, "hostPath volumes"},
+		"host-network": {func(s *v1.PodSpec) { s.HostNetwork = true }, "host namespaces"},
+		"host-pid":     {func(s *v1.PodSpec) { s.HostPID = true }, "host namespaces"},
+		"host-port":    {func(s *v1.PodSpec) { s.Containers[0].Ports = []v1.ContainerPort{{ContainerPort: 80, HostPort: 80}} }, "hostPort"},
+		"capability": {func(s *v1.PodSpec) {
+			s.Containers[0].SecurityContext = &v1.SecurityContext{Capabilities: &v1.Capabilities{Add: []v1.Capability{"SYS_ADMIN"}}}
+		}, "non-default capabilities"},
+		"unconfined": {func(s *v1.PodSpec) {
+			s.SecurityContext = &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeUnconfined}}
+		}, "seccompProfile"},
+		"as-admin": {func(s *v1.PodSpec) { s.ServiceAccountName = "reigns" }, `serviceAccountName "reigns" may do everything`},
+	} {
+		one := pod(name)
+		c.change(&one.Spec)
+		_, err := edit.CoreV1().Pods("default").Create(ctx, one, metav1.CreateOptions{})
+		if c.why == "" {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), c.why) {
+			t.Errorf("%s: %v, want %q", name, err, c.why)
+		}
+		if _, err := admin.CoreV1().Pods("default").Create(ctx, one, metav1.CreateOptions{}); err != nil {
+			t.Errorf("%s by an admin: %v", name, err)
+		}
+		// What is there is not theirs, either.
+		if _, err := edit.CoreV1().Pods("default").Patch(ctx, name, types.StrategicMergePatchType,
+			[]byte(`{"spec":{"containers":[{"name":"app","image":"other"}]}}`), metav1.PatchOptions{}); !apierrors.IsForbidden(err) {
+			t.Errorf("the image of %s: %v", name, err)
+		}
+		if _, err := edit.CoreV1().Pods("default").Patch(ctx, name, types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{}); err != nil {
+			t.Errorf("a label of %s: %v", name, err)
+		}
+		for _, sub := range []string{"exec", "attach"} {
+			err := edit.CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name(name).SubResource(sub).
+				Param("command", "true").Param("stdout", "true").Do(ctx).Error()
+			if !apierrors.IsForbidden(err) {
+				t.Errorf("%s in %s: %v", sub, name, err)
+			}
+		}
+	}
+	if err := edit.CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name("plain").SubResource("exec").
+		Param("command", "true").Param("stdout", "true").Do(ctx).Error(); apierrors.IsForbidden(err) {
+		t.Errorf("exec in a pod of its own: %v", err)
+	}
+	if _, err := edit.CoreV1().ServiceAccounts("default").CreateToken(ctx, "reigns", &authenticationv1.TokenRequest{}, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a token of an admin: %v", err)
+	}
+	if _, err := edit.CoreV1().ServiceAccounts("default").CreateToken(ctx, "edits", &authenticationv1.TokenRequest{}, metav1.CreateOptions{}); err != nil {
+		t.Errorf("a token of its own: %v", err)
 	}
 }
