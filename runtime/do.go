@@ -90,11 +90,11 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	case plan.Record:
 		return h.recordExit(ctx, pod, s)
 	case plan.Remove:
-		return h.remove(ctx, pod, s)
+		return slot(ctx, h.r.ends, func() error { return h.remove(ctx, pod, s) })
 	case plan.RemoveSandbox:
-		return h.removeSandbox(ctx, pod, s)
+		return slot(ctx, h.r.ends, func() error { return h.removeSandbox(ctx, pod, s) })
 	case plan.DetachNetwork:
-		return h.detach(ctx, pod)
+		return slot(ctx, h.r.ends, func() error { return h.detach(ctx, pod) })
 	case plan.RemoveGround:
 		return h.removeGround(ctx, pod)
 	case plan.Refresh:
@@ -214,7 +214,7 @@ func (h *host) ensureSandbox(ctx context.Context, pod *v1.Pod, attempt int) erro
 	if attempt > 0 && h.tell(fmt.Sprint("SandboxChanged ", attempt), time.Hour) {
 		h.event(pod, v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
-	err := h.r.slot(ctx, func() error {
+	err := slot(ctx, h.r.starts, func() error {
 		netns, err := h.r.Network.Netns(ctx, h.netPod(pod, attempt))
 		if err != nil {
 			return err
@@ -367,7 +367,7 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if !h.r.Containers.AwaitShim(ctx, s.Sandbox, shimLimit) {
 		return nil // the start makes the task, once the sandbox runs
 	}
-	err = h.r.slot(ctx, func() error { return h.r.Containers.Create(ctx, id, io) })
+	err = slot(ctx, h.r.starts, func() error { return h.r.Containers.Create(ctx, id, io) })
 	var failed *containers.StartError
 	if errors.As(err, &failed) {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(failed, id, s.Name))
@@ -451,7 +451,7 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	killpoint.At("start.logs")
 	mark := filepath.Join("started", id)
 	var started containers.Started
-	err = h.r.slot(ctx, func() (err error) {
+	err = slot(ctx, h.r.starts, func() (err error) {
 		if err := h.aimed(ctx, pod, s); err != nil {
 			return err
 		}

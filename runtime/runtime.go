@@ -52,7 +52,7 @@ type Options struct {
 	LogDir    string // parent of pods/ and containers/
 	LogSize   int64  // bytes at which a log is rotated
 	LogFiles  int    // files kept of a log
-	Parallel  int    // host-changing container starts at the same time, over all pods
+	Parallel  int    // container starts at the same time, over all pods, and removals
 
 	// Event records an event on a pod, or on one of its containers if that is named; it must not block. Adopt gives the
 	// store a pod that runs, but that it has lost.
@@ -75,6 +75,7 @@ type Options struct {
 type Runtime struct {
 	Options
 	starts chan struct{} // a slot per container that may be started at the same time
+	ends   chan struct{} // the same of those that may be taken away
 	prober *probes.Prober
 	probes probes.Counts
 	begun  time.Time // of this podd
@@ -105,6 +106,7 @@ func New(o Options) *Runtime {
 	return &Runtime{
 		Options:  o,
 		starts:   make(chan struct{}, max(o.Parallel, 1)),
+		ends:     make(chan struct{}, max(o.Parallel, 1)),
 		prober:   probes.New(),
 		begun:    time.Now(),
 		dirty:    map[types.UID]bool{},
