@@ -24,7 +24,7 @@ func TestClaims(t *testing.T) {
 	s := start(t, harness.WithArgs("--restart-backoff=10ms"))
 	t.Run("group", func(t *testing.T) {
 		for name, test := range map[string]func(*testing.T, *suite){
-			"standard": testClaimStandard, "in-use": testClaimInUse, "ephemeral": testClaimEphemeral, "static": testClaimStatic,
+			"standard": testClaimStandard, "in-use": testClaimInUse, "one-pod": testClaimOnePod, "ephemeral": testClaimEphemeral, "static": testClaimStatic,
 			"past-scheduling": testClaimPastScheduling, "block": testClaimBlock, "namespace": testClaimNamespace,
 		} {
 			t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
@@ -131,7 +131,7 @@ func testClaimInUse(t *testing.T, s *suite) {
 	c := s.claimUntil(t, "used", "terminating", func(c *v1.PersistentVolumeClaim) bool { return c != nil && c.DeletionTimestamp != nil })
 	s.sh(t, "user", "echo more >>/v/file")
 	s.apply(t, claiming("late", "used", "true"))
-	s.until(t, "late", "unschedulable", func(p *v1.Pod) bool { return condition(p, v1.PodScheduled) == v1.ConditionFalse })
+	s.meaningPending(t, "late", "Unschedulable", `0/1 nodes are available: persistentvolumeclaim "used" is being deleted.`)
 	s.remove(t, "user")
 	s.claimUntil(t, "used", "gone", func(c *v1.PersistentVolumeClaim) bool { return c == nil })
 	s.volumeGone(t, c.Spec.VolumeName)
@@ -144,6 +144,19 @@ func testClaimInUse(t *testing.T, s *suite) {
 		t.Errorf("with fsGroup: %q", got)
 	}
 	s.must(t, "delete", "pvc", "used")
+}
+
+// A claim that is for one pod only is waited for by another, which says so and has it when the first is gone.
+func testClaimOnePod(t *testing.T, s *suite) {
+	s.apply(t, claim{Name: "alone", Spec: "accessModes: [ReadWriteOncePod]"}, claiming("alone-first", "alone", "echo first >/v/file; "+sleepScript))
+	s.until(t, "alone-first", "ready", ready)
+	s.apply(t, claiming("alone-second", "alone", "cat /v/file"))
+	s.meaningPending(t, "alone-second", "Unschedulable", "0/1 nodes are available: 1 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod.")
+	s.event(t, "alone-second", "FailedScheduling")
+	s.remove(t, "alone-first")
+	s.until(t, "alone-second", "succeeded", phase(v1.PodSucceeded))
+	s.remove(t, "alone-second")
+	s.must(t, "delete", "pvc", "alone")
 }
 
 // A volume of its own: the claim is the pod's and goes with it.
@@ -247,10 +260,12 @@ func testClaimBlock(t *testing.T, s *suite) {
 	path := loop(t)
 	s.apply(t, staticVolume("disk", "disk", "volumeMode: Block\nlocal: {path: "+path+"}"+anyNode(s)),
 		claim{Name: "disk", Spec: "accessModes: [ReadWriteOnce]\nvolumeMode: Block\nstorageClassName: disk"})
-	p := pod{Name: "block", Script: "echo written | dd of=/dev/xvda conv=notrunc 2>/dev/null; dd if=/dev/xvda bs=8 count=1 2>/dev/null; test -b /dev/xvda && echo device",
+	p := pod{Name: "block", Script: "stat -c '%a %u:%g' /dev/xvda; echo written | dd of=/dev/xvda conv=notrunc 2>/dev/null; dd if=/dev/xvda bs=8 count=1 2>/dev/null; test -b /dev/xvda && echo device",
 		Spec: "volumes: [{name: v, persistentVolumeClaim: {claimName: disk}}]", Container: "volumeDevices: [{name: v, devicePath: /dev/xvda}]"}
-	if got := s.output(t, p); got != "written\ndevice" {
-		t.Errorf("printed %q", got)
+	var st unix.Stat_t
+	must(t, unix.Stat(path, &st))
+	if got, want := s.output(t, p), fmt.Sprintf("%o %d:%d\nwritten\ndevice", st.Mode&0o777, st.Uid, st.Gid); got != want {
+		t.Errorf("printed %q, want %q", got, want)
 	}
 	p.Name, p.Spec = "block-ro", "volumes: [{name: v, persistentVolumeClaim: {claimName: disk, readOnly: true}}]"
 	p.Script = "dd if=/dev/xvda bs=8 count=1 2>/dev/null; echo x 2>/dev/null >/dev/xvda || echo refused"

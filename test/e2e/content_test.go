@@ -300,16 +300,20 @@ func testSourceDeleted(t *testing.T, s *suite) {
 	s.sh(t, p.Name, "until [ $(cat /v/k) = new ]; do sleep 0.05; done")
 }
 
-// Volumes follow their sources within two seconds: an object, and the pod's own labels. The environment does not.
+// Volumes follow their sources within two seconds: an object, and the pod's own labels. The environment does not, and
+// nor does what a subPath shows.
 func testFollows(t *testing.T, s *suite) {
 	s.configMap(t, "follows", map[string]string{"k": "0"})
+	s.secret(t, "follows", map[string]string{"s": "0"})
 	p := sleeper("follows")
 	p.Meta = "labels: {app: web}"
 	p.Spec = `
 volumes:
 - {name: v, configMap: {name: follows}}
+- {name: s, secret: {secretName: follows}}
+- {name: p, projected: {sources: [{configMap: {name: follows}}, {secret: {name: follows}}]}}
 - {name: d, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}}`
-	p.Container = "env: [{name: K, valueFrom: {configMapKeyRef: {name: follows, key: k}}}]\nvolumeMounts: [{name: v, mountPath: /v}, {name: d, mountPath: /d}]"
+	p.Container = "env: [{name: K, valueFrom: {configMapKeyRef: {name: follows, key: k}}}]\nvolumeMounts: [{name: v, mountPath: /v}, {name: d, mountPath: /d}, {name: p, mountPath: /p}, {name: v, mountPath: /part, subPath: k}]"
 	pod := s.running(t, p)
 	dir := filepath.Join(s.Root, "pods", string(pod.UID), "volumes", ".content")
 	until := func(path, text string) time.Duration {
@@ -335,7 +339,10 @@ volumes:
 	}
 	s.must(t, "label", "pod", p.Name, "app=other", "--overwrite")
 	until("d/labels", `app="other"`)
-	if got := s.sh(t, p.Name, "cat /v/k /d/labels; echo $K"); got != `20app="other"0` {
+	s.must(t, "patch", "secret", "follows", "-p", `{"stringData":{"s":"21"}}`)
+	until("s/s", "21")
+	until("p/s", "21")
+	if got := s.sh(t, p.Name, "cat /v/k /d/labels; echo $K; cat /p/k /p/s; echo; cat /part"); got != "20app=\"other\"0\n2021\n0" {
 		t.Errorf("in the container: %q", got)
 	}
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -11,108 +12,198 @@ import (
 	"testing"
 )
 
-// source is a kind of volume as a container meets it: the volume's root and a file in it, as "mode uid:gid", without and with
-// an fsGroup of 5000, and who may write to it.
+// source is a mount of a volume as a container meets it: what is mounted, and a file in it, as "mode uid:gid", without and
+// with an fsGroup of 5000, and who may read and write. "root" is the container app, "user" one of uid and gid 1001; both have
+// the supplementary group 6000.
 type source struct {
 	volume         string // of the manifest; DIR is a directory of the host
-	plain, grouped string // the root
-	file           string // relative to the root; "" is none
-	fileIs         string // without fsGroup; with it the group is another if the root's is
-	writes         string // of "root user", and with fsGroup
-	groupedWrites  string
+	of             string // the row whose volume this is another mount of, in place of volume
+	mount          string // more of the mount
+	plain, grouped string // what is mounted
+	file           string // below it; "" is none
+	fileIs         [2]string
+	reads          [2]string // who can read the file
+	writes         [2]string // who can make a file
+	privileged     bool      // in pods of privileged containers, and in no others
 }
 
-// sources has a row for every kind of volume.
+// Who may.
+var (
+	nobody    = [2]string{}
+	both      = [2]string{"root user", "root user"}
+	onlyRoot  = [2]string{"root", "root"}
+	withGroup = [2]string{"root", "root user"}
+)
+
+// sources has a row for every kind of volume and every option of a mount.
 var sources = map[string]source{
-	"empty":  {volume: "emptyDir: {}", plain: "777 0:0", grouped: "2777 0:5000", writes: "root user", groupedWrites: "root user"},
-	"memory": {volume: "emptyDir: {medium: Memory, sizeLimit: 1Mi}", plain: "777 0:0", grouped: "2777 0:5000", writes: "root user", groupedWrites: "root user"},
-	"host":   {volume: "hostPath: {path: DIR/closed}", plain: "755 0:0", grouped: "755 0:0", file: "file", fileIs: "640 0:0", writes: "root", groupedWrites: "root"},
-	"open":   {volume: "hostPath: {path: DIR/open, type: Directory}", plain: "777 0:0", grouped: "777 0:0", writes: "root user", groupedWrites: "root user"},
-	"group":  {volume: "hostPath: {path: DIR/group}", plain: "775 0:5000", grouped: "775 0:5000", writes: "root", groupedWrites: "root user"},
+	"empty":     {volume: "emptyDir: {}", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+	"memory":    {volume: "emptyDir: {medium: Memory, sizeLimit: 1Mi}", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+	"claim":     {volume: "persistentVolumeClaim: {claimName: CLAIM}", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+	"claim-ro":  {volume: "persistentVolumeClaim: {claimName: CLAIM, readOnly: true}", plain: "777 0:0", grouped: "2777 0:5000"},
+	"ephemeral": {volume: ephemeral, plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+
+	"host":          {volume: "hostPath: {path: DIR/closed}", plain: "755 0:0", grouped: "755 0:0", file: "file", fileIs: [2]string{"640 0:0", "640 0:0"}, reads: onlyRoot, writes: onlyRoot},
+	"open":          {volume: "hostPath: {path: DIR/open, type: Directory}", plain: "777 0:0", grouped: "777 0:0", writes: both},
+	"group":         {volume: "hostPath: {path: DIR/group}", plain: "775 0:5000", grouped: "775 0:5000", writes: withGroup},
+	"supplementary": {volume: "hostPath: {path: DIR/supplementary}", plain: "775 0:6000", grouped: "775 0:6000", writes: both},
+	"host-file":     {volume: "hostPath: {path: DIR/closed/file, type: File}", plain: "640 0:0", grouped: "640 0:0"},
+
+	"config": {volume: "configMap: {name: sources}", plain: "777 0:0", grouped: "2777 0:5000", file: "k", fileIs: [2]string{"644 0:0", "644 0:5000"}, reads: both},
+	"config-mode": {volume: "configMap: {name: sources, defaultMode: 0400, items: [{key: k, path: a/b}]}", plain: "777 0:0", grouped: "2777 0:5000", file: "a/b",
+		fileIs: [2]string{"400 0:0", "440 0:5000"}, reads: withGroup},
+	"secret":     {volume: "secret: {secretName: sources, defaultMode: 0400}", plain: "1777 0:0", grouped: "3777 0:5000", file: "k", fileIs: [2]string{"400 0:0", "440 0:5000"}, reads: withGroup},
+	"downward":   {volume: "downwardAPI: {items: [{path: n, fieldRef: {fieldPath: metadata.name}}]}", plain: "1777 0:0", grouped: "3777 0:5000", file: "n", fileIs: [2]string{"644 0:0", "644 0:5000"}, reads: both},
+	"projected":  {volume: "projected: {sources: [{secret: {name: sources, items: [{key: k, path: s, mode: 0600}]}}]}", plain: "1777 0:0", grouped: "3777 0:5000", file: "s", fileIs: [2]string{"600 0:0", "640 0:5000"}, reads: withGroup},
+	"token":      {volume: "projected: {sources: [{serviceAccountToken: {path: t}}]}", plain: "1777 0:0", grouped: "3777 0:5000", file: "t", fileIs: [2]string{"644 0:0", "640 0:5000"}, reads: both},
+	"image":      {volume: "image: {reference: '" + busybox + "', pullPolicy: Never}", plain: "755 0:0", grouped: "755 0:0", file: "etc/passwd", fileIs: [2]string{"644 0:0", "644 0:0"}, reads: both},
+	"image-part": {of: "image", mount: "subPath: root", plain: "700 0:0", grouped: "700 0:0"},
+
+	"read-only":      {of: "empty", mount: "readOnly: true", plain: "777 0:0", grouped: "2777 0:5000"},
+	"recursively-ro": {of: "open", mount: "readOnly: true, recursiveReadOnly: Enabled", plain: "777 0:0", grouped: "777 0:0"},
+	"if-possible-ro": {of: "memory", mount: "readOnly: true, recursiveReadOnly: IfPossible", plain: "777 0:0", grouped: "2777 0:5000"},
+	"not-recursive":  {of: "claim", mount: "readOnly: true, recursiveReadOnly: Disabled", plain: "777 0:0", grouped: "2777 0:5000"},
+	"part":           {of: "empty", mount: "subPath: made/of/it", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+	"part-by-name":   {of: "claim", mount: "subPathExpr: of-$(WHO)", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+	"part-of-host":   {of: "host", mount: "subPath: made, readOnly: true", plain: "755 0:0", grouped: "755 0:0"},
+	"part-of-config": {of: "config", mount: "subPath: k", plain: "644 0:0", grouped: "644 0:5000"},
+	"part-of-secret": {of: "secret", mount: "subPathExpr: $(KEY)", plain: "400 0:0", grouped: "440 0:5000"},
+	"none":           {of: "empty", mount: "mountPropagation: None", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+	"from-host":      {of: "memory", mount: "mountPropagation: HostToContainer", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+
+	"disk-both-ways":   {volume: "emptyDir: {}", mount: "mountPropagation: Bidirectional", plain: "777 0:0", grouped: "2777 0:5000", writes: both, privileged: true},
+	"memory-both-ways": {volume: "emptyDir: {medium: Memory}", mount: "mountPropagation: Bidirectional", plain: "777 0:0", grouped: "2777 0:5000", writes: both, privileged: true},
+	"shared":           {volume: "hostPath: {path: SHARED}", mount: "mountPropagation: Bidirectional", plain: "755 0:0", grouped: "755 0:0", writes: onlyRoot, privileged: true},
 }
 
-// Every kind of volume, in a pod without and one with fsGroup, in a container of root and one of uid 1001: modes, owners,
-// who may write, and that each reads what the other wrote.
+const ephemeral = "ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}}"
+
+// Every kind of volume and every option of a mount, in a pod without and one with fsGroup, in a container of root and one of
+// uid 1001: modes, owners, who may read and write, and that each reads what the other wrote.
 func testSources(t *testing.T, s *suite) {
-	for kind, group := range map[string]string{"plain": "", "grouped": ", fsGroup: 5000"} {
-		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			if err := os.Chmod(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			for name, mode := range map[string]os.FileMode{"closed": 0o755, "open": 0o777, "group": 0o775} {
-				path := filepath.Join(dir, name)
-				if err := os.Mkdir(path, 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(filepath.Join(path, "file"), []byte("content"), 0o640); err != nil {
-					t.Fatal(err)
-				}
-				if name == "group" {
-					if err := os.Chown(path, 0, 5000); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if err := os.Chmod(path, mode); err != nil {
-					t.Fatal(err)
-				}
-			}
-			sourcesOf(t, s, kind, group, dir)
-		})
+	s.configMap(t, "sources", map[string]string{"k": "content"})
+	s.secret(t, "sources", map[string]string{"k": "content"})
+	for _, group := range []bool{false, true} {
+		for _, privileged := range []bool{false, true} {
+			name := "sources-" + map[bool]string{false: "plain", true: "grouped"}[group] + map[bool]string{true: "-privileged"}[privileged]
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				sourcesOf(t, s, name, group, privileged)
+			})
+		}
 	}
 }
 
-func sourcesOf(t *testing.T, s *suite, kind, group, dir string) {
-	names := slices.Sorted(maps.Keys(sources))
-	p := sleeper("sources-" + kind)
-	p.Spec = "securityContext: {supplementalGroups: [6000]" + group + "}\nvolumes:\n"
-	p.Container = "volumeMounts:\n"
-	var look, write, read string
+// sourceDirs makes the directories of the host that the table names.
+func sourceDirs(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
+	for name, as := range map[string]struct {
+		mode os.FileMode
+		gid  int
+	}{"closed": {0o755, 0}, "open": {0o777, 0}, "group": {0o775, 5000}, "supplementary": {0o775, 6000}} {
+		path := filepath.Join(dir, name)
+		must(t, os.Mkdir(path, 0o755))
+		must(t, os.WriteFile(filepath.Join(path, "file"), []byte("content"), 0o640))
+		must(t, os.Chown(path, 0, as.gid))
+		must(t, os.Chmod(path, as.mode))
+	}
+	return dir
+}
+
+func sourcesOf(t *testing.T, s *suite, pod string, group, privileged bool) {
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(sources)), func(name string) bool { return sources[name].privileged != privileged })
+	where := strings.NewReplacer("DIR", sourceDirs(t), "CLAIM", pod)
+	p := sleeper(pod)
+	p.Spec = "securityContext: {supplementalGroups: [6000]}\nvolumes:\n"
+	if group {
+		p.Spec = "securityContext: {supplementalGroups: [6000], fsGroup: 5000}\nvolumes:\n"
+	}
+	security := "securityContext: {runAsUser: 1001, runAsGroup: 1001}\n"
+	if privileged {
+		shared := sharedDir(t)
+		must(t, os.Chmod(shared, 0o755))
+		where = strings.NewReplacer("SHARED", shared)
+		p.Container, security = "securityContext: {privileged: true}\n", "securityContext: {privileged: true, runAsUser: 1001, runAsGroup: 1001}\n"
+	}
+	mounts := "env: [{name: WHO, value: them}, {name: KEY, value: k}]\nvolumeMounts:\n"
+	var look, count string
 	for _, name := range names {
-		v := sources[name]
-		p.Spec += "- name: " + name + "\n  " + strings.ReplaceAll(v.volume, "DIR", dir) + "\n"
-		p.Container += "- {name: " + name + ", mountPath: /v/" + name + "}\n"
-		look += "stat -c '" + name + " %a %u:%g' /v/" + name + "\n"
-		if v.file != "" {
-			look += "stat -L -c '" + name + " file %a %u:%g' /v/" + name + "/" + v.file + "\n"
+		v, volume := sources[name], sources[name].of
+		if volume == "" {
+			volume = name
+			p.Spec += "- name: " + name + "\n  " + where.Replace(v.volume) + "\n"
 		}
-		write += "(echo mine >/v/" + name + "/of-$(id -u)) 2>/dev/null && echo " + name + "\n"
-		read += "cat /v/" + name + "/of-* 2>/dev/null | wc -l\n"
+		mounts += "- {name: " + volume + ", mountPath: /v/" + name
+		if v.mount != "" {
+			mounts += ", " + v.mount
+		}
+		mounts += "}\n"
+		look += "stat -c '" + name + " %a %u:%g' /v/" + name + "; (echo mine >/v/" + name + "/of-$(id -u)) 2>/dev/null && echo ' writes'\n"
+		if v.file != "" {
+			at := "/v/" + name + "/" + v.file
+			look += "stat -L -c ' file %a %u:%g' " + at + "; cat " + at + " 2>/dev/null | grep -q . && echo ' reads'\n"
+		}
+		count += "echo " + name + " $(cat /v/" + name + "/of-* 2>/dev/null | wc -l)\n"
 	}
-	p.More = "- name: user\n  image: " + busybox + "\n  command: [sleep, '1000']\n  securityContext: {runAsUser: 1001, runAsGroup: 1001}\n" + indent(2, p.Container)
-	s.running(t, p)
-	var wantLook, wantRoot, wantUser, wantRead string
+	p.Container += mounts
+	p.More = "- name: user\n  image: " + busybox + "\n  command: [sleep, '1000']\n" + indent(2, security+mounts)
+	s.apply(t, claim{Name: pod}, p)
+	s.until(t, pod, "ready", ready)
+	asks := func(container, script string) string {
+		return s.must(t, "exec", pod, "-c", container, "--", "sh", "-c", script+"true")
+	}
+	for container, who := range map[string]string{"app": "root", "user": "user"} {
+		if got, want := asks(container, look), sourcesSeen(names, group, who); got != want {
+			t.Errorf("container %s sees\n%s\nwant\n%s", container, got, want)
+		}
+	}
+	for _, container := range []string{"app", "user"} { // both have written
+		if got, want := asks(container, count), sourcesCount(names, group); got != want {
+			t.Errorf("container %s reads files of so many\n%s\nwant\n%s", container, got, want)
+		}
+	}
+	if got, want := asks("user", "id -G; "), map[bool]string{false: "1001 6000\n", true: "1001 5000 6000\n"}[group]; got != want {
+		t.Errorf("groups %q, want %q", got, want)
+	}
+	s.remove(t, pod)
+	s.must(t, "delete", "pvc", pod)
+}
+
+// sourcesSeen is what a container of that user finds.
+func sourcesSeen(names []string, group bool, who string) (want string) {
 	for _, name := range names {
-		v := sources[name]
-		is, writes, gid := v.plain, v.writes, "0"
-		if kind == "grouped" {
-			is, writes = v.grouped, v.groupedWrites
-			if v.grouped != v.plain {
-				gid = "5000"
-			}
+		v, is, at := sources[name], sources[name].plain, 0
+		if group {
+			is, at = v.grouped, 1
 		}
-		wantLook += name + " " + is + "\n"
-		if v.file != "" {
-			wantLook += name + " file " + strings.TrimSuffix(v.fileIs, "0") + gid + "\n"
+		want += name + " " + is + "\n"
+		if strings.Contains(v.writes[at], who) {
+			want += " writes\n"
 		}
-		wantRoot += name + "\n"
-		count := "1\n"
-		if strings.Contains(writes, "user") {
-			wantUser += name + "\n"
-			count = "2\n"
+		if v.file == "" {
+			continue
 		}
-		wantRead += count
-	}
-	for _, c := range []struct{ container, script, want string }{
-		{"app", look, wantLook}, {"user", look, wantLook}, {"app", write, wantRoot}, {"user", write, wantUser}, {"app", read, wantRead}, {"user", read, wantRead},
-	} {
-		if got := s.must(t, "exec", p.Name, "-c", c.container, "--", "sh", "-c", c.script+"true"); got != c.want {
-			t.Errorf("%s in container %s:\n%s\nwant\n%s", kind, c.container, got, c.want)
+		want += " file " + v.fileIs[at] + "\n"
+		if strings.Contains(v.reads[at], who) {
+			want += " reads\n"
 		}
 	}
-	if got, want := s.must(t, "exec", p.Name, "-c", "user", "--", "id", "-G"), map[string]string{"plain": "1001 6000\n", "grouped": "1001 5000 6000\n"}[kind]; got != want {
-		t.Errorf("%s: groups %q, want %q", kind, got, want)
+	return want
+}
+
+// sourcesCount is how many files the two have written that show in each mount.
+func sourcesCount(names []string, group bool) (want string) {
+	at := map[bool]int{true: 1}[group]
+	for _, name := range names {
+		same := name
+		if v := sources[name]; v.of != "" && !strings.Contains(v.mount, "subPath") {
+			same = v.of
+		} else if name == "claim-ro" {
+			same = "claim"
+		}
+		want += fmt.Sprintln(name, len(strings.Fields(sources[same].writes[at])))
 	}
-	s.remove(t, p.Name)
+	return want
 }

@@ -16,13 +16,13 @@ import (
 
 func testVolumes(t *testing.T, s *suite) {
 	for name, test := range map[string]func(*testing.T, *suite){
-		"empty-dir":         testEmptyDir,
-		"memory":            testMemoryDir,
-		"host-path-kinds":   testHostPathKinds,
-		"host-path-missing": testHostPathMissing,
-		"host-path-stays":   testHostPathStays,
-		"image":             testImageVolume,
-		"image-missing":     testImageVolumeMissing,
+		"empty-dir":       testEmptyDir,
+		"memory":          testMemoryDir,
+		"host-path-kinds": testHostPathKinds,
+		"host-path-heals": testHostPathHeals,
+		"host-path-stays": testHostPathStays,
+		"image":           testImageVolume,
+		"image-missing":   testImageVolumeMissing,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 	}
@@ -203,18 +203,39 @@ func testHostPathKinds(t *testing.T, s *suite) {
 	}
 }
 
-// A pod whose hostPath is missing starts when it comes.
-func testHostPathMissing(t *testing.T, s *suite) {
-	dir := filepath.Join(t.TempDir(), "later")
-	p := sleeper("host-path-later")
-	p.Spec = "volumes: [{name: v, hostPath: {path: " + dir + ", type: Directory}}]"
-	p.Container = "volumeMounts: [{name: v, mountPath: /v}]"
-	s.apply(t, p)
-	s.event(t, p.Name, "FailedMount")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
+// A pod whose hostPath is missing, or is not of its type, says so once and starts when that is mended.
+func testHostPathHeals(t *testing.T, s *suite) {
+	dir := t.TempDir()
+	pods := map[string]string{ // says what, by the path
+		"missing": "does not exist", "file": "is not a directory",
 	}
-	s.until(t, p.Name, "ready", ready)
+	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o644))
+	for name := range pods {
+		p := sleeper("host-path-" + name)
+		p.Spec = "volumes: [{name: v, hostPath: {path: " + filepath.Join(dir, name) + ", type: Directory}}]"
+		p.Container = "volumeMounts: [{name: v, mountPath: /v}]"
+		s.apply(t, p)
+	}
+	for name, says := range pods {
+		if got, want := s.onlyEvent(t, "host-path-"+name, "FailedMount"), `MountVolume.SetUp failed for volume "v" : hostPath `+filepath.Join(dir, name)+": "+says; got != want {
+			t.Errorf("event %q, want %q", got, want)
+		}
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+		s.until(t, "host-path-"+name, "ready", ready)
+	}
+}
+
+// onlyEvent waits for an event of a pod, which has to be the only one of its reason, and returns its message.
+func (s *suite) onlyEvent(t *testing.T, pod, reason string) (message string) {
+	t.Helper()
+	message = s.event(t, pod, reason)
+	if out := s.must(t, "get", "events", "--field-selector", "involvedObject.name="+pod+",reason="+reason, "-o", "name"); strings.Count(out, "\n") != 1 {
+		t.Errorf("events %s of pod %s:\n%s", reason, pod, out)
+	}
+	return message
 }
 
 // What is on the host stays there, with its owner, whatever the pod says of groups, and its links lead where they led.
