@@ -139,7 +139,7 @@ func (p *podctl) changeVerbs(f cmdutil.Factory) []verb {
 	return []verb{
 		{"create", nil, change, "Make objects from files or from flags", func() *cobra.Command {
 			cmd := create.NewCmdCreate(f, p.shown)
-			only(cmd, "configmap", "namespace", "priorityclass", "secret", "service", "serviceaccount")
+			only(cmd, "configmap", "namespace", "priorityclass", "secret", "service", "serviceaccount", "token")
 			return cmd
 		}},
 		{"edit", nil, change, "Change an object in an editor", func() *cobra.Command { return edit.NewCmdEdit(f, p.shown) }},
