@@ -5,12 +5,18 @@ package e2e
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
@@ -110,24 +116,12 @@ func TestAccounts(t *testing.T) {
 		t.Errorf("files: %q", got)
 	}
 	token := s.sh(t, "views", files+"cat token")
-	outside := func() error {
-		config := rest.AnonymousClientConfig(s.TLSConfig())
-		config.BearerToken = token
-		http, err := rest.HTTPClientFor(config)
-		if err != nil {
-			return err
-		}
-		defer utilnet.CloseIdleConnectionsFor(http.Transport)
-		set, err := kubernetes.NewForConfigAndClient(config, http)
-		if err != nil {
-			return err
-		}
-		_, err = set.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})
-		return err
-	}
+	outside := func() error { return s.by(t, token, list) }
 	if err := outside(); err != nil {
 		t.Errorf("the pod's token: %v", err)
 	}
+
+	testTokens(t, s)
 
 	// Nobody gets in who was not led in.
 	endpoints, err := s.client.CoreV1().Endpoints("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
@@ -173,4 +167,134 @@ KUBERNETES_SERVICE_PORT_HTTPS=443`, ip)
 	if got := s.sh(t, "on-host", "env | grep ^KUBERNETES_ | sort"); got != want {
 		t.Errorf("environment on the host's network:\n%s\nwant\n%s", got, want)
 	}
+}
+
+// by asks podd's TLS port with a token.
+func (s *suite) by(t *testing.T, token string, ask func(context.Context, *kubernetes.Clientset) error) error {
+	t.Helper()
+	config := rest.AnonymousClientConfig(s.TLSConfig())
+	config.BearerToken = token
+	http, err := rest.HTTPClientFor(config)
+	must(t, err)
+	defer utilnet.CloseIdleConnectionsFor(http.Transport)
+	set, err := kubernetes.NewForConfigAndClient(config, http)
+	must(t, err)
+	return ask(t.Context(), set)
+}
+
+func list(ctx context.Context, set *kubernetes.Clientset) error {
+	_, err := set.CoreV1().Pods("default").List(ctx, metav1.ListOptions{})
+	return err
+}
+
+// testTokens: what podctl create token makes, and that nothing goes on with a token whose pod is gone; and a pod's token is
+// made again when it is due, beside the one that it has.
+func testTokens(t *testing.T, s *suite) {
+	token := func(args ...string) string {
+		return strings.TrimSpace(s.must(t, append([]string{"create", "token"}, args...)...))
+	}
+	hour := token("views", "--duration=1h")
+	if c := claimsOf(t, hour); c.Subject != "system:serviceaccount:default:views" || c.Expiry-c.Issued != 3600 || c.Kubernetes.Pod.Name != "" {
+		t.Errorf("a token for an hour says %+v", c)
+	}
+	if err := s.by(t, hour, list); err != nil {
+		t.Errorf("a token for an hour: %v", err)
+	}
+	foreign := token("views", "--audience=vault")
+	if c := claimsOf(t, foreign); len(c.Audience) != 1 || c.Audience[0] != "vault" {
+		t.Errorf("a token for vault is for %q", c.Audience)
+	}
+	if err := s.by(t, foreign, list); !apierrors.IsUnauthorized(err) {
+		t.Errorf("a token for vault: %v", err)
+	}
+	if got := s.refused(t, "", "create", "token", "views", "--duration=9m"); !strings.Contains(got, "may not specify a duration less than 10 minutes") {
+		t.Errorf("a token for nine minutes: %s", got)
+	}
+	if got := s.refused(t, "", "create", "token", "nobody"); !strings.Contains(got, `serviceaccounts "nobody" not found`) {
+		t.Errorf("a token of nobody: %s", got)
+	}
+
+	// Bound to a pod, whose deletion is what a watch begun with it sees last.
+	bearer := sleeper("bearer")
+	bearer.Spec = "serviceAccountName: views"
+	s.running(t, bearer)
+	bound := token("views", "--bound-object-kind=Pod", "--bound-object-name=bearer")
+	err := s.by(t, bound, func(ctx context.Context, set *kubernetes.Clientset) error {
+		w, err := set.CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		defer w.Stop()
+		s.remove(t, "bearer")
+		limit := time.After(patience)
+		for {
+			select {
+			case _, open := <-w.ResultChan():
+				if !open {
+					return nil
+				}
+			case <-limit:
+				return errors.New("the watch goes on")
+			}
+		}
+	})
+	if err != nil {
+		t.Errorf("a watch by the token of a pod that goes: %v", err)
+	}
+	if err := s.by(t, bound, list); !apierrors.IsUnauthorized(err) {
+		t.Errorf("the token of a pod that is gone: %v", err)
+	}
+
+	// Due is what is noted beside the content, so that is put back.
+	pod := s.until(t, "views", "there", func(*v1.Pod) bool { return true })
+	const file = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+	before := s.sh(t, "views", "cat "+file)
+	noted := filepath.Join(s.Root, "pods", string(pod.UID), "volumes", ".content", ".written")
+	data, err := os.ReadFile(noted)
+	must(t, err)
+	due := regexp.MustCompile(`"due":"[^"]*"`)
+	if !due.Match(data) {
+		t.Fatalf("nothing is due: %s", data)
+	}
+	must(t, os.WriteFile(noted, due.ReplaceAll(data, []byte(`"due":"`+time.Now().Add(-time.Second).Format(time.RFC3339)+`"`)), 0o600))
+	s.must(t, "label", "pod", "views", "looked=at")
+	var after string
+	eventually(t, func() error {
+		if after = s.sh(t, "views", "cat "+file); after == before {
+			return errors.New("the token stays")
+		}
+		return nil
+	})
+	if old, now := claimsOf(t, before), claimsOf(t, after); now.Expiry < old.Expiry || now.Kubernetes.Pod.UID != string(pod.UID) || now.ID == old.ID {
+		t.Errorf("the next token says %+v, the one before %+v", now, old)
+	}
+	for _, one := range []string{before, after} {
+		if err := s.by(t, one, list); err != nil {
+			t.Errorf("a pod's tokens: %v", err)
+		}
+	}
+}
+
+// tokenClaims is what a token says, as far as it is looked at here.
+type tokenClaims struct {
+	Audience   []string `json:"aud"`
+	Expiry     int64    `json:"exp"`
+	Issued     int64    `json:"iat"`
+	ID         string   `json:"jti"`
+	Subject    string   `json:"sub"`
+	Kubernetes struct {
+		Pod struct{ Name, UID string }
+	} `json:"kubernetes.io"`
+}
+
+func claimsOf(t *testing.T, token string) (c tokenClaims) {
+	t.Helper()
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		t.Fatalf("not a token: %q", token)
+	}
+	data, err := base64.RawURLEncoding.DecodeString(parts[1])
+	must(t, err)
+	must(t, json.Unmarshal(data, &c))
+	return c
 }

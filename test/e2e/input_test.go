@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -266,7 +267,7 @@ func testBadRequests(t *testing.T, s *suite) {
 func TestFullDisk(t *testing.T) {
 	var fill string
 	s := start(t, harness.WithConfig(func(p *harness.Podd) {
-		if err := unix.Mount("tmpfs", p.Root, "tmpfs", 0, "size=64m,mode=0700"); err != nil {
+		if err := unix.Mount("tmpfs", p.Root, "tmpfs", 0, "size=64m,nr_inodes=20000,mode=0700"); err != nil {
 			t.Fatal(err)
 		}
 		fill = filepath.Join(p.Root, "fill")
@@ -307,7 +308,37 @@ func TestFullDisk(t *testing.T) {
 	}
 	s.running(t, sleeper("afterwards"))
 	s.untouched(t, witness)
+	t.Run("volumes", func(t *testing.T) { testNoInodes(t, s) })
 	for i := range 20 {
 		s.must(t, "delete", "pod", fmt.Sprintf("large-%d", i), "--ignore-not-found", "--now")
 	}
+}
+
+// testNoInodes: with no inode left below the state directory, so that nothing new can be made there but what is there can be
+// written, a pod's volume and the directory of a claim wait, say why, and are made when there is space.
+func testNoInodes(t *testing.T, s *suite) {
+	dir := filepath.Join(s.Root, "fill")
+	must(t, os.Mkdir(dir, 0o700))
+	var err error
+	for i := 0; err == nil; i++ {
+		var f *os.File
+		if f, err = os.Create(filepath.Join(dir, fmt.Sprint(i))); err == nil {
+			f.Close()
+		}
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("fill the disk: %v", err)
+	}
+	s.apply(t, pod{Name: "volume", Script: sleepScript, Spec: "volumes: [{name: v, emptyDir: {}}]", Container: "volumeMounts: [{name: v, mountPath: /v}]"})
+	s.apply(t, claim{Name: "kept"})
+	if got := s.onlyEvent(t, "volume", "FailedMount"); !strings.HasPrefix(got, "Unable to attach or mount volumes: ") || !strings.HasSuffix(got, ": no space left on device") {
+		t.Errorf("event of the pod: %q", got)
+	}
+	if got := s.onlyEvent(t, "kept", "ProvisioningFailed"); !strings.HasPrefix(got, "make directory of volume pvc-") || !strings.HasSuffix(got, ": no space left on device") {
+		t.Errorf("event of the claim: %q", got)
+	}
+	must(t, os.RemoveAll(dir))
+	s.until(t, "volume", "ready", ready)
+	s.claimUntil(t, "kept", "bound", bound)
+	s.must(t, "delete", "pvc", "kept")
 }
