@@ -153,7 +153,11 @@ func TestOpenAPIIsCurrent(t *testing.T) {
 	}
 	v2, routes, missing := paths("/openapi/v2"), 0, []string{}
 	pattern := regexp.MustCompile(`:\*}`)
-	for _, service := range e.server.WebServices() {
+	services, err := e.server.WebServices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, service := range services {
 		v3 := paths("/openapi/v3" + service.RootPath())
 		for _, route := range service.Routes() {
 			routes++

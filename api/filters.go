@@ -102,7 +102,7 @@ func (a *answered) Write(p []byte) (int, error) {
 func (s *Server) mux() http.Handler {
 	mux := http.NewServeMux()
 	for _, path := range []string{"/api", "/api/", "/apis", "/apis/"} {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { s.container.Dispatch(w, r) })
+		mux.Handle(path, s.routes)
 	}
 	s.logPaths(mux)
 	s.healthPaths(mux)

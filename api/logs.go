@@ -161,7 +161,7 @@ func statusOf(err error) error {
 func (s *Server) logPaths(mux *http.ServeMux) {
 	mux.HandleFunc("/api/v1/namespaces/{namespace}/pods/{name}/log", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || !wsstream.IsWebSocketRequest(r) {
-			s.container.Dispatch(w, r)
+			s.routes.ServeHTTP(w, r)
 			return
 		}
 		if err := s.serveLogSocket(w, r); err != nil {

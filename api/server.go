@@ -55,7 +55,7 @@ type Config struct {
 type Server struct {
 	Config
 
-	container *restful.Container
+	routes    *routes
 	handler   http.Handler
 	admit     admission.MutationInterface
 	registry  registries
@@ -255,4 +255,12 @@ func (s *Server) expire(ctx context.Context) {
 }
 
 // WebServices are the routes under /api and /apis, for the generator of the OpenAPI documents.
-func (s *Server) WebServices() []*restful.WebService { return s.container.RegisteredWebServices() }
+func (s *Server) WebServices() ([]*restful.WebService, error) {
+	s.routes.mu.Lock()
+	defer s.routes.mu.Unlock()
+	all, err := s.routes.all()
+	if err != nil {
+		return nil, err
+	}
+	return all.RegisteredWebServices(), nil
+}

@@ -44,7 +44,10 @@ func generate(dir string) error {
 	if err != nil {
 		return err
 	}
-	services := s.WebServices()
+	services, err := s.WebServices()
+	if err != nil {
+		return err
+	}
 	namer := openapi.NewDefinitionNamer(legacyscheme.Scheme)
 	v2 := &common.Config{
 		ProtocolList: []string{"https"}, Info: info(), GetOperationIDAndTagsFromRoute: operation,
