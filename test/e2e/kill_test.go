@@ -49,11 +49,126 @@ func TestKillPoints(t *testing.T) {
 		t.Run(fmt.Sprintf("lane%d", lane), func(t *testing.T) {
 			t.Parallel()
 			m := newMortal(t)
+			var mine []string
 			for i := lane; i < len(points); i += lanes {
-				t.Run(points[i], func(t *testing.T) { m.die(t, points[i]) })
+				mine = append(mine, points[i])
+			}
+			shared, alone := m.share(mine)
+			for _, deaths := range shared {
+				t.Run(deaths.String(), func(t *testing.T) { m.dieOften(t, deaths) })
+			}
+			for _, point := range alone {
+				t.Run(point, func(t *testing.T) { m.die(t, point) })
 			}
 		})
 	}
+}
+
+// deaths are kill points of one life, by the stage in which podd dies there.
+type deaths map[string]string
+
+// String is all points, in the order of the stages.
+func (d deaths) String() string {
+	var all []string
+	for _, s := range life {
+		if point := d[s.name]; point != "" {
+			all = append(all, point)
+		}
+	}
+	return strings.Join(all, "+")
+}
+
+// share gives points of different stages to one life, since making and ending a pod takes most of the time. What ends an
+// instance or a sandbox also ends the pod, so podd dies there twice. The points that need a life of their own are left over.
+func (m *mortal) share(points []string) (shared []deaths, alone []string) {
+	stages := map[string][]string{}
+	for _, point := range points {
+		home := m.home[point]
+		if _, ok := special[point]; ok || home == "" || strings.HasPrefix(point, "finish.") {
+			alone = append(alone, point)
+			continue
+		}
+		stages[home] = append(stages[home], point)
+		if home == "restart" || home == "sandbox" {
+			stages["delete"] = append(stages["delete"], point)
+		}
+	}
+	for stage, all := range stages {
+		for i, point := range all {
+			if i == len(shared) {
+				shared = append(shared, deaths{})
+			}
+			shared[i][stage] = point
+		}
+	}
+	return shared, alone
+}
+
+// dieOften lives one life in which podd dies at each of the points, each in its stage, and looks after each. A point that
+// podd did not come to gets a whole life.
+func (m *mortal) dieOften(t *testing.T, at deaths) {
+	m.victim = victim{killed: map[string]bool{}}
+	if !m.listens {
+		m.listen(t)
+	}
+	var missed []string
+	app, side := int32(0), int32(0)
+	for _, s := range life {
+		point := at[s.name]
+		switch s.name {
+		case "exec", "restart", "sandbox":
+			if point == "" {
+				continue
+			}
+		}
+		switch s.name { // what went before decides how often the containers were restarted
+		case "restart":
+			app++
+			s.act, s.right = crash("app", int(app-1)), lives(app, side)
+		case "sandbox":
+			app, side = app+1, side+1
+			s.right = lives(app, side)
+		case "exec":
+			s.right = lives(app, side)
+		}
+		switch {
+		case point == "":
+			m.tell(t, "")
+			began := time.Now()
+			if m.pass(t, s, slow) {
+				t.Fatalf("podd died:\n%s", m.Logs())
+			}
+			m.usual[s.name] = time.Since(began)
+		case !m.dieIn(t, point, s) && m.home[point] == s.name:
+			missed = append(missed, point)
+		}
+	}
+	m.checkBystander(t)
+	if m.CheckLeaks(); m.lane.Failed() {
+		m.Rebase() // what was reported is not reported again
+	}
+	m.judge(t, life)
+	for _, point := range missed {
+		m.die(t, point)
+	}
+	if point := at["delete"]; point != "" && m.home[point] == "delete" && !slices.Contains(missed, point) {
+		m.dieFinished(t, point)
+	}
+}
+
+// dieIn has the podd that runs die at a point in one stage, and recover. It tells whether podd came there.
+func (m *mortal) dieIn(t *testing.T, point string, s stage) bool {
+	t.Helper()
+	m.tell(t, point)
+	began := time.Now()
+	if !m.pass(t, s, slow) {
+		m.usual[s.name] = time.Since(began)
+		m.tell(t, "")
+		return false
+	}
+	t.Logf("died at %s in %s", point, s.name)
+	m.recover(t, s)
+	return true
 }
 
 // TestPullDies kills podd while an image is pulled. The pull goes on when podd is back, and nothing is left of the first.
@@ -137,14 +252,24 @@ type mortal struct {
 	lane      *testing.T
 	name      string // of the victim
 	hostPort  int
-	share     bool // the victim's containers share a PID namespace
+	sharePID  bool // the victim's containers share a PID namespace
 	watched   bool // the victim has probes and hooks
 	bystander *v1.Pod
 	processes map[string]process       // of the bystander, by container id
 	usual     map[string]time.Duration // what a stage took when podd did not die in it, the last time, by its name
 	trace     string                   // the file that names the kill points that podd passes
+	told      string                   // the file that names the one at which podd dies
+	listens   bool                     // the podd that runs looks into told
+	late      []lateness               // what took longer than it may, if the host is as fast as when it was measured
 	home      map[string]string        // by kill point, the first stage of life that passes it
 	victim    victim
+}
+
+// lateness is a stage after podd's death that took too long.
+type lateness struct {
+	stage string
+	took  time.Duration
+	story string
 }
 
 // victim is the pod that podd works on when it dies.
@@ -196,7 +321,7 @@ var special = map[string]struct {
 }{
 	"network.conf.before":       {(*mortal).dropNetworkConf, life},
 	"network.conf.after":        {(*mortal).dropNetworkConf, life},
-	"sandbox.pinned":            {func(m *mortal, _ *testing.T) { m.share = true }, shortLife},
+	"sandbox.pinned":            {func(m *mortal, _ *testing.T) { m.sharePID = true }, shortLife},
 	"allocate.before":           {nil, resizedLife},
 	"allocate.after":            {nil, resizedLife},
 	"claims.directory":          {nil, claimedLife},
@@ -214,7 +339,7 @@ var special = map[string]struct {
 
 func newMortal(t *testing.T) *mortal {
 	m := &mortal{lane: t, suite: start(t, harness.WithArgs("--restart-backoff=10ms", "--restart-backoff-max=20ms")), name: "victim",
-		usual: map[string]time.Duration{}, home: map[string]string{}, trace: filepath.Join(t.TempDir(), "trace")}
+		usual: map[string]time.Duration{}, home: map[string]string{}, trace: filepath.Join(t.TempDir(), "trace"), told: filepath.Join(t.TempDir(), "told")}
 	m.client = m.fleeting(t)
 	m.hostPort = freePort(t)
 	m.bystander = m.running(t, pod{
@@ -260,7 +385,7 @@ func (m *mortal) lifeTo(point string) []stage {
 // die has podd die at a point, early in the first life that passes it and then in the deletion, and looks.
 func (m *mortal) die(t *testing.T, point string) {
 	stages := m.lifeTo(point)
-	defer func() { m.share, m.watched = false, false }()
+	defer func() { m.sharePID, m.watched = false, false }()
 	if s, ok := special[point]; ok {
 		if stages = s.life; s.prepare != nil {
 			s.prepare(m, t)
@@ -283,10 +408,8 @@ func (m *mortal) die(t *testing.T, point string) {
 		}
 		t.Logf("died in %s, too", at)
 	}
-	if at == "delete" { // a pod that has finished goes another way
-		if at, ok = m.live(t, point, finishedLife, 0); ok {
-			t.Logf("died in %s of a pod that finishes, too", at)
-		}
+	if at == "delete" {
+		m.dieFinished(t, point)
 		return
 	}
 	if at != "restart" && at != "sandbox" && at != "fall" {
@@ -295,6 +418,14 @@ func (m *mortal) die(t *testing.T, point string) {
 	// What ends an instance or a sandbox also ends the pod.
 	if at, ok = m.live(t, point, shortLife, 1); ok {
 		t.Logf("died in %s, too", at)
+	}
+}
+
+// dieFinished has podd die at a point with a pod that finishes, which goes another way.
+func (m *mortal) dieFinished(t *testing.T, point string) {
+	t.Helper()
+	if at, ok := m.live(t, point, finishedLife, 0); ok {
+		t.Logf("died in %s of a pod that finishes, too", at)
 	}
 }
 
@@ -307,6 +438,7 @@ func (m *mortal) live(t *testing.T, point string, stages []stage, from int) (str
 	for i, s := range stages {
 		if i == from {
 			m.Launch("PODD_KILL_AT=" + point)
+			m.listens = false
 			if died = m.awaitReady(t, slow); died {
 				at = "start"
 				break
@@ -333,6 +465,7 @@ func (m *mortal) live(t *testing.T, point string, stages []stage, from int) (str
 	if m.CheckLeaks(); m.lane.Failed() {
 		m.Rebase() // what was reported is not reported again
 	}
+	m.judge(t, stages)
 	return at, died
 }
 
@@ -340,17 +473,48 @@ func (m *mortal) live(t *testing.T, point string, stages []stage, from int) (str
 func (m *mortal) recover(t *testing.T, s stage) {
 	t.Helper()
 	began := time.Now()
-	m.Launch()
-	if m.awaitReady(t, slow) {
-		t.Fatalf("podd ended while it started:\n%s", m.Logs())
-	}
+	m.listen(t)
 	if s.act != nil && m.pass(t, s, slow) {
 		t.Fatalf("podd died again:\n%s", m.Logs())
 	}
 	if took, usual := time.Since(began), m.usual[s.name]; took > recovery+usual {
-		t.Errorf("podd died in %s, which takes %s: all was right again only after %s\n%s\npodd:\n%s", s.name, usual, took, m.story(m.name), m.Logs())
+		m.late = append(m.late, lateness{s.name, took, m.story(m.name)})
 	} else {
 		t.Logf("all was right again after %s, where the stage takes %s", took.Round(time.Millisecond), usual.Round(time.Millisecond))
+	}
+}
+
+// judge says what was late. The host may have got busier since it was measured what the stages take, so that is done again.
+func (m *mortal) judge(t *testing.T, stages []stage) {
+	t.Helper()
+	late := m.late
+	if m.late = nil; len(late) == 0 {
+		return
+	}
+	m.live(t, "", stages, -1)
+	for _, l := range late {
+		if usual := m.usual[l.stage]; l.took > recovery+usual {
+			t.Errorf("podd died in %s, which takes %s: all was right again only after %s\n%s\npodd:\n%s", l.stage, usual, l.took, l.story, m.Logs())
+		}
+	}
+}
+
+// listen starts a podd that dies where tell says.
+func (m *mortal) listen(t *testing.T) {
+	t.Helper()
+	m.tell(t, "")
+	m.Launch("PODD_KILL_FILE=" + m.told)
+	m.listens = true
+	if m.awaitReady(t, slow) {
+		t.Fatalf("podd ended while it started:\n%s", m.Logs())
+	}
+}
+
+// tell says to the podd that runs where to die; nowhere, if point is "".
+func (m *mortal) tell(t *testing.T, point string) {
+	t.Helper()
+	if err := os.WriteFile(m.told, []byte(point), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -413,7 +577,7 @@ func (m *mortal) settle(ctx context.Context, right func(*mortal, context.Context
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(40 * time.Millisecond): // asking is work for podd and containerd, too
 		}
 	}
 }
@@ -461,7 +625,7 @@ readinessProbe: {exec: {command: [test, -e, /data/made]}, periodSeconds: 1, time
 		Spec: `
 restartPolicy: Always
 terminationGracePeriodSeconds: 2
-shareProcessNamespace: ` + strconv.FormatBool(m.share) + `
+shareProcessNamespace: ` + strconv.FormatBool(m.sharePID) + `
 volumes:
 - {name: data, emptyDir: {}}
 - {name: memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
