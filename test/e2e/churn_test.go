@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -81,7 +82,7 @@ func (s *suite) make(ctx context.Context, p pod) error {
 	if err := yaml.UnmarshalStrict([]byte(p.String()), &wanted); err != nil {
 		return err
 	}
-	_, err := s.client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, &wanted, metav1.CreateOptions{})
+	_, err := s.client.CoreV1().Pods(cmp.Or(wanted.Namespace, metav1.NamespaceDefault)).Create(ctx, &wanted, metav1.CreateOptions{})
 	return err
 }
 

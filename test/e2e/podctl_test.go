@@ -56,7 +56,7 @@ func testApply(t *testing.T, s *suite) {
 	}{
 		{p, "pod/apply created\n"}, {p, "pod/apply unchanged\n"}, {q, "pod/apply configured\n"}, {q, "pod/apply unchanged\n"}, {p, "pod/apply configured\n"},
 	} {
-		if got := s.apply(t, c.pod); got != c.want {
+		if got := s.podctlApply(t, c.pod); got != c.want {
 			t.Errorf("podctl apply: %q, want %q", got, c.want)
 		}
 	}

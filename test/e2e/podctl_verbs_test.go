@@ -324,7 +324,7 @@ func testPodctlEdit(t *testing.T, s *suite) {
 // diff says with its exit code whether apply would change something.
 func testPodctlDiff(t *testing.T, s *suite) {
 	p := sleeper("diff")
-	s.apply(t, p)
+	s.podctlApply(t, p)
 	if out, errs, code := s.PodctlInput(strings.NewReader(p.String()), "diff", "-f", "-"); code != 0 || out != "" {
 		t.Errorf("podctl diff of no change: exit %d, %q, %q", code, out, errs)
 	}

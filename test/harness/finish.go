@@ -93,11 +93,12 @@ func (p *Podd) CheckLeaks() {
 	}
 }
 
-// settle asks until the answer is yes or settleLimit is over; the last error is returned.
+// settle asks until the answer is yes or settleLimit is over; the last error is returned. It asks ever more rarely: what it
+// asks is mostly all that the host has, and the answer has to come from others, who need the processor for it.
 func settle(ask func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
 	defer cancel()
-	for {
+	for wait := 10 * time.Millisecond; ; wait = min(wait*3/2, time.Second/4) {
 		done, err := ask(ctx)
 		if done && err == nil {
 			return nil
@@ -105,7 +106,7 @@ func settle(ask func(context.Context) (bool, error)) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(wait):
 		}
 	}
 }
