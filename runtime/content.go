@@ -41,9 +41,10 @@ func (h *host) environment(admitted *v1.Pod, c *v1.Container) ([]v1.EnvVar, erro
 	return sources.Environment(h.r.objects(), h.place(admitted, ips), admitted, c)
 }
 
-// ensureContent has all volumes that podd fills, of the sources as they are now. An error for one of them is *volumes.Error.
+// ensureContent has all volumes that podd fills, of the sources as they are now. An error for one of them is *volumes.Error,
+// for several they are joined.
 func (h *host) ensureContent(ctx context.Context, pod *v1.Pod) error {
-	return h.write(ctx, h.admitted(pod), func(vol *v1.Volume, err error) error {
+	return h.write(ctx, h.admitted(pod), func(vol *v1.Volume, _ volumes.Written, err error) error {
 		return &volumes.Error{Volume: vol.Name, Err: err}
 	})
 }
@@ -52,27 +53,30 @@ func (h *host) ensureContent(ctx context.Context, pod *v1.Pod) error {
 // so: its containers run, and go on with what they have.
 func (h *host) refresh(ctx context.Context, pod *v1.Pod) error {
 	pod = h.admitted(pod)
-	return h.write(ctx, pod, func(vol *v1.Volume, err error) error {
+	return h.write(ctx, pod, func(vol *v1.Volume, from volumes.Written, err error) error {
 		var unresolved *sources.Unresolved
 		if !errors.As(err, &unresolved) {
 			return &volumes.Error{Volume: vol.Name, Err: err}
 		}
 		h.failedMount(pod, &volumes.Error{Volume: vol.Name, Err: err})
 		h.r.Log.Warn("a volume stays as it is", "namespace", pod.Namespace, "pod", pod.Name, "volume", vol.Name, "err", err)
-		stamp := sources.Stamp(h.r.objects(), h.place(pod, nil), pod, vol)
-		return h.r.Volumes.Keep(pod, vol, volumes.Written{Stamp: stamp})
+		return h.r.Volumes.Keep(pod, vol, from)
 	})
 }
 
+// keptAgain is how soon a volume is tried again that stays as it is though it is due.
+const keptAgain = time.Minute
+
 // write writes every volume that is not of its sources as they are now. amiss says what becomes of it if there is no
-// content for one.
-func (h *host) write(ctx context.Context, pod *v1.Pod, amiss func(vol *v1.Volume, err error) error) error {
+// content for one; from is what there would have been content of, due as before. One volume that goes wrong stops none after it.
+func (h *host) write(ctx context.Context, pod *v1.Pod, amiss func(vol *v1.Volume, from volumes.Written, err error) error) error {
 	h.writing.Lock()
 	defer h.writing.Unlock()
 	written, err := h.r.Volumes.Written(string(h.uid))
 	if err != nil {
 		return err
 	}
+	var wrong []error
 	for i := range pod.Spec.Volumes {
 		vol := &pod.Spec.Volumes[i]
 		if !sources.IsContent(vol) {
@@ -80,7 +84,8 @@ func (h *host) write(ctx context.Context, pod *v1.Pod, amiss func(vol *v1.Volume
 		}
 		objects, place := h.r.objects(), h.place(pod, nil)
 		from := volumes.Written{Stamp: sources.Stamp(objects, place, pod, vol)} // before the sources are read: they may change meanwhile
-		if was, ok := written[vol.Name]; ok && !stale(was, from.Stamp, time.Now()) {
+		was, ok := written[vol.Name]
+		if ok && !stale(was, from.Stamp, time.Now()) {
 			continue
 		}
 		content, err := sources.Files(ctx, objects, place, pod, vol)
@@ -92,13 +97,19 @@ func (h *host) write(ctx context.Context, pod *v1.Pod, amiss func(vol *v1.Volume
 			}
 			err = h.r.Volumes.Write(ctx, pod, vol, files, from)
 		} else {
-			err = amiss(vol, err)
+			if from.Due = was.Due; !from.Due.IsZero() && !from.Due.After(time.Now()) {
+				from.Due = time.Now().Add(keptAgain)
+			}
+			err = amiss(vol, from, err)
 		}
 		if err != nil {
-			return err
+			wrong = append(wrong, err)
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	return nil
+	return errors.Join(wrong...)
 }
 
 func stale(was volumes.Written, stamp string, now time.Time) bool {

@@ -156,6 +156,12 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 // failedMount tells which volume could not be made (pkg/volume/util/operationexecutor/operation_generator.go), or that none
 // could (pkg/kubelet/kubelet.go SyncPod).
 func (h *host) failedMount(pod *v1.Pod, err error) {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range several.Unwrap() {
+			h.failedMount(pod, err)
+		}
+		return
+	}
 	if of := (*volumes.Error)(nil); errors.As(err, &of) {
 		h.event(pod, v1.EventTypeWarning, "FailedMount", "MountVolume.SetUp failed for volume %q : %v", of.Volume, of.Err)
 		return
