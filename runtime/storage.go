@@ -2,7 +2,9 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"time"
@@ -86,9 +88,16 @@ func storageLimit(pod *v1.Pod) (resource.Quantity, bool) {
 }
 
 // exceeds says which of its limits what the pod stores is beyond, in upstream's words and order; "" if it is not
-// (pkg/kubelet/eviction/eviction_manager.go localStorageEviction). A container stores its log and its writable layer.
+// (pkg/kubelet/eviction/eviction_manager.go localStorageEviction). A container stores its log and its writable layer. What is
+// made so that it cannot be counted is beyond every limit.
 func (r *Runtime) exceeds(ctx context.Context, pod *v1.Pod) string {
-	used := func(dir string) int64 { n, _, _ := stats.Files(ctx, dir); return int64(n) }
+	used := func(dir string) int64 {
+		n, _, err := stats.Files(ctx, dir)
+		if errors.Is(err, stats.ErrTooDeep) {
+			return math.MaxInt64
+		}
+		return int64(n)
+	}
 	var total int64
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
@@ -99,7 +108,7 @@ func (r *Runtime) exceeds(ctx context.Context, pod *v1.Pod) string {
 		if limit := v.EmptyDir.SizeLimit; limit != nil && limit.Sign() > 0 && limit.CmpInt64(n) < 0 {
 			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, limit.String())
 		}
-		total += n
+		total = min(total, math.MaxInt64-n) + n
 	}
 	limit, limited := storageLimit(pod)
 	if !limited {
@@ -116,7 +125,7 @@ func (r *Runtime) exceeds(ctx context.Context, pod *v1.Pod) string {
 			r.Log.Debug("measure a container's writable layer", "pod", pod.Name, "container", c.Name, "err", err)
 		}
 		n += root
-		total += n
+		total = min(total, math.MaxInt64-n) + n
 		m, ok := status.MemberOf(pod, c.Name)
 		if !ok || m.Kind != status.Regular {
 			continue

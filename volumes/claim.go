@@ -28,8 +28,20 @@ func (v *Volumes) claimed(pod *v1.Pod, vol *v1.Volume) (Claimed, error) {
 	if v.claims == nil {
 		return Claimed{}, errors.New("this kind of volume is not supported")
 	}
-	return v.claims(pod, vol)
+	c, err := v.claims(pod, vol)
+	if err != nil {
+		return c, &unclaimed{err}
+	}
+	return c, nil
 }
+
+// unclaimed is why a claim is bound to nothing that the pod may have.
+type unclaimed struct{ error }
+
+func (e *unclaimed) Unwrap() error { return e.error }
+
+// Lacking says that a change of the claim or its volume may make it good.
+func (e *unclaimed) Lacking() {}
 
 func isClaim(vol *v1.Volume) bool { return vol.PersistentVolumeClaim != nil || vol.Ephemeral != nil }
 

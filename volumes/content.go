@@ -213,6 +213,9 @@ func (v *Volumes) write(pod *v1.Pod, vol *v1.Volume, files map[string]File, from
 	}
 	from.Sum = sum(files)
 	if known[vol.Name].Sum != from.Sum {
+		if err := forget(root, known, vol.Name); err != nil {
+			return err
+		}
 		if err := fill(root, pod, vol, files); err != nil {
 			return err
 		}
@@ -227,7 +230,20 @@ func note(root *os.Root, known map[string]Written, name string, from Written) er
 		next = map[string]Written{}
 	}
 	next[name] = from
-	data, err := json.Marshal(next)
+	return save(root, next)
+}
+
+// forget makes void what was noted of a volume, before it is filled: if podd dies meanwhile nobody knows what is in it.
+func forget(root *os.Root, known map[string]Written, name string) error {
+	if _, noted := known[name]; !noted {
+		return nil
+	}
+	delete(known, name)
+	return save(root, known)
+}
+
+func save(root *os.Root, written map[string]Written) error {
+	data, err := json.Marshal(written)
 	if err != nil {
 		return err
 	}

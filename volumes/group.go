@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -28,18 +28,21 @@ func giveToGroup(ctx context.Context, dir string, group int, policy *v1.PodFSGro
 			return nil
 		}
 	}
-	if err := giveBelow(ctx, root, ".", group); err != nil {
+	if err := giveBelow(ctx, root, ".", group, 1); err != nil {
 		return fmt.Errorf("give %s to group %d: %w", dir, group, err)
 	}
 	return nil
 }
 
-// giveBelow does it for the directory at a path below root. What goes meanwhile is no error.
-func giveBelow(ctx context.Context, root int, path string, group int) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// deepest is how many directories within each other are given to a group: each is held open.
+const deepest = 1024
+
+// giveBelow does it for the directory at a path in another one. What goes meanwhile is no error.
+func giveBelow(ctx context.Context, in int, path string, group, depth int) error {
+	if depth > deepest {
+		return fmt.Errorf("more than %d directories within each other", deepest)
 	}
-	fd, err := openBeneath(root, path, unix.RESOLVE_NO_XDEV)
+	fd, err := openBeneath(in, path, unix.RESOLVE_NO_XDEV)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil
 	}
@@ -47,25 +50,33 @@ func giveBelow(ctx context.Context, root int, path string, group int) error {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), path)
-	entries, err := f.ReadDir(-1)
-	for _, e := range entries {
-		if err == nil && !e.IsDir() {
-			err = giveEntry(fd, e.Name(), group)
+	defer f.Close()
+	for {
+		entries, err := f.ReadDir(512) // and not all at once: there may be millions
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if len(entries) == 0 {
+			return giveEntry(in, path, group)
+		}
+		for _, e := range entries {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if e.IsDir() {
+				err = giveBelow(ctx, fd, e.Name(), group, depth+1)
+			} else {
+				err = giveEntry(fd, e.Name(), group)
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
-	err = errors.Join(err, f.Close()) // one directory is open at a time, however deep they are
-	for _, e := range entries {
-		if err == nil && e.IsDir() {
-			err = giveBelow(ctx, root, filepath.Join(path, e.Name()), group)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	return giveEntry(root, path, group)
 }
 
-// giveEntry does it for one entry of a directory.
+// giveEntry does it for one entry of a directory. One that is the group's already is left alone, so that who was interrupted
+// comes further each time.
 func giveEntry(dir int, path string, group int) error {
 	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV})
@@ -80,15 +91,21 @@ func giveEntry(dir int, path string, group int) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if err := unix.Fchownat(fd, "", -1, group, unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
 	mode := st.Mode&0o7777 | 0o660
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
-		return nil
+		mode = st.Mode & 0o7777
 	case unix.S_IFDIR:
 		mode |= unix.S_ISGID | 0o110
+	}
+	if int(st.Gid) == group && st.Mode&0o7777 == mode {
+		return nil
+	}
+	if err := unix.Fchownat(fd, "", -1, group, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return nil
 	}
 	if err := unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), mode); err != nil {
 		return fmt.Errorf("%s: %w", path, err)

@@ -5,9 +5,11 @@ package volumes
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 )
 
@@ -48,5 +50,53 @@ func TestGiveToGroup(t *testing.T) {
 	}
 	if _, gid := owner(t, file); gid != 0 {
 		t.Error("the root is the group's, and all was given again")
+	}
+}
+
+// A tree that is the group's already is not touched again, so that an interrupted run comes further each time. One that is
+// larger than what is read of a directory at once is given as a whole.
+func TestGiveToGroupAgain(t *testing.T) {
+	dir := t.TempDir()
+	many := 1100
+	for i := range many {
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("0", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	changed := func() (times []unix.Timespec) {
+		entries, err := os.ReadDir(dir)
+		if err != nil || len(entries) != many+1 {
+			t.Fatal(len(entries), err)
+		}
+		for _, e := range entries {
+			var st unix.Stat_t
+			if err := unix.Lstat(filepath.Join(dir, e.Name()), &st); err != nil || st.Gid != 5000 {
+				t.Fatalf("%s: group %d, %v", e.Name(), st.Gid, err)
+			}
+			times = append(times, st.Ctim)
+		}
+		return times
+	}
+	if err := giveToGroup(t.Context(), dir, 5000, nil); err != nil {
+		t.Fatal(err)
+	}
+	first := changed()
+	if err := os.Chmod(filepath.Join(dir, "7"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := giveToGroup(t.Context(), dir, 5000, nil); err != nil {
+		t.Fatal(err)
+	}
+	touched := 0
+	for i, at := range changed() {
+		if at != first[i] {
+			touched++
+		}
+	}
+	if touched != 1 || mode(t, filepath.Join(dir, "7")) != 0o660 {
+		t.Errorf("%d of %d were touched, %v", touched, many, mode(t, filepath.Join(dir, "7")))
 	}
 }

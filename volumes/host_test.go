@@ -316,3 +316,67 @@ func TestKillPoints(t *testing.T) {
 		}
 	}
 }
+
+// podd dies when another version of a volume is visible, but not noted yet. Then the sources are again what was noted.
+func TestContentGoesBack(t *testing.T) {
+	const victim = "PODD_VOLUMES_TEST_BACK"
+	p := pod(configMap("config"))
+	write := func(v *Volumes, text string) error {
+		return v.Write(t.Context(), p, &p.Spec.Volumes[0], texts("a="+text), Written{Stamp: text})
+	}
+	dir := os.Getenv(victim)
+	died := dir != ""
+	if !died {
+		dir = t.TempDir()
+	}
+	v, err := Open(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if died {
+		t.Fatal(write(v, "first"), write(v, "second"))
+	}
+	noMounts(t, v)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestContentGoesBack$")
+	cmd.Env = append(os.Environ(), victim+"="+dir, "PODD_KILL_AT=volumes.content.visible:2")
+	out, err := cmd.CombinedOutput()
+	if err == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("was not killed: %v\n%s", err, out)
+	}
+	if err := write(v, "first"); err != nil {
+		t.Error(err)
+	}
+	if got := tree(t, filepath.Join(v.path("uid-1"), contents, "config")); got != "a=first" {
+		t.Errorf("the volume has %q", got)
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Error(err)
+	}
+}
+
+// podd dies between the two calls that a read-only bind mount takes: the image can be written to, and is mounted again.
+func TestImageIsReadOnlyAfterDeath(t *testing.T) {
+	v, image := open(t), t.TempDir()
+	noMounts(t, v)
+	at := filepath.Join(v.path("uid-1"), images, "image")
+	if err := errors.Join(os.MkdirAll(at, 0o700), unix.Mount(image, at, "", unix.MS_BIND|unix.MS_REC, "")); err != nil {
+		t.Fatal(err)
+	}
+	if v.ImageMounted("uid-1", "image") {
+		t.Error("an image that can be written to counts as mounted")
+	}
+	for range 2 {
+		if err := v.MountImage("uid-1", "image", []mount.Mount{{Type: "bind", Source: image, Options: []string{"rbind", "ro"}}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(at, "file"), nil, 0o600); !errors.Is(err, unix.EROFS) || !v.ImageMounted("uid-1", "image") {
+			t.Errorf("write to the image: %v", err)
+		}
+		if points, _ := mountsBelow(at); len(points) != 1 {
+			t.Errorf("mounted at %v", points)
+		}
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Error(err)
+	}
+}

@@ -37,8 +37,14 @@ func (v *Volumes) MountImage(uid, name string, mounts []mount.Mount) error {
 		return fmt.Errorf("volume %s: %w", name, err)
 	}
 	defer unix.Close(in)
-	if isMount(in, name) {
-		return nil
+	path := filepath.Join(v.path(uid), images, name)
+	for isMount(in, name) {
+		if isSealed(in, name) {
+			return nil
+		}
+		if err := detach(path); err != nil {
+			return fmt.Errorf("volume %s: unmount what is not read-only: %w", name, err)
+		}
 	}
 	at, err := openSub(in, name, true)
 	if err != nil {
@@ -51,7 +57,7 @@ func (v *Volumes) MountImage(uid, name string, mounts []mount.Mount) error {
 	killpoint.At("volumes.image.before")
 	// By its path, which no pod can change: what a bind mount is to be besides comes with a second call, for which the descriptor
 	// would still be what lies below.
-	if err := mount.All(mounts, filepath.Join(v.path(uid), images, name)); err != nil {
+	if err := mount.All(mounts, path); err != nil {
 		return fmt.Errorf("volume %s: mount image: %w", name, err)
 	}
 	return nil
@@ -69,7 +75,20 @@ func (v *Volumes) ImageMounted(uid, name string) bool {
 		return false
 	}
 	defer unix.Close(in)
-	return isMount(in, name)
+	return isMount(in, name) && isSealed(in, name)
+}
+
+// isSealed tells whether a mount has what imageOptions say, and is read-only. A bind mount gets it with a second call,
+// before which podd may have died.
+func isSealed(dir int, name string) bool {
+	fd, err := openBeneath(dir, name, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var st unix.Statfs_t
+	const want = unix.ST_RDONLY | unix.ST_NOEXEC | unix.ST_NOSUID | unix.ST_NODEV
+	return unix.Fstatfs(fd, &st) == nil && st.Flags&want == want
 }
 
 // UnmountImages unmounts the image volumes of a pod, and tells the names of all that there were until Remove.

@@ -17,9 +17,9 @@ import (
 // Mounts are the mounts of one instance of a container for its volumeMounts, a path before what lies below it. id is the
 // instance's, env its variables, to which a subPathExpr may refer.
 //
-// The links in a hostPath are resolved now, so that the path cannot lead elsewhere by the time the container starts. What
-// a subPath leads to is opened now, made if it is missing, and pinned, until Unpin: a pod that can write there cannot
-// exchange it. Mounts may be called again for the same instance, as long as that has not started.
+// The links in a hostPath are resolved now, and the runtime gets the path that they lead to. It resolves that again when the
+// container starts: who can write to a directory above a hostPath decides what it is. What a subPath leads to is opened
+// now, made if it is missing, and pinned, until Unpin: a pod that can write there cannot exchange it. Mounts may be called again for the same instance, as long as that has not started.
 func (v *Volumes) Mounts(ctx context.Context, pod *v1.Pod, c *v1.Container, id string, env []v1.EnvVar) ([]specs.Mount, error) {
 	if !validUID.MatchString(string(pod.UID)) || !validUID.MatchString(id) {
 		return nil, fmt.Errorf("pod uid %q, container id %q: not usable as a name", pod.UID, id)
@@ -67,7 +67,7 @@ func (v *Volumes) mount(ctx context.Context, pod *v1.Pod, m *v1.VolumeMount, p p
 	source := root
 	if sub != "" {
 		if source, err = v.pinSubPath(ctx, root, sub, p, propagates(m)); err != nil {
-			return specs.Mount{}, fmt.Errorf("subPath %s: %w", sub, err)
+			return specs.Mount{}, fmt.Errorf("%s: %w", nameOfSubPath(m), err)
 		}
 	}
 	if err := checkPropagation(source, root, m); err != nil {

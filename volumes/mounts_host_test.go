@@ -3,6 +3,7 @@
 package volumes
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,30 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 )
+
+// A directory above the volume that was exchanged for a link since its path was resolved leads nowhere.
+func TestSubPathBelowAnExchangedDirectory(t *testing.T) {
+	v, dir, outside := open(t), t.TempDir(), t.TempDir()
+	noMounts(t, v)
+	p := pod(hostPath("data", filepath.Join(dir, "above", "volume"), ""))
+	if err := v.Ensure(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	root, _, err := v.source(p, &p.Spec.Volumes[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Rename(filepath.Join(dir, "above"), filepath.Join(dir, "away")), os.Mkdir(filepath.Join(outside, "volume"), 0o700),
+		os.Symlink(outside, filepath.Join(dir, "above"))); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := v.pinSubPath(t.Context(), root, "sub", pin{"uid-1", "id", 0}, false); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("pinned at %q, %v", at, err)
+	}
+	if names(t, filepath.Join(outside, "volume")) != "" {
+		t.Error("something was made where the link leads")
+	}
+}
 
 // mounted is what is mounted for one volumeMount of volume data.
 func mounted(t *testing.T, v *Volumes, p *v1.Pod, m v1.VolumeMount, env []v1.EnvVar) (string, error) {

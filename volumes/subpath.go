@@ -7,6 +7,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,8 @@ import (
 
 // subPath is the path below the volume's root that a mount shows; empty is the root. The rules are upstream's
 // (pkg/kubelet/kubelet_pods.go makeMounts, pkg/kubelet/container/helpers.go ExpandContainerVolumeMounts).
+//
+// Errors name it as the pod does: what comes of a subPathExpr may have a secret in it.
 func subPath(m *v1.VolumeMount, env []v1.EnvVar) (string, error) {
 	sub := m.SubPath
 	if m.SubPathExpr != "" {
@@ -39,19 +42,28 @@ func subPath(m *v1.VolumeMount, env []v1.EnvVar) (string, error) {
 	}
 	switch {
 	case path.IsAbs(sub):
-		return "", fmt.Errorf("subPath %s: must not be an absolute path", sub)
+		return "", fmt.Errorf("%s: must not be an absolute path", nameOfSubPath(m))
 	case slices.Contains(strings.Split(sub, "/"), ".."):
-		return "", fmt.Errorf("subPath %s: must not contain \"..\"", sub)
+		return "", fmt.Errorf("%s: must not contain \"..\"", nameOfSubPath(m))
 	case strings.ContainsRune(sub, 0):
-		return "", fmt.Errorf("subPath %q: is not a path", sub)
+		return "", fmt.Errorf("%s: is not a path", nameOfSubPath(m))
 	}
 	return strings.Trim(path.Clean("/"+sub), "/"), nil
 }
 
+func nameOfSubPath(m *v1.VolumeMount) string {
+	if m.SubPathExpr != "" {
+		return "subPathExpr " + m.SubPathExpr
+	}
+	return "subPath " + strings.Trim(strconv.Quote(m.SubPath), `"`)
+}
+
 // pinSubPath opens what the path below root leads to, made if there is nothing, and pins it. Links are followed as long as
-// they stay below root: an absolute one does not, nor does one that only comes back.
+// they stay below root: an absolute one does not, nor does one that only comes back. In root itself there are none.
 func (v *Volumes) pinSubPath(ctx context.Context, root, sub string, p pin, propagates bool) (string, error) {
-	top, err := unix.Open(root, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	top, err := tried(func() (int, error) {
+		return unix.Openat2(unix.AT_FDCWD, root, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	})
 	if err != nil {
 		return "", err
 	}
@@ -129,17 +141,14 @@ func mkdirExactly(dir int, name string, mode uint32) error {
 // openInside opens what a path leads to, of whatever kind, with O_PATH. No link leads out of dir.
 func openInside(ctx context.Context, dir int, name string) (int, error) {
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
-	for {
-		fd, err := unix.Openat2(dir, name, how)
-		switch {
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN): // something was renamed meanwhile
-			if ctx.Err() != nil {
-				return -1, ctx.Err()
-			}
-		case errors.Is(err, unix.EXDEV):
-			return -1, errors.New("leads out of the volume")
-		default:
-			return fd, err
+	fd, err := tried(func() (int, error) {
+		if ctx.Err() != nil {
+			return -1, ctx.Err()
 		}
+		return unix.Openat2(dir, name, how)
+	})
+	if errors.Is(err, unix.EXDEV) {
+		return fd, errors.New("leads out of the volume")
 	}
+	return fd, err
 }

@@ -57,7 +57,11 @@ func Open(o Options) (*Volumes, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
-	return &Volumes{dir: filepath.Clean(o.Dir), claims: o.Claims}, nil
+	dir, err := filepath.EvalSymlinks(o.Dir) // so that no path below it needs to follow a link
+	if err != nil {
+		return nil, fmt.Errorf("volumes: %w", err)
+	}
+	return &Volumes{dir: dir, claims: o.Claims}, nil
 }
 
 // Ensure makes all volumes of the pod: emptyDir directories and tmpfs mounts; hostPaths are checked, and created where
@@ -159,12 +163,20 @@ func openBeneath(dir int, name string, resolve uint64) (int, error) {
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | resolve,
 	}
-	for {
-		fd, err := unix.Openat2(dir, name, how)
-		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
-			return fd, err
+	return tried(func() (int, error) { return unix.Openat2(dir, name, how) })
+}
+
+// mostTries is how often an open is tried again that something renamed meanwhile made void: who renames all the time holds
+// nobody up.
+const mostTries = 128
+
+func tried(open func() (int, error)) (fd int, err error) {
+	for range mostTries {
+		if fd, err = open(); !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			break
 		}
 	}
+	return fd, err
 }
 
 func (v *Volumes) path(uid string) string { return filepath.Join(v.dir, uid, subdir) }

@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -190,6 +191,10 @@ func TestMounts(t *testing.T) {
 	if got[1].Destination != "/a/b/c" || got[1].Source != dir || !slices.Equal(got[1].Options, []string{"rbind", "rprivate", "ro"}) {
 		t.Errorf("mounts = %+v", got)
 	}
+	if err := os.WriteFile(filepath.Join(v.dir, "uid-1/volumes/data/file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := []v1.EnvVar{{Name: "SECRET", Value: "hunter2"}, {Name: "FILE", Value: "file"}}
 	propagation, rro := v1.MountPropagationBidirectional, v1.RecursiveReadOnlyEnabled
 	for want, m := range map[string]v1.VolumeMount{
 		"volumeMount none: the pod has no such volume": {Name: "none", MountPath: "/x"},
@@ -199,12 +204,16 @@ func TestMounts(t *testing.T) {
 		"is not a path":                                {Name: "data", MountPath: ""},
 		"subPath /s: must not be an absolute path":     {Name: "data", MountPath: "/x", SubPath: "/s"},
 		`subPath a/../s: must not contain ".."`:        {Name: "data", MountPath: "/x", SubPath: "a/../s"},
+		"subPathExpr /$(SECRET): must not be an abs":   {Name: "data", MountPath: "/x", SubPathExpr: "/$(SECRET)"},
+		`subPathExpr ../$(SECRET): must not contain`:   {Name: "data", MountPath: "/x", SubPathExpr: "../$(SECRET)"},
+		"subPathExpr $(SECRET)\x00: is not a path":     {Name: "data", MountPath: "/x", SubPathExpr: "$(SECRET)\x00"},
+		"subPathExpr $(FILE)/$(SECRET): ":              {Name: "data", MountPath: "/x", SubPathExpr: "$(FILE)/$(SECRET)"},
 		`missing value for A, B`:                       {Name: "data", MountPath: "/x", SubPathExpr: "$(B)/$(A)/$(B)"},
 		"the mount is not readOnly":                    {Name: "data", MountPath: "/x", RecursiveReadOnly: &rro},
 		"does not go with mountPropagation":            {Name: "data", MountPath: "/x", ReadOnly: true, RecursiveReadOnly: &rro, MountPropagation: &propagation},
 	} {
-		_, err := v.Mounts(t.Context(), p, &v1.Container{VolumeMounts: []v1.VolumeMount{m}}, "id", nil)
-		if err == nil || !strings.Contains(err.Error(), want) {
+		_, err := v.Mounts(t.Context(), p, &v1.Container{VolumeMounts: []v1.VolumeMount{m}}, "id", env)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("mount %+v: %v, want %q", m, err, want)
 		}
 	}
@@ -369,5 +378,33 @@ func TestUnescape(t *testing.T) {
 		if got := unescape(in); got != want {
 			t.Errorf("unescape(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+// Who renames without end holds an open up only so long.
+func TestOpenGivesUp(t *testing.T) {
+	tries := 0
+	if _, err := tried(func() (int, error) { tries++; return -1, unix.EAGAIN }); !errors.Is(err, unix.EAGAIN) || tries != mostTries {
+		t.Errorf("%d tries, %v", tries, err)
+	}
+	tries = 0
+	if fd, err := tried(func() (int, error) { tries++; return 7, []error{unix.EAGAIN, unix.EINTR, nil}[tries-1] }); fd != 7 || err != nil {
+		t.Errorf("%d, %v", fd, err)
+	}
+}
+
+// That a claim is not bound is for want of something that may come.
+func TestUnboundClaimIsLacking(t *testing.T) {
+	v := open(t)
+	why := errors.New("is not bound")
+	v.claims = func(*v1.Pod, *v1.Volume) (Claimed, error) { return Claimed{}, why }
+	p := pod(v1.Volume{Name: "data", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}})
+	var lacking interface{ Lacking() }
+	if err := v.Ensure(t.Context(), p); !errors.As(err, &lacking) || !errors.Is(err, why) || err.Error() != "volume data: is not bound" {
+		t.Errorf("Ensure: %v", err)
+	}
+	v.claims = func(*v1.Pod, *v1.Volume) (Claimed, error) { return Claimed{Local: "/none"}, nil }
+	if err := v.Ensure(t.Context(), p); err == nil || errors.As(err, &lacking) {
+		t.Errorf("Ensure: %v", err)
 	}
 }

@@ -3,7 +3,6 @@ package stats
 import (
 	"bytes"
 	"context"
-	"io/fs"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -17,7 +16,6 @@ import (
 const (
 	countEvery = time.Minute            // a tree is counted at most this often,
 	countShare = 20                     // and at most for one part in this many of the time
-	countMost  = 1 << 20                // files in one tree; what is beyond is not counted
 	firstWait  = 250 * time.Millisecond // how long a look waits for trees that have never been counted
 )
 
@@ -135,7 +133,9 @@ func (d *disks) count(ctx context.Context, t target) {
 	if t.whole {
 		disk.Used, disk.Inodes, disk.Known = disk.FS.Size-disk.FS.Free, disk.FS.Inodes-disk.FS.InodesFree, disk.FS.Size > 0
 	} else {
-		disk.Used, disk.Inodes, disk.Known = Files(ctx, t.dir)
+		var err error
+		disk.Used, disk.Inodes, err = Files(ctx, t.dir)
+		disk.Known = err == nil
 	}
 	disk.At = time.Now()
 	d.mu.Lock()
@@ -143,44 +143,6 @@ func (d *disks) count(ctx context.Context, t target) {
 	if c := d.counts[t.dir]; c != nil {
 		c.Disk, c.again = disk, disk.At.Add(max(countEvery, countShare*disk.At.Sub(began)))
 	}
-}
-
-// Files is what the files in dir take on its file system, a file with several names once. Links are not followed, and
-// other file systems not entered.
-func Files(ctx context.Context, dir string) (used, inodes uint64, ok bool) {
-	var top unix.Stat_t
-	if err := unix.Lstat(dir, &top); err != nil {
-		return 0, 0, false
-	}
-	type inode struct{ dev, ino uint64 }
-	several := map[inode]bool{}
-	_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if ctx.Err() != nil || inodes >= countMost {
-			return filepath.SkipAll
-		}
-		if entry == nil {
-			return nil // gone meanwhile
-		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			return nil
-		}
-		if st.Dev != top.Dev {
-			if entry.IsDir() {
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		if id := (inode{st.Dev, st.Ino}); st.Nlink > 1 && !entry.IsDir() {
-			if several[id] {
-				return nil
-			}
-			several[id] = true
-		}
-		used, inodes = used+uint64(st.Blocks)*512, inodes+1
-		return nil
-	})
-	return used, inodes, ctx.Err() == nil
 }
 
 func fileSystem(path string) usage.FS {

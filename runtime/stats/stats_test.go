@@ -2,14 +2,19 @@ package stats
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -217,18 +222,69 @@ func TestTree(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	used, inodes, ok := Files(t.Context(), dir)
-	if !ok || inodes != 5 || used < 150<<10 || used > 250<<10 {
-		t.Errorf("%d bytes, %d inodes, %v", used, inodes, ok)
+	used, inodes, err := Files(t.Context(), dir)
+	if err != nil || inodes != 5 || used < 150<<10 || used > 250<<10 {
+		t.Errorf("%d bytes, %d inodes, %v", used, inodes, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, ok := Files(ctx, dir); ok {
-		t.Error("a count that was given up is one")
+	if _, _, err := Files(ctx, dir); !errors.Is(err, context.Canceled) {
+		t.Errorf("a count that was given up: %v", err)
 	}
-	if _, _, ok := Files(t.Context(), filepath.Join(dir, "none")); ok {
-		t.Error("nothing was counted")
+	if _, _, err := Files(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a directory that is not there: %v", err)
 	}
+	if _, _, err := Files(t.Context(), filepath.Join(dir, "link")); !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+		t.Errorf("a link to another directory: %v", err)
+	}
+	files(t, dir, map[string]string{strings.Repeat("d/", deepest) + "b": "hidden"})
+	if _, _, err := Files(t.Context(), dir); !errors.Is(err, ErrTooDeep) {
+		t.Errorf("a file below %d directories: %v", deepest, err)
+	}
+}
+
+// A directory with more names than are read at a time is counted to its end.
+func TestTreeOfManyFiles(t *testing.T) {
+	const many = 3*namesAtOnce + 1
+	dir := t.TempDir()
+	for i := range many {
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, inodes, err := Files(t.Context(), dir); err != nil || inodes != many+1 {
+		t.Errorf("%d inodes, %v", inodes, err)
+	}
+}
+
+// A directory that is exchanged for a link all the time never leads the count to what the link leads to.
+func TestTreeThatChanges(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	files(t, outside, map[string]string{"big": strings.Repeat("x", 8<<20)})
+	files(t, dir, map[string]string{"d/small": "x"})
+	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var swapping sync.WaitGroup
+	swapping.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, "d"), unix.AT_FDCWD, filepath.Join(dir, "link"), unix.RENAME_EXCHANGE)
+			}
+		}
+	})
+	for range 500 {
+		if used, _, err := Files(t.Context(), dir); err != nil || used > 1<<20 {
+			t.Errorf("%d bytes, %v", used, err)
+			break
+		}
+	}
+	close(done)
+	swapping.Wait()
 }
 
 // Files are counted beside the looks: once, and not again within a minute.

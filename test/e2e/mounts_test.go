@@ -90,11 +90,11 @@ func testSubPathErrors(t *testing.T, s *suite) {
 	p.Spec = "volumes: [{name: v, hostPath: {path: " + dir + "}}]"
 	want := map[string]string{}
 	for name, c := range map[string]struct{ value, says string }{
-		"absolute": {"/abs", "subPath /abs: must not be an absolute path"},
-		"up":       {"a/../../b", `subPath a/../../b: must not contain ".."`},
+		"absolute": {"/abs", "subPathExpr $(X): must not be an absolute path"},
+		"up":       {"a/../../b", `subPathExpr $(X): must not contain ".."`},
 		"missing":  {"", "subPathExpr $(X): missing value for X"},
-		"out":      {"out", "subPath out: leads out of the volume"},
-		"below":    {"out/made", "subPath out/made: leads out of the volume"},
+		"out":      {"out", "subPathExpr $(X): leads out of the volume"},
+		"below":    {"out/made", "subPathExpr $(X): leads out of the volume"},
 	} {
 		want[name] = "volumeMount v: " + c.says
 		p.More += "- {name: " + name + ", image: " + busybox + ", command: [sleep, '1000'], env: [{name: X, value: '" + c.value + "'}], volumeMounts: [{name: v, mountPath: /v, subPathExpr: $(X)}]}\n"
