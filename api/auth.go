@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	userinfo "k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/filters"
@@ -123,7 +124,7 @@ func (s *Server) withUser(handler http.Handler) http.Handler {
 		}
 		if is.who == anonymous {
 			w.Header().Set("Connection", "close")
-		} else if conn := connOf(r.Context()); conn != nil && !conn.welcome(places(is.who)) {
+		} else if conn := connOf(r.Context()); conn != nil && !conn.welcome(seatOf(is.who)) {
 			w.Header().Set("Connection", "close")
 			respondError(w, r, apierrors.NewTooManyRequests("podd has too many connections, try again later", retryAfter))
 			return
@@ -148,12 +149,16 @@ func (s *Server) withUser(handler http.Handler) http.Handler {
 	})
 }
 
-// places is how many known connections there may be for one more of this user to be made known.
-func places(who userinfo.Info) int {
+// seatOf is the place that a known connection of this user takes.
+func seatOf(who userinfo.Info) seat {
+	s := seat{limit: maxReaders}
 	if slices.Contains(who.GetGroups(), userinfo.SystemPrivilegedGroup) {
-		return maxKnown
+		s.limit = maxKnown
 	}
-	return maxReaders
+	if slices.Contains(who.GetGroups(), serviceaccount.AllServiceAccountsGroup) {
+		s.of = who.GetName() + " " + strings.Join(who.GetExtra()[serviceaccount.PodUIDKey], " ")
+	}
+	return s
 }
 
 // public tells whether anybody may ask this.

@@ -1,13 +1,13 @@
 package api
 
 import (
-	"container/list"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,6 +16,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	userinfo "k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
@@ -226,20 +227,61 @@ func TestPanicGivesThePlaceBack(t *testing.T) {
 
 // TestPlacesForAdministrators: readers cannot take all places of the known connections.
 func TestPlacesForAdministrators(t *testing.T) {
-	g := &gate{strangers: list.New()}
-	arrive := func() *guest {
-		c := &guest{gate: g, timer: time.NewTimer(time.Hour)}
-		c.place = g.strangers.PushBack(c)
-		return c
-	}
+	arrive := arrivals()
 	n := 0
-	for arrive().welcome(places(users[credentials.Reader])) {
+	for arrive().welcome(seatOf(users[credentials.Reader])) {
 		n++
 	}
 	if n != maxReaders {
 		t.Errorf("there are %d readers", n)
 	}
-	if !arrive().welcome(places(users[credentials.Admin])) {
+	if !arrive().welcome(seatOf(users[credentials.Admin])) {
 		t.Error("there is no place for an administrator")
+	}
+}
+
+// arrivals is connections of strangers that come to a port.
+func arrivals() func() *guest {
+	g := newGate(nil, 0)
+	return func() *guest {
+		c := &guest{Conn: nowhere{}, gate: g, timer: time.NewTimer(time.Hour)}
+		c.place = g.strangers.PushBack(c)
+		return c
+	}
+}
+
+type nowhere struct{ net.Conn }
+
+func (nowhere) Close() error { return nil }
+
+// TestPlacesOfOnePod: a pod can keep neither another pod of its account nor anybody else out, whatever the account may do.
+func TestPlacesOfOnePod(t *testing.T) {
+	of := func(pod string) seat {
+		info := serviceaccount.ServiceAccountInfo{Namespace: "ns", Name: "default", PodName: pod, PodUID: pod}
+		who := info.UserInfo()
+		return seatOf(&userinfo.DefaultInfo{Name: who.GetName(), Groups: append(who.GetGroups(), userinfo.SystemPrivilegedGroup), Extra: who.GetExtra()})
+	}
+	arrive := arrivals()
+	var first *guest
+	n := 0
+	for c := arrive(); c.welcome(of("one")); c = arrive() {
+		if first == nil {
+			first = c
+		}
+		n++
+	}
+	if n != maxOfAccount || !first.welcome(of("one")) {
+		t.Errorf("one pod has %d connections, and the first is no guest any more", n)
+	}
+	if !arrive().welcome(of("other")) || !arrive().welcome(of("")) || !arrive().welcome(seatOf(users[credentials.Reader])) {
+		t.Error("there is no place for others")
+	}
+	for range 2 {
+		if err := first.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if !arrive().welcome(of("one")) || arrive().welcome(of("one")) {
+		t.Error("one has gone: there is not one place")
 	}
 }

@@ -367,11 +367,12 @@ func (k *claimKeeper) bind(ctx context.Context, claim *v1.PersistentVolumeClaim,
 
 // grow notes that a volume holds what its claim asks for. Nothing holds a directory to its size.
 func (k *claimKeeper) grow(ctx context.Context, claim *v1.PersistentVolumeClaim, volume *v1.PersistentVolume) error {
-	size := claim.Spec.Resources.Requests[v1.ResourceStorage]
 	next := volume.DeepCopy()
-	next.Spec.Capacity[v1.ResourceStorage] = size
-	if err := k.server.putVolume(ctx, next); err != nil {
-		return err
+	if size := claim.Spec.Resources.Requests[v1.ResourceStorage]; size.Cmp(next.Spec.Capacity[v1.ResourceStorage]) > 0 {
+		next.Spec.Capacity[v1.ResourceStorage] = size
+		if err := k.server.putVolume(ctx, next); err != nil {
+			return err
+		}
 	}
 	grown := claim.DeepCopy()
 	grown.Status.Capacity = next.Spec.Capacity

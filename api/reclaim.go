@@ -18,12 +18,15 @@ import (
 )
 
 // reclaimer deletes what released volumes hold, by their policy: first the directory, then the object. It has a
-// goroutine of its own, as a large directory takes its time.
+// goroutine of its own, as a large directory takes its time: a slice, then it is the turn of the next one.
 type reclaimer struct {
 	server *Server
 	read   objectCache
 	due    map[string]bool // keys of volumes
 }
+
+// reclaimSlice is how long one directory is worked on at a time.
+const reclaimSlice = 30 * time.Second
 
 func (r *reclaimer) again() time.Time { return time.Time{} }
 
@@ -43,11 +46,20 @@ func (r *reclaimer) change(c store.Change) {
 	}
 }
 
-func (r *reclaimer) work(ctx context.Context) (more bool, err error) {
+func (r *reclaimer) work(ctx context.Context) (more bool, err error) { return r.each(ctx, r.reclaim) }
+
+// each has a look at every volume that is due, for a slice of time. One that takes longer stays due, and so does one that fails.
+func (r *reclaimer) each(ctx context.Context, look func(ctx context.Context, key string) error) (more bool, err error) {
 	var errs []error
 	for _, key := range slices.Sorted(maps.Keys(r.due)) {
 		delete(r.due, key)
-		if err := r.reclaim(ctx, key); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		slice, cancel := context.WithTimeout(ctx, reclaimSlice)
+		err := look(slice, key)
+		cancel()
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+			r.due[key], more = true, true
+		case err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
 			r.due[key] = true
 			errs = append(errs, err)
 		}
@@ -55,7 +67,7 @@ func (r *reclaimer) work(ctx context.Context) (more bool, err error) {
 			break
 		}
 	}
-	return false, errors.Join(errs...)
+	return more, errors.Join(errs...)
 }
 
 // reclaim looks at one volume.

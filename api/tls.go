@@ -20,6 +20,7 @@ const (
 	maxStrangers = 512 // the oldest makes room for a new one
 	maxKnown     = 4096
 	maxReaders   = maxKnown / 2 // there is no place for more who may only read: the rest is kept for administrators
+	maxOfAccount = 128          // of one service account and pod, before it is known what it may do
 	maxStreams   = 100          // of one HTTP/2 connection, as upstream
 )
 
@@ -33,6 +34,13 @@ type gate struct {
 	mu        sync.Mutex
 	strangers *list.List // of *guest, oldest first
 	known     int
+	accounts  map[string]int // how many of them each service account has, by seat.of
+}
+
+// seat is the place that a connection takes among the known ones.
+type seat struct {
+	limit int    // how many there may be for one more to be known
+	of    string // the service account and pod, of which there may be maxOfAccount; empty for others
 }
 
 // guest is one connection of the TLS port.
@@ -43,6 +51,7 @@ type guest struct {
 	// under gate.mu
 	place *list.Element // among the strangers; nil when known or closed
 	known bool
+	of    string // seat.of, when known
 	timer *time.Timer
 }
 
@@ -56,7 +65,7 @@ func listenTLS(ctx context.Context, address string, patience time.Duration) (*ga
 }
 
 func newGate(listener net.Listener, patience time.Duration) *gate {
-	return &gate{Listener: listener, patience: patience, strangers: list.New()}
+	return &gate{Listener: listener, patience: patience, strangers: list.New(), accounts: map[string]int{}}
 }
 
 func (g *gate) Accept() (net.Conn, error) {
@@ -95,21 +104,24 @@ func (c *guest) expel() {
 	}
 }
 
-// welcome makes the connection a known one, as long as fewer than limit are.
-func (c *guest) welcome(limit int) bool {
+// welcome makes the connection a known one, if there is such a seat.
+func (c *guest) welcome(s seat) bool {
 	g := c.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case c.known:
 		return true
-	case c.place == nil || g.known >= limit:
+	case c.place == nil || g.known >= s.limit || s.of != "" && g.accounts[s.of] >= maxOfAccount:
 		return false
 	}
 	g.strangers.Remove(c.place)
 	c.timer.Stop()
-	c.place, c.known = nil, true
+	c.place, c.known, c.of = nil, true, s.of
 	g.known++
+	if c.of != "" {
+		g.accounts[c.of]++
+	}
 	return true
 }
 
@@ -124,6 +136,9 @@ func (c *guest) Close() error {
 	if c.known {
 		c.known = false
 		g.known--
+		if g.accounts[c.of]--; g.accounts[c.of] <= 0 {
+			delete(g.accounts, c.of)
+		}
 	}
 	g.mu.Unlock()
 	return c.Conn.Close()

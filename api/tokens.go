@@ -212,6 +212,14 @@ func (s *Server) Token(ctx context.Context, pod *v1.Pod, audience string, expiry
 	return token, now.Add(expiry), err
 }
 
+// TokenKey says which key tokens are signed with; it is another one when that has been made again.
+func (s *Server) TokenKey() string {
+	if s.issuer == nil {
+		return ""
+	}
+	return s.issuer.KeyID()
+}
+
 // tokenReviewer tells what podd makes of a token.
 type tokenReviewer struct{ server *Server }
 

@@ -29,7 +29,7 @@ func (h *host) place(pod *v1.Pod, ips []string) sources.Host {
 }
 
 // environment is the variables of a container of the pod, with the resources that are admitted.
-func (h *host) environment(admitted *v1.Pod, c *v1.Container) ([]v1.EnvVar, error) {
+func (h *host) environment(ctx context.Context, admitted *v1.Pod, c *v1.Container) ([]v1.EnvVar, error) {
 	var ips []string
 	if status.NeedsAddress(c) && !admitted.Spec.HostNetwork {
 		st, err := h.r.Network.Look(string(h.uid))
@@ -38,7 +38,7 @@ func (h *host) environment(admitted *v1.Pod, c *v1.Container) ([]v1.EnvVar, erro
 		}
 		ips = st.Result.IPs
 	}
-	return sources.Environment(h.r.objects(), h.place(admitted, ips), admitted, c)
+	return sources.Environment(ctx, h.r.objects(), h.place(admitted, ips), admitted, c)
 }
 
 // ensureContent has all volumes that podd fills, of the sources as they are now. An error for one of them is *volumes.Error,
@@ -133,8 +133,9 @@ func (h *host) observeContent(pod *v1.Pod, f *status.Facts) error {
 		if !sources.IsContent(vol) {
 			continue
 		}
-		was, stamp := written[vol.Name], sources.Stamp(objects, place, pod, vol)
-		if stale(was, stamp, f.Now) {
+		was, there := written[vol.Name]
+		stamp := sources.Stamp(objects, place, pod, vol)
+		if !there || stale(was, stamp, f.Now) {
 			fmt.Fprintf(change, "%s %s %v\n", vol.Name, stamp, was.Due)
 			f.Stale = int(change.Sum32()) | 1
 		}

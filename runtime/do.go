@@ -32,6 +32,11 @@ func (h *host) Do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		h.event(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
 	}
 	level := slog.LevelDebug
+	if err == nil {
+		h.mu.Lock()
+		delete(h.warned, s.Task()) // the next failure is news
+		h.mu.Unlock()
+	}
 	if err != nil && ctx.Err() != context.Canceled && !errors.Is(err, errKept) && h.isNews(s.Task(), err) {
 		level = slog.LevelWarn
 	}
@@ -282,7 +287,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "InspectFailed", "Failed to inspect image %q: %v", c.Image, err)
 		return because("CreateContainerError", err)
 	}
-	env, err := h.environment(pod, c)
+	env, err := h.environment(ctx, pod, c)
 	if err != nil {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because("CreateContainerConfigError", err)

@@ -32,6 +32,7 @@ const leeway = time.Minute
 // Issuer signs tokens and knows them again.
 type Issuer struct {
 	name          string
+	keyID         string
 	generator     serviceaccount.TokenGenerator
 	authenticator authenticator.Token
 	metadata      serviceaccount.OpenIDMetadataProvider
@@ -54,7 +55,11 @@ func NewIssuer(name string, key *ecdsa.PrivateKey, s *store.Store) (*Issuer, err
 	if err != nil {
 		return nil, fmt.Errorf("publish key of tokens: %w", err)
 	}
-	i := &Issuer{name: name, generator: generator, metadata: metadata}
+	public := keys.GetPublicKeys(context.Background(), "")
+	if len(public) != 1 {
+		return nil, fmt.Errorf("publish key of tokens: there are %d", len(public))
+	}
+	i := &Issuer{name: name, keyID: public[0].KeyID, generator: generator, metadata: metadata}
 	i.authenticator = serviceaccount.JWTTokenAuthenticator([]string{name}, keys, i.Audiences(), serviceaccount.NewValidator(&objects{s}))
 	return i, nil
 }
@@ -67,6 +72,9 @@ func CheckName(name string) error {
 	}
 	return nil
 }
+
+// KeyID names the key in the tokens that it signs.
+func (i *Issuer) KeyID() string { return i.keyID }
 
 // Audiences are those of tokens that are for podd's API.
 func (i *Issuer) Audiences() authenticator.Audiences { return authenticator.Audiences{i.name} }

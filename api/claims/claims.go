@@ -137,10 +137,10 @@ func bound(claim *v1.PersistentVolumeClaim, w World) Step {
 	return Step{Op: Bind, Volume: volume}
 }
 
-// grows tells whether podd's own volume is to be larger than it is said to be.
+// grows tells whether podd's own volume is to be larger than it is said to be, by itself or by its claim.
 func grows(claim *v1.PersistentVolumeClaim, volume *v1.PersistentVolume) bool {
-	want, have := claim.Spec.Resources.Requests[v1.ResourceStorage], volume.Spec.Capacity[v1.ResourceStorage]
-	return Provisioned(volume) && claim.Status.Phase == v1.ClaimBound && want.Cmp(have) > 0
+	want, have, said := claim.Spec.Resources.Requests[v1.ResourceStorage], volume.Spec.Capacity[v1.ResourceStorage], claim.Status.Capacity[v1.ResourceStorage]
+	return Provisioned(volume) && claim.Status.Phase == v1.ClaimBound && (want.Cmp(have) > 0 || said.Cmp(have) < 0)
 }
 
 // asked is the step of a claim that names its volume.

@@ -35,6 +35,18 @@ func aVolume(name, size string, change ...func(*v1.PersistentVolume)) *v1.Persis
 	return v
 }
 
+// ofPodd makes a volume one of podd's.
+func ofPodd(v *v1.PersistentVolume) {
+	metav1.SetMetaDataAnnotation(&v.ObjectMeta, volumehelpers.AnnDynamicallyProvisioned, Provisioner)
+}
+
+// has makes a claim say that it has so much.
+func has(size string) func(*v1.PersistentVolumeClaim) {
+	return func(c *v1.PersistentVolumeClaim) {
+		c.Status.Capacity = v1.ResourceList{v1.ResourceStorage: resource.MustParse(size)}
+	}
+}
+
 // taken gives a volume to the claim of a name.
 func taken(name string, uid types.UID) func(*v1.PersistentVolume) {
 	return func(v *v1.PersistentVolume) {
@@ -152,13 +164,13 @@ func TestNext(t *testing.T) {
 			classes: []*storagev1.StorageClass{class("static", Provisioner, wait)}, reason: "WaitForFirstConsumer"},
 		"does not wait for what is reserved": {claim: aClaim(), volumes: []*v1.PersistentVolume{aVolume("a", "9Mi", taken("c", ""))},
 			classes: []*storagev1.StorageClass{class("static", Provisioner, wait)}, op: Bind, volume: "a"},
-		"bound":                     {claim: aClaim(boundTo("a")), volumes: []*v1.PersistentVolume{aVolume("a", "9Mi", taken("c", "u"))}, op: Bind, volume: "a"},
-		"bound to nothing":          {claim: aClaim(boundTo("a")), op: Lose, reason: "ClaimLost"},
-		"bound to what another has": {claim: aClaim(boundTo("a")), volumes: []*v1.PersistentVolume{aVolume("a", "9Mi", taken("d", "x"))}, op: Lose, reason: "ClaimMisbound"},
-		"asks for more": {claim: aClaim(boundTo("a")), op: Grow, volume: "a", volumes: []*v1.PersistentVolume{aVolume("a", "4Mi", taken("c", "u"), func(v *v1.PersistentVolume) {
-			v.Annotations = map[string]string{volumehelpers.AnnDynamicallyProvisioned: Provisioner}
-		})}},
-		"has less than it asks for": {claim: aClaim(boundTo("a")), op: Bind, volume: "a", volumes: []*v1.PersistentVolume{aVolume("a", "4Mi", taken("c", "u"))}},
+		"bound":                                {claim: aClaim(boundTo("a")), volumes: []*v1.PersistentVolume{aVolume("a", "9Mi", taken("c", "u"))}, op: Bind, volume: "a"},
+		"bound to nothing":                     {claim: aClaim(boundTo("a")), op: Lose, reason: "ClaimLost"},
+		"bound to what another has":            {claim: aClaim(boundTo("a")), volumes: []*v1.PersistentVolume{aVolume("a", "9Mi", taken("d", "x"))}, op: Lose, reason: "ClaimMisbound"},
+		"asks for more":                        {claim: aClaim(boundTo("a"), has("4Mi")), op: Grow, volume: "a", volumes: []*v1.PersistentVolume{aVolume("a", "4Mi", taken("c", "u"), ofPodd)}},
+		"is said to have less than its volume": {claim: aClaim(boundTo("a"), has("4Mi")), op: Grow, volume: "a", volumes: []*v1.PersistentVolume{aVolume("a", "5Mi", taken("c", "u"), ofPodd)}},
+		"has what its volume has":              {claim: aClaim(boundTo("a"), has("9Mi")), op: Bind, volume: "a", volumes: []*v1.PersistentVolume{aVolume("a", "9Mi", taken("c", "u"), ofPodd)}},
+		"has less than it asks for":            {claim: aClaim(boundTo("a")), op: Bind, volume: "a", volumes: []*v1.PersistentVolume{aVolume("a", "4Mi", taken("c", "u"))}},
 	} {
 		got := Next(c.claim, World{Node: host, Volumes: c.volumes, Classes: c.classes, Pods: c.pods})
 		what := ""

@@ -14,8 +14,8 @@ import (
 	"path/filepath"
 )
 
-// ensureAccountsKey reads the key that signs tokens of service accounts. One that cannot be read is made again: all tokens
-// are void then, and pods get new ones.
+// ensureAccountsKey reads the key that signs tokens of service accounts. One that is damaged is made again: all tokens are void
+// then, and pods get new ones. A file that cannot be read says nothing about the key, and stays.
 func (p *PKI) ensureAccountsKey() (*ecdsa.PrivateKey, error) {
 	path := filepath.Join(p.options.Dir, "accounts.pem")
 	key, err := readKey(path)
@@ -24,6 +24,8 @@ func (p *PKI) ensureAccountsKey() (*ecdsa.PrivateKey, error) {
 		return key, os.Chmod(path, 0o600)
 	case errors.Is(err, fs.ErrNotExist):
 		p.options.Log.Info("key of service account tokens made", "file", path)
+	case errors.As(err, new(*fs.PathError)):
+		return nil, err
 	default:
 		p.options.Log.Warn("key of service account tokens made again", "file", path, "reason", err)
 	}
@@ -40,7 +42,7 @@ func (p *PKI) ensureAccountsKey() (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-// readKey reads what encodeKey wrote; anything else is an error.
+// readKey reads what encodeKey wrote; anything else is an error. It is *fs.PathError if the file cannot be read.
 func readKey(path string) (*ecdsa.PrivateKey, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var files = []string{"ca.pem", "server.pem", "tokens", "accounts.pem"}
@@ -409,5 +412,24 @@ func TestNoDirectory(t *testing.T) {
 	}
 	if _, err := Open(options(file, nil)); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A key that cannot be read is not taken for one that is damaged: it would void all tokens.
+func TestAccountsKeyThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	open(t, options(dir, nil))
+	path := filepath.Join(dir, "accounts.pem")
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("accounts.pem", path); err != nil { // ELOOP, also for root
+		t.Fatal(err)
+	}
+	if _, err := Open(options(dir, nil)); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("Open: %v", err)
+	}
+	if to, err := os.Readlink(path); err != nil || to != "accounts.pem" {
+		t.Errorf("the file was written again: %q, %v", to, err)
 	}
 }

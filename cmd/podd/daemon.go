@@ -297,6 +297,8 @@ func (t tokens) Token(ctx context.Context, pod *v1.Pod, audience string, expiry 
 	return t.api.Token(ctx, pod, audience, expiry)
 }
 
+func (t tokens) Key() string { return t.api.TokenKey() }
+
 // historyDir is where below the root the histories of pods are.
 const historyDir = "history"
 

@@ -1,6 +1,7 @@
 package sources
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ import (
 
 // Environment is the variables of one container of a pod, each name once: those of services, over them what envFrom
 // names, over both env in its order (pkg/kubelet/kubelet_pods.go makeEnvironmentVariables).
-func Environment(o Objects, h Host, pod *v1.Pod, c *v1.Container) ([]v1.EnvVar, error) {
+func Environment(ctx context.Context, o Objects, h Host, pod *v1.Pod, c *v1.Container) ([]v1.EnvVar, error) {
 	services, err := serviceVariables(o, pod)
 	if err != nil {
 		return nil, err
@@ -45,7 +46,7 @@ func Environment(o Objects, h Host, pod *v1.Pod, c *v1.Container) ([]v1.EnvVar, 
 		case v.ValueFrom == nil:
 			e.own.set(v.Name, "")
 		default:
-			value, there, err := e.valueFrom(v.ValueFrom)
+			value, there, err := e.valueFrom(ctx, v.ValueFrom)
 			if err != nil {
 				return nil, err
 			}
@@ -85,6 +86,9 @@ type environment struct {
 	pod       *v1.Pod
 	container *v1.Container
 	own       variables // all but those of services
+
+	files     map[[2]string]*envFile // by volume and path
+	fileBytes int                    // of them
 }
 
 // from adds all that an object has. Of a ConfigMap that is its text: binaryData has no variables.
@@ -117,7 +121,7 @@ func (e *environment) from(f *v1.EnvFromSource) error {
 }
 
 // valueFrom is the value that a reference leads to. Where it is optional and leads nowhere there is none.
-func (e *environment) valueFrom(s *v1.EnvVarSource) (value string, there bool, err error) {
+func (e *environment) valueFrom(ctx context.Context, s *v1.EnvVarSource) (value string, there bool, err error) {
 	switch {
 	case s.FieldRef != nil:
 		value, err = e.field(s.FieldRef)
@@ -130,7 +134,7 @@ func (e *environment) valueFrom(s *v1.EnvVarSource) (value string, there bool, e
 	case s.SecretKeyRef != nil:
 		return e.secretKey(s.SecretKeyRef)
 	case s.FileKeyRef != nil:
-		return e.fileKey(s.FileKeyRef)
+		return e.fileKey(ctx, s.FileKeyRef)
 	}
 	return "", true, nil
 }

@@ -275,8 +275,8 @@ func checkPaths(files map[string]File) error {
 	return nil
 }
 
-// Stamp says what a volume that podd fills would be made from now: which objects in which revision, and the fields of the
-// pod. Two volumes with the same stamp have the same content.
+// Stamp says what a volume that podd fills would be made from now: which objects in which revision, the fields of the pod, and
+// the key of its tokens. Two volumes with the same stamp have the same content.
 func Stamp(o Objects, h Host, pod *v1.Pod, vol *v1.Volume) string {
 	var b strings.Builder
 	for _, ref := range refsOf(vol) {
@@ -293,9 +293,17 @@ func Stamp(o Objects, h Host, pod *v1.Pod, vol *v1.Volume) string {
 		}
 	}
 	if fields {
-		fmt.Fprintf(&b, "fields@%s", hex.EncodeToString(hash.Sum(nil)[:8]))
+		fmt.Fprintf(&b, "fields@%s ", hex.EncodeToString(hash.Sum(nil)[:8]))
+	}
+	if hasToken(vol) && h.Tokens != nil {
+		fmt.Fprintf(&b, "tokens@%s", h.Tokens.Key())
 	}
 	return strings.TrimSpace(b.String())
+}
+
+func hasToken(vol *v1.Volume) bool {
+	return vol.Projected != nil &&
+		slices.ContainsFunc(vol.Projected.Sources, func(s v1.VolumeProjection) bool { return s.ServiceAccountToken != nil })
 }
 
 func downwardItems(vol *v1.Volume) [][]v1.DownwardAPIVolumeFile {

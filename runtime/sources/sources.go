@@ -45,6 +45,8 @@ type Tokens interface {
 	// Token is one for the pod's account and bound to the pod. An empty audience is that of the API. expires is when it
 	// stops to be valid, which may be another time than was asked for.
 	Token(ctx context.Context, pod *v1.Pod, audience string, expiry time.Duration) (token string, expires time.Time, err error)
+	// Key says which key they are signed with.
+	Key() string
 }
 
 // Host is what a pod may be told of the host and of its place on it.
@@ -64,6 +66,9 @@ type Host struct {
 type Unresolved struct{ message string }
 
 func (e *Unresolved) Error() string { return e.message }
+
+// Lacking says that a change of the objects may make it good.
+func (e *Unresolved) Lacking() {}
 
 func unresolved(format string, args ...any) error {
 	return &Unresolved{fmt.Sprintf(format, args...)}

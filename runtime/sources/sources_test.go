@@ -194,7 +194,7 @@ func TestEnvironment(t *testing.T) {
 		{file("none", "C", ""), "", "couldn't parse env file"},
 	} {
 		pod := somePod(t, c.container, "")
-		env, err := Environment(someObjects(), someHost(t), pod, &pod.Spec.Containers[0])
+		env, err := Environment(t.Context(), someObjects(), someHost(t), pod, &pod.Spec.Containers[0])
 		if got := withoutLinks(env); got != c.want {
 			t.Errorf("%s: %q, want %q", c.container, got, c.want)
 		}
@@ -225,7 +225,7 @@ func TestServiceLinks(t *testing.T) {
 	names := func(spec, container string, namespace string) string {
 		pod := somePod(t, container, spec)
 		pod.Namespace = namespace
-		env, err := Environment(someObjects(), Host{}, pod, &pod.Spec.Containers[0])
+		env, err := Environment(t.Context(), someObjects(), Host{}, pod, &pod.Spec.Containers[0])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,7 +252,7 @@ func TestServiceLinks(t *testing.T) {
 		}
 	}
 	pod := somePod(t, "", "")
-	env, err := Environment(someObjects(), Host{}, pod, &pod.Spec.Containers[0])
+	env, err := Environment(t.Context(), someObjects(), Host{}, pod, &pod.Spec.Containers[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func TestServiceLinks(t *testing.T) {
 	mine := someObjects()
 	mine.services = append(mine.services, &v1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "kubernetes"},
 		Spec: v1.ServiceSpec{ClusterIP: "10.0.0.9", Ports: []v1.ServicePort{{Port: 1}}}})
-	if env, err = Environment(mine, Host{}, pod, &pod.Spec.Containers[0]); err != nil || !slices.Contains(env, v1.EnvVar{Name: "KUBERNETES_SERVICE_HOST", Value: "10.0.0.9"}) {
+	if env, err = Environment(t.Context(), mine, Host{}, pod, &pod.Spec.Containers[0]); err != nil || !slices.Contains(env, v1.EnvVar{Name: "KUBERNETES_SERVICE_HOST", Value: "10.0.0.9"}) {
 		t.Errorf("the own service kubernetes does not stand over that of default: %v, %v", env, err)
 	}
 }
@@ -290,7 +290,7 @@ func TestEnvFileIsUpstreams(t *testing.T) {
 		}
 		for _, key := range []string{"A", "B", "C", ""} {
 			want, wantErr := upstream.ParseEnv(path, key)
-			got, err := envFileValue(text, key)
+			got, err := newEnvFile(text).value(key)
 			if got != want || (err == nil) != (wantErr == nil) {
 				t.Errorf("%q of %q: %q, %v; upstream has %q, %v", key, text, got, err, want, wantErr)
 			}
@@ -304,9 +304,48 @@ func TestEnvFileIsBounded(t *testing.T) {
 	h := Host{Open: func(string, string) (io.ReadCloser, error) {
 		return io.NopCloser(readerFunc(func(p []byte) (int, error) { read += len(p); return len(p), nil })), nil
 	}}
-	_, err := Environment(memory{}, h, pod, &pod.Spec.Containers[0])
+	_, err := Environment(t.Context(), memory{}, h, pod, &pod.Spec.Containers[0])
 	if err == nil || !strings.Contains(err.Error(), "is larger than 1048576 bytes") || read > 4*maxEnvFile {
 		t.Errorf("%v after %d bytes", err, read)
+	}
+}
+
+// A file is read once however many variables are of it, in any order, and a value of many lines costs no more than its length:
+// copied for each line, this one would take minutes.
+func TestEnvFileIsReadOnce(t *testing.T) {
+	var container strings.Builder
+	container.WriteString("env:\n")
+	const variables = 200
+	for i := range variables {
+		fmt.Fprintf(&container, "- {name: V%d, valueFrom: {fileKeyRef: {volumeName: data, path: env, key: K%d}}}\n", i, variables-1-i)
+	}
+	pod := somePod(t, container.String(), "")
+	var text strings.Builder
+	for i := range variables {
+		fmt.Fprintf(&text, "K%d='of %d'\n", i, i)
+	}
+	text.WriteString("LONG='" + strings.Repeat("\n", 64<<10) + "'\n")
+	opened := 0
+	h := Host{Open: func(string, string) (io.ReadCloser, error) {
+		opened++
+		return io.NopCloser(strings.NewReader(text.String())), nil
+	}}
+	env, err := Environment(t.Context(), memory{}, h, pod, &pod.Spec.Containers[0])
+	if err != nil || len(env) != variables || env[0].Value != "of 199" || env[199].Value != "of 0" || opened != 1 {
+		t.Errorf("%d variables, %v, the file was opened %d times", len(env), err, opened)
+	}
+	f := newEnvFile(text.String())
+	if value, err := f.value("LONG"); err != nil || len(value) != 64<<10 {
+		t.Errorf("a value of %d bytes, %v", len(value), err)
+	}
+	most := testing.AllocsPerRun(1, func() { _, _ = newEnvFile(text.String()).value("LONG") })
+	if most > 1000 {
+		t.Errorf("%v allocations for one value", most)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Environment(ctx, memory{}, h, pod, &pod.Spec.Containers[0]); !errors.Is(err, context.Canceled) {
+		t.Errorf("after its end: %v", err)
 	}
 }
 
@@ -316,6 +355,12 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // tokens gives out tokens that say what they are for.
 type tokens struct{ err error }
+
+func (tokens) Key() string { return "key" }
+
+type otherKey struct{ tokens }
+
+func (otherKey) Key() string { return "other key" }
 
 func (s tokens) Token(_ context.Context, pod *v1.Pod, audience string, expiry time.Duration) (string, time.Time, error) {
 	return fmt.Sprintf("%s/%s/%s", pod.Name, audience, expiry), time.Now().Add(expiry), s.err
@@ -414,8 +459,10 @@ func TestStamp(t *testing.T) {
 volumes:
 - {name: c, configMap: {name: c}}
 - {name: p, projected: {sources: [{configMap: {name: c}}, {secret: {name: s}}, {downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}}]}}
-- {name: m, downwardAPI: {items: [{path: me, fieldRef: {fieldPath: metadata.name}}, {path: r, resourceFieldRef: {containerName: app, resource: limits.cpu}}]}}`)
+- {name: m, downwardAPI: {items: [{path: me, fieldRef: {fieldPath: metadata.name}}, {path: r, resourceFieldRef: {containerName: app, resource: limits.cpu}}]}}
+- {name: t, projected: {sources: [{serviceAccountToken: {path: token}}]}}`)
 	h := someHost(t)
+	h.Tokens = tokens{}
 	stamps := func() []string {
 		var out []string
 		for i := range pod.Spec.Volumes {
@@ -436,6 +483,7 @@ volumes:
 		{"a label", func() { pod.Labels["app"] = "other" }, "p"},
 		{"an annotation", func() { pod.Annotations["note"] = "other" }, ""},
 		{"resources", func() { h.Allocatable = v1.ResourceList{v1.ResourceCPU: quantity("1")} }, "m"},
+		{"the key of tokens", func() { h.Tokens = otherKey{} }, "t"},
 	} {
 		c.change()
 		after := stamps()
