@@ -20,6 +20,8 @@ import (
 // counted are tokens that say which one they are.
 type counted struct{ made int }
 
+func (c *counted) Key() string { return "key" }
+
 func (c *counted) Token(_ context.Context, _ *v1.Pod, _ string, expiry time.Duration) (string, time.Time, error) {
 	c.made++
 	return fmt.Sprintf("token %d", c.made), time.Now().Add(expiry), nil

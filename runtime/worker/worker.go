@@ -33,12 +33,21 @@ type Reasoner interface {
 	Reason() string
 }
 
+// Lacking is an error for want of something that others may bring at any time, such as an object that is not there yet.
+type Lacking interface {
+	error
+	Lacking()
+}
+
 // HostLimit bounds a step that changes the host: then its context ends. A step that the kernel holds, as on the mount of
 // a dead server, stays under way until the kernel lets it go, and so does what has to wait for it.
 const HostLimit = 2 * time.Minute
 
 // relook is how long a pod is left alone at most when nothing happens to it.
 const relook = 60 * time.Second
+
+// pardonEvery is how often failures are forgiven at most: what a pod lacks may change all the time and still not be right.
+const pardonEvery = time.Second
 
 // holdBack is how soon a pod is looked at again after a step without effect; the plan then says when to try again.
 const holdBack = 100 * time.Millisecond
@@ -55,6 +64,8 @@ type Worker struct {
 	jobs     map[status.Task]*job
 	done     map[status.Task]int // attempt of the steps that succeeded since the last look
 	failures map[status.Task]status.Failed
+	lacking  map[status.Task]bool // failures for want of something
+	pardoned time.Time            // the last pardon
 	finished chan *job
 	wait     sync.WaitGroup
 	timer    *time.Timer
@@ -67,7 +78,7 @@ type job struct {
 	since   time.Time
 	cancel  context.CancelFunc
 	givenUp bool
-	pardon  bool // what it needs may have come since it began: if it fails it is tried again at once
+	pardon  bool // what it needs may have come since it began: if it fails for want of it, it is tried again at once
 	err     error
 }
 
@@ -80,6 +91,7 @@ func New(host Host) *Worker {
 		jobs:     map[status.Task]*job{},
 		done:     map[status.Task]int{},
 		failures: map[status.Task]status.Failed{},
+		lacking:  map[status.Task]bool{},
 		finished: make(chan *job),
 	}
 }
@@ -92,34 +104,42 @@ func (w *Worker) Poke() {
 	}
 }
 
-// Forgive has the steps of ops that have failed, or are under way and will fail, tried again at once instead of when their
-// back-off is over: what they lacked may be there now. It never blocks.
+// Forgive has the steps of ops that have failed for want of something, or are under way and will, tried again at once instead
+// of when their back-off is over: what they lacked may be there now. It never blocks.
 func (w *Worker) Forgive(ops ...status.Op) {
-	w.mu.Lock()
-	for _, op := range ops {
-		w.forgiven[op] = true
-	}
-	w.mu.Unlock()
+	w.forgive(ops...)
 	w.Poke()
 }
 
-// pardon does what Forgive asked for.
-func (w *Worker) pardon() {
+func (w *Worker) forgive(ops ...status.Op) {
 	w.mu.Lock()
-	ops := w.forgiven
-	w.forgiven = map[status.Op]bool{}
-	w.mu.Unlock()
-	if len(ops) == 0 {
-		return
+	defer w.mu.Unlock()
+	for _, op := range ops {
+		w.forgiven[op] = true
 	}
+}
+
+// pardon does what Forgive asked for. If it did so a moment ago it waits until again, else that is zero.
+func (w *Worker) pardon() (again time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, j := range w.jobs {
-		j.pardon = j.pardon || ops[j.step.Op]
+		j.pardon = j.pardon || w.forgiven[j.step.Op]
 	}
-	for task, f := range w.failures {
-		if ops[task.Op] {
-			w.failures[task] = pardoned(f)
+	var due []status.Task
+	for task := range w.failures {
+		if w.forgiven[task.Op] && w.lacking[task] {
+			due = append(due, task)
 		}
 	}
+	if next := w.pardoned.Add(pardonEvery); len(due) > 0 && time.Now().Before(next) {
+		return next
+	}
+	for _, task := range due {
+		w.failures[task], w.pardoned = pardoned(w.failures[task]), time.Now()
+	}
+	clear(w.forgiven)
+	return time.Time{}
 }
 
 // pardoned is a failure that holds nothing back. It stays until the next try, so that the status goes on showing it.
@@ -148,7 +168,7 @@ func (w *Worker) Run(ctx context.Context) error {
 // look is one turn: observe, plan, act, publish. done is true once the pod has been let go.
 func (w *Worker) look(ctx context.Context) (done bool, err error) {
 	finish := status.Task{Op: plan.Finish}
-	w.pardon() // before the look, which sees what has come
+	pardon := w.pardon() // before the look, which sees what has come
 	pod, facts, err := w.host.Observe(ctx, w.changed)
 	if err != nil {
 		w.changed = true
@@ -161,7 +181,7 @@ func (w *Worker) look(ctx context.Context) (done bool, err error) {
 	if facts.Reachable { // while containerd is away nothing new is known of what they are for
 		w.giveUp(set)
 	}
-	again = w.holdBack(set, again)
+	again = earliest(w.holdBack(set, again), pardon)
 	for _, step := range set {
 		if !plan.Follows(step.Op) {
 			w.start(ctx, pod, step)
@@ -192,6 +212,14 @@ func (w *Worker) finish(ctx context.Context, pod *v1.Pod, step plan.Step) (bool,
 		return false, err
 	}
 	return true, nil
+}
+
+// earliest is the first of two times; zero is never.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // until is the time to wait for again, at least a millisecond, at most relook.
@@ -236,9 +264,7 @@ func (w *Worker) holdBack(set []plan.Step, again time.Time) time.Time {
 			continue
 		}
 		w.fail(s, fmt.Errorf("%s %s: %w", s.Op, s.Name, errNoEffect))
-		if retry := time.Now().Add(holdBack); again.IsZero() || retry.Before(again) {
-			again = retry
-		}
+		again = earliest(again, time.Now().Add(holdBack))
 	}
 	for task := range w.done {
 		if f, ok := w.failures[task]; !ok || f.Count == 0 {
@@ -302,12 +328,13 @@ func (w *Worker) reap(j *job) {
 	switch {
 	case j.err == nil:
 		delete(w.failures, task)
+		delete(w.lacking, task)
 		w.done[task] = j.step.Attempt
 	case j.givenUp:
 	default:
 		w.fail(j.step, j.err)
 		if j.pardon {
-			w.failures[task] = pardoned(w.failures[task])
+			w.forgive(task.Op)
 		}
 	}
 }
@@ -324,6 +351,7 @@ func (w *Worker) fail(step plan.Step, err error) {
 		f.Reason = r.Reason()
 	}
 	w.failures[task] = f
+	w.lacking[task] = errors.As(err, new(Lacking))
 }
 
 // work lists what is under way, as a fact for the next look.

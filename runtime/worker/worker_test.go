@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -329,7 +330,7 @@ func TestForgive(t *testing.T) {
 			time.Sleep(time.Millisecond) // the worker looks meanwhile
 		}
 		if s.Op == plan.EnsureGround && missing {
-			return errors.New("it is missing")
+			return fmt.Errorf("make volume: %w", absent{})
 		}
 		if s.Op == plan.EnsureGround {
 			h.set(func(h *scripted) { h.facts.Ground = true })
@@ -359,8 +360,49 @@ func TestForgive(t *testing.T) {
 		w.Forgive(plan.EnsureGround) // this try fails, as it has looked before what it lacks arrives
 		time.Sleep(10 * time.Millisecond)
 		synctest.Wait()
+		if got := tries(); got != 5 {
+			t.Errorf("%d tries, want 5 within milliseconds", got)
+		}
+		time.Sleep(pardonEvery)
+		synctest.Wait()
 		if got := tries(); got != 6 || !h.facts.Ground {
-			t.Errorf("%d tries, want 6 within milliseconds", got)
+			t.Errorf("%d tries, want 6 a second later", got)
 		}
 	})
+}
+
+// absent is an error for want of something.
+type absent struct{}
+
+func (absent) Error() string { return "it is missing" }
+func (absent) Lacking()      {}
+
+// What changes all the time and is never right is tried once a second, and what fails for another reason waits for its
+// back-off.
+func TestForgiveIsBounded(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		most int
+	}{{absent{}, 14}, {errors.New("no space left"), 4}} {
+		h := fresh()
+		h.facts.Ground = false
+		var at []time.Time
+		h.do = func(_ context.Context, s plan.Step) error {
+			if s.Op != plan.EnsureGround {
+				return nil
+			}
+			at = append(at, time.Now())
+			return c.err
+		}
+		run(t, h, func(w *Worker, _ <-chan error, _ context.CancelFunc) {
+			for range 1000 { // 10 s
+				w.Forgive(plan.EnsureGround)
+				time.Sleep(10 * time.Millisecond)
+			}
+			synctest.Wait()
+			if len(at) < 4 || len(at) > c.most {
+				t.Errorf("%v: %d tries within 10 s, want 4 to %d", c.err, len(at), c.most)
+			}
+		})
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
+	"podd/runtime/plan"
+	"podd/runtime/worker"
 	"podd/status"
 	"podd/volumes"
 )
@@ -112,6 +115,8 @@ func (m mint) Token(context.Context, *v1.Pod, string, time.Duration) (string, ti
 	return "token", time.Now().Add(time.Duration(m)), nil
 }
 
+func (mint) Key() string { return "key" }
+
 // onRecord calls itself with each record of a log.
 type onRecord func(slog.Record)
 
@@ -187,8 +192,28 @@ func TestRefreshGoesOn(t *testing.T) {
 	}
 	f.remove("second")
 	err := f.host.ensureContent(t.Context(), f.pod)
+	if !errors.As(err, new(worker.Lacking)) {
+		t.Errorf("a ConfigMap that is not there is not worth another try when it comes: %v", err)
+	}
 	f.host.failedMount(f.pod, err)
 	if got := strings.Join(f.events, "\n"); !strings.Contains(got, `volume "first" : token of`) || !strings.Contains(got, `volume "second" : configmap "second" not found`) {
 		t.Errorf("events:\n%s", got)
+	}
+}
+
+// A step that fails as before is no news, unless it has succeeded meanwhile.
+func TestFailureAfterSuccessIsNews(t *testing.T) {
+	f := newFilling(t, withToken("config"))
+	f.Tokens = mint(0)
+	f.put("config", "text")
+	var levels []slog.Level
+	f.Log = slog.New(onRecord(func(r slog.Record) { levels = append(levels, r.Level) }))
+	good := f.pod.DeepCopy()
+	good.Spec.Volumes = nil
+	for _, pod := range []*v1.Pod{f.pod, f.pod, good, f.pod} {
+		_ = f.host.Do(t.Context(), pod, plan.Step{Op: plan.Refresh})
+	}
+	if want := []slog.Level{slog.LevelWarn, slog.LevelDebug, slog.LevelDebug, slog.LevelWarn}; !slices.Equal(levels, want) {
+		t.Errorf("logged as %v, want %v", levels, want)
 	}
 }
