@@ -47,7 +47,8 @@ var directions = map[string][]string{
 	"api/pki":         {},
 	"api/manifest":    {},
 	"api/fields":      {},
-	"cmd/podctl":      {"status", "api/credentials", "api/manifest", "api/images", "api/fields", "api/history"},
+	"cmd/early":       {},
+	"cmd/podctl":      {"cmd/early", "status", "api/credentials", "api/manifest", "api/images", "api/fields", "api/history"},
 	"cmd/pause":       {},
 	"cmd/podd-logd":   {"runtime/logs"},
 }

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -24,10 +25,13 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/klog/v2"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+
+	"podd/cmd/early"
 )
 
 func main() {
-	klog.SetLogger(logr.Discard()) // what the libraries log is said again by the error they return
+	time.AfterFunc(time.Second, early.Over) // what takes longer follows something
+	klog.SetLogger(logr.Discard())          // what the libraries log is said again by the error they return
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	utilruntime.ErrorHandlers = append(utilruntime.ErrorHandlers, forwardErrors(streams.ErrOut))
 	os.Exit(run(os.Args[1:], streams, os.Exit))

@@ -130,6 +130,7 @@ func (p *podd) runPods(ctx context.Context) error {
 		})
 	}
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	time.AfterFunc(startTime, collect)
 	p.log.Info("podd is ready", "version", version, "socket", p.config.Listen, "node", p.config.NodeName)
 	return p.runtime.Run(ctx)
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
+
+	"podd/cmd/early"
 )
 
 // version is set by the linker.
@@ -100,22 +102,16 @@ func quieter(level slog.Level) slog.Level {
 	return slog.LevelWarn
 }
 
-// collect keeps podd small: half as much garbage before a collection as Go's default. It was measured to cost no latency.
+// collect keeps podd small once it has started: half as much garbage before a collection as Go's default, which was measured
+// to cost no latency.
 func collect() {
+	early.Over()
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
-		debug.FreeOSMemory()
 	}
+	debug.FreeOSMemory()
+	early.Unmap()
 }
 
-// startTime is how long podd collects no garbage. What it makes until it serves is some 30 MB, and collecting that would take
-// a tenth of the time until then.
+// startTime is how long after it is ready podd has what it needs for its start.
 const startTime = time.Second
-
-// init is as early as can be: most of what podd's start takes are the tables of the packages of Kubernetes.
-func init() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(-1)
-		time.AfterFunc(startTime, collect)
-	}
-}
