@@ -27,6 +27,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/coordination"
 	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/kubelet/events"
 	nodestorage "k8s.io/kubernetes/pkg/registry/core/node/storage"
 
 	"podd/store"
@@ -37,6 +38,7 @@ import (
 // Host is what the node object and the kubelet's paths say of this podd beside what the host itself tells.
 type Host struct {
 	Addresses     func() []string // as NodeIPs, at this time; nil: they never change
+	BootID        string          // of this boot; the kernel's when empty
 	StateDir      string          // on the file system that pods may use
 	MaxPods       int             // pods that may be here at the same time; 0 = MaxPods
 	Configuration any             // of podd, for /configz; encoded as JSON
@@ -47,6 +49,7 @@ type Host struct {
 
 const (
 	nodeCheck  = 10 * time.Second // upstream's nodeStatusUpdateFrequency
+	readyCheck = time.Second      // in its place while the node is not ready
 	nodeReport = 5 * time.Minute  // and nodeStatusReportFrequency: an unchanged status is written this often
 	imageCheck = 5 * time.Minute  // how often the images are looked at when podd has changed none
 	MaxPods    = 110              // upstream's default of maxPods
@@ -75,6 +78,7 @@ func (s *Server) ensureNode(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make node %s: %w", s.NodeName, err)
 	}
+	s.NodeEvent(v1.EventTypeNormal, events.StartingKubelet, "Starting podd.")
 	return s.updateNode(ctx, nil, true)
 }
 
@@ -118,8 +122,6 @@ func (s *Server) node(ctx context.Context) (*v1.Node, error) {
 
 // keepNode keeps the node's status and its lease current until ctx is done.
 func (s *Server) keepNode(ctx context.Context) {
-	tick := time.NewTicker(nodeCheck)
-	defer tick.Stop()
 	defer s.followStarts()()
 	var images []v1.ContainerImage
 	var looked time.Time
@@ -144,10 +146,14 @@ func (s *Server) keepNode(ctx context.Context) {
 		if due {
 			reported = now
 		}
+		wait := nodeCheck
+		if s.Runtime.Healthy() != nil {
+			wait = readyCheck
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case now = <-tick.C:
+		case now = <-time.After(wait):
 		}
 		complain("the node's lease is old", s.renewLease(ctx, now))
 	}
@@ -167,6 +173,7 @@ func (s *Server) updateNode(ctx context.Context, images []v1.ContainerImage, due
 	if !due && sameNode(old.Status, next) {
 		return nil
 	}
+	before := old.Status
 	old.Status = next
 	node := &core.Node{}
 	if err := legacyscheme.Scheme.Convert(old, node, nil); err != nil {
@@ -187,7 +194,33 @@ func (s *Server) updateNode(ctx context.Context, images []v1.ContainerImage, due
 	if err != nil {
 		return fmt.Errorf("update node %s: %w", s.NodeName, err)
 	}
+	s.nodeNews(before, next)
 	return nil
+}
+
+// nodeNews is the events that a change of the node's status is worth, in upstream's words (pkg/kubelet/nodestatus/setters.go).
+func (s *Server) nodeNews(was, is v1.NodeStatus) {
+	if old, boot := was.NodeInfo.BootID, is.NodeInfo.BootID; old != "" && old != boot {
+		s.NodeEvent(v1.EventTypeWarning, events.NodeRebooted, "Node %s has been rebooted, boot id: %s", s.NodeName, boot)
+	}
+	reasons := map[v1.NodeConditionType][2]string{ // when it is true, and when it is not
+		v1.NodeReady:          {events.NodeReady, events.NodeNotReady},
+		v1.NodeMemoryPressure: {"NodeHasInsufficientMemory", "NodeHasSufficientMemory"},
+		v1.NodeDiskPressure:   {"NodeHasDiskPressure", "NodeHasNoDiskPressure"},
+		v1.NodePIDPressure:    {"NodeHasInsufficientPID", "NodeHasSufficientPID"},
+	}
+	for _, c := range is.Conditions {
+		pair, own := reasons[c.Type]
+		i := slices.IndexFunc(was.Conditions, func(old v1.NodeCondition) bool { return old.Type == c.Type })
+		if !own || i >= 0 && was.Conditions[i].Status == c.Status || i < 0 && c.Type == v1.NodeReady {
+			continue
+		}
+		reason := pair[1]
+		if c.Status == v1.ConditionTrue {
+			reason = pair[0]
+		}
+		s.NodeEvent(v1.EventTypeNormal, reason, "Node %s status is now: %s", s.NodeName, reason)
+	}
 }
 
 // sameNode tells whether two statuses say the same, whenever they said it.
@@ -211,6 +244,7 @@ func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time, due bool) v1.Nod
 	next.Addresses = s.nodeAddresses()
 	next.Conditions = s.nodeConditions(old.Conditions, facts, now)
 	next.NodeInfo = machineInfo()
+	next.NodeInfo.BootID = cmp.Or(s.Host.BootID, next.NodeInfo.BootID)
 	next.NodeInfo.KubeletVersion, next.NodeInfo.ContainerRuntimeVersion = s.gitVersion(), old.NodeInfo.ContainerRuntimeVersion
 	if due || next.NodeInfo.ContainerRuntimeVersion == "" || next.NodeInfo.ContainerRuntimeVersion == containerdUnknown {
 		next.NodeInfo.ContainerRuntimeVersion = s.containerdVersion()

@@ -2,7 +2,9 @@ package api_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
 
+	"podd/api"
 	"podd/api/usage"
 )
 
@@ -69,6 +72,54 @@ func TestNodeConditions(t *testing.T) {
 	if err != nil || !hasCondition(next, "example.com/Mine", v1.ConditionTrue) || next.Status.Conditions[0].LastTransitionTime != node.Status.Conditions[0].LastTransitionTime {
 		t.Errorf("after a restart: %+v, %v", next.Status.Conditions, err)
 	}
+}
+
+// TestNodeEvents: starts, reboots and changes of conditions are told as the kubelet tells of them, and nothing twice.
+func TestNodeEvents(t *testing.T) {
+	boot := func(id string) func(*api.Config) { return func(c *api.Config) { c.Host.BootID = id } }
+	told := func(e *env, wanted map[string]string) {
+		t.Helper()
+		e.until(t, fmt.Sprint("told ", wanted), func() bool {
+			list, err := e.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=Node,involvedObject.name=host"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			found, times := map[string]string{}, map[string]int32{}
+			for _, event := range list.Items {
+				times[event.Reason] += event.Count
+				found[event.Reason] = fmt.Sprintf("%d %s %s", times[event.Reason], event.Type, event.Message)
+			}
+			maps.DeleteFunc(found, func(reason, _ string) bool { // the disk of this host is what it is
+				return strings.HasPrefix(reason, "NodeHas")
+			})
+			return maps.Equal(found, wanted)
+		})
+	}
+	want := map[string]string{"Starting": "1 Normal Starting podd."}
+	e := serveIn(t, t.TempDir(), boot("one"))
+	told(e, want)
+	e.runtime.ail(errors.New("containerd is away"))
+	for range 2 {
+		if err := e.server.UpdateNode(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want["NodeNotReady"] = "1 Normal Node host status is now: NodeNotReady"
+	told(e, want)
+	e.runtime.ail(nil)
+	if err := e.server.UpdateNode(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want["NodeReady"] = "1 Normal Node host status is now: NodeReady"
+	told(e, want)
+	e.stop()
+	e = serveIn(t, e.dir, boot("one"))
+	want["Starting"] = "2 Normal Starting podd."
+	told(e, want)
+	e.stop()
+	e = serveIn(t, e.dir, boot("two"))
+	want["Starting"], want["Rebooted"] = "3 Normal Starting podd.", "1 Warning Node host has been rebooted, boot id: two"
+	told(e, want)
 }
 
 // Whatever clients ask for, the number of series stays.

@@ -262,7 +262,7 @@ func TestEventsOfBothGroups(t *testing.T) {
 	}
 	for selector, want := range map[string]string{
 		"involvedObject.name=x": "old", "involvedObject.kind=Pod,involvedObject.name=y": "young", "involvedObject.uid=u": "old young",
-		"reason=Young": "young", "type=Warning": "old", "type!=Warning": "young", "source=test": "old",
+		"reason=Young": "young", "type=Warning": "old", "type!=Warning,involvedObject.kind=Pod": "young", "source=test": "old",
 		"reportingComponent=example.com/test": "young", "involvedObject.fieldPath=spec.containers{app}": "old young",
 		"involvedObject.namespace=other": "",
 	} {

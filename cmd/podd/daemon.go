@@ -279,7 +279,7 @@ func (p *podd) open(boot string) error {
 		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Gateways: gateways, Issuer: c.Issuer,
 		Version: version, Containerd: p.containerd, Log: p.log,
 		Directories: directories,
-		Host:        api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c, Handlers: slices.Sorted(maps.Keys(c.Handlers))},
+		Host:        api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, BootID: boot, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c, Handlers: slices.Sorted(maps.Keys(c.Handlers))},
 	})
 	if err != nil {
 		return err
