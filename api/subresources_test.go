@@ -129,8 +129,15 @@ func TestResize(t *testing.T) {
 			t.Errorf("%s: generation %d, want %d", c.patch, p.Generation, c.generation)
 		}
 	}
+	whole := pod("whole")
+	whole.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{"cpu": resource.MustParse("1")}}
+	e.create(t, whole)
+	_, err := pods.Patch(ctx, "whole", types.StrategicMergePatchType, []byte(`{"spec":{"resources":{"limits":{"cpu":"2"},"requests":{"cpu":"2"}}}}`), metav1.PatchOptions{}, "resize")
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.resources: Forbidden: podd does not change the resources of a pod as a whole yet") {
+		t.Errorf("a resize of the pod as a whole: %v", err)
+	}
 	// By PUT: what the body says beside resources is not looked at.
-	p, err := pods.Get(ctx, "a", metav1.GetOptions{})
+	p, err = pods.Get(ctx, "a", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -145,7 +145,7 @@ func (h *host) resize(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return err
 	}
 	killpoint.At("resize.raised")
-	if err := h.r.Containers.UpdateTask(ctx, i.ID, c.Resources); err != nil {
+	if err := h.r.Containers.UpdateTask(ctx, i.ID, pod, c); err != nil {
 		return err
 	}
 	killpoint.At("resize.updated")
@@ -153,7 +153,7 @@ func (h *host) resize(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return err
 	}
 	killpoint.At("resize.lowered")
-	return h.r.Containers.NoteResources(ctx, i.ID, c.Resources)
+	return h.r.Containers.NoteResources(ctx, i.ID, pod, c)
 }
 
 // checkMemory is the error of a resize that would set a memory limit below what is in use, in upstream's words

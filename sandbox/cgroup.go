@@ -159,8 +159,8 @@ type limits struct {
 	memory int64 // bytes
 }
 
-// podLimits is what the kubelet gives a pod's cgroup (pkg/kubelet/cm/helpers_linux.go): the sum of the requests, and the
-// sum of the limits for what every container limits.
+// podLimits is what the kubelet gives a pod's cgroup (pkg/kubelet/cm/helpers_linux.go): the requests and limits of the pod
+// as a whole, else the sum of the requests, and the sum of the limits for what every container limits.
 func podLimits(pod *v1.Pod) limits {
 	class := qos.GetPodQOS(pod)
 	if class == v1.PodQOSBestEffort {
@@ -174,6 +174,10 @@ func podLimits(pod *v1.Pod) limits {
 			memoryAll = memoryAll && !r.Memory().IsZero()
 		},
 	})
+	if resourcehelper.IsPodLevelResourcesSet(pod) {
+		cpuAll = cpuAll || !pod.Spec.Resources.Limits.Cpu().IsZero()
+		memoryAll = memoryAll || !pod.Spec.Resources.Limits.Memory().IsZero()
+	}
 	l := limits{shares: containers.CPUShares(requests.Cpu().MilliValue())}
 	if milli := sum.Cpu().MilliValue(); cpuAll && milli > 0 {
 		l.quota, l.period = containers.CPUQuota(milli)

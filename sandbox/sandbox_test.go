@@ -165,15 +165,27 @@ func TestPodLimits(t *testing.T) {
 	for name, tt := range map[string]struct {
 		requests, limits []v1.ResourceList
 		want             limits
+		whole            v1.ResourceRequirements // of the pod
 	}{
-		"best effort": {[]v1.ResourceList{{}}, []v1.ResourceList{{}}, limits{shares: 2}},
-		"guaranteed": {[]v1.ResourceList{list("500m", "1Mi"), list("1", "2Mi")}, []v1.ResourceList{list("500m", "1Mi"), list("1", "2Mi")},
-			limits{shares: 1536, quota: 150000, period: 100000, memory: 3 << 20}},
-		"one without limits": {[]v1.ResourceList{list("500m", ""), {}}, []v1.ResourceList{list("500m", "1Mi"), list("", "1Mi")},
-			limits{shares: 512, memory: 2 << 20}},
-		"tiny": {[]v1.ResourceList{list("1m", "")}, []v1.ResourceList{list("1m", "")}, limits{shares: 2, quota: 1000, period: 100000}},
+		"best effort": {requests: []v1.ResourceList{{}}, limits: []v1.ResourceList{{}}, want: limits{shares: 2}},
+		"as a whole": {requests: []v1.ResourceList{{}, {}}, limits: []v1.ResourceList{{}, {}}, want: limits{shares: 512, quota: 100000, period: 100000, memory: 8 << 20},
+			whole: v1.ResourceRequirements{Requests: list("500m", "4Mi"), Limits: list("1", "8Mi")}},
+		"as a whole, guaranteed": {requests: []v1.ResourceList{{}, {}}, limits: []v1.ResourceList{{}, {}}, want: limits{shares: 1024, quota: 100000, period: 100000, memory: 8 << 20},
+			whole: v1.ResourceRequirements{Requests: list("1", "8Mi"), Limits: list("1", "8Mi")}},
+		"as a whole beside its containers": {requests: []v1.ResourceList{list("100m", "1Mi"), {}}, limits: []v1.ResourceList{list("100m", "1Mi"), {}},
+			want: limits{shares: 512, memory: 8 << 20}, whole: v1.ResourceRequirements{Requests: list("500m", "4Mi"), Limits: list("", "8Mi")}},
+		"as a whole, requests only": {requests: []v1.ResourceList{list("100m", "1Mi")}, limits: []v1.ResourceList{list("100m", "1Mi")},
+			want: limits{shares: 512, quota: 10000, period: 100000, memory: 1 << 20}, whole: v1.ResourceRequirements{Requests: list("500m", "4Mi")}},
+		"guaranteed": {requests: []v1.ResourceList{list("500m", "1Mi"), list("1", "2Mi")}, limits: []v1.ResourceList{list("500m", "1Mi"), list("1", "2Mi")},
+			want: limits{shares: 1536, quota: 150000, period: 100000, memory: 3 << 20}},
+		"one without limits": {requests: []v1.ResourceList{list("500m", ""), {}}, limits: []v1.ResourceList{list("500m", "1Mi"), list("", "1Mi")},
+			want: limits{shares: 512, memory: 2 << 20}},
+		"tiny": {requests: []v1.ResourceList{list("1m", "")}, limits: []v1.ResourceList{list("1m", "")}, want: limits{shares: 2, quota: 1000, period: 100000}},
 	} {
 		p := testPod(func(p *v1.Pod) { p.Spec.Containers = nil })
+		if len(tt.whole.Requests)+len(tt.whole.Limits) > 0 {
+			p.Spec.Resources = &tt.whole
+		}
 		for i := range tt.requests {
 			p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: fmt.Sprint("c", i),
 				Resources: v1.ResourceRequirements{Requests: tt.requests[i], Limits: tt.limits[i]}})

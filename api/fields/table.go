@@ -42,6 +42,9 @@ var securityAnnotations = []string{
 
 var resources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory), string(v1.ResourceEphemeralStorage)}}
 
+// podResources are those of a pod as a whole: upstream knows huge pages there as well.
+var podResources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory)}}
+
 var seccompTypes = only(v1.SeccompProfileTypeRuntimeDefault, v1.SeccompProfileTypeUnconfined, v1.SeccompProfileTypeLocalhost)
 
 const cluster = "needs a cluster"
@@ -68,8 +71,9 @@ var table = withOthers(map[string]Rule{
 
 	"spec.activeDeadlineSeconds": honoured, "spec.readinessGates": honoured, "spec.os.name": honoured,
 	"spec.imagePullSecrets": honoured, "spec.subdomain": notYet,
-	"spec.resources": notYet, "spec.hostnameOverride": notYet,
-	"spec.resourceClaims": refused(cluster), "spec.schedulingGroup": refused(cluster),
+	"spec.resources.limits": podResources, "spec.resources.requests": podResources, "spec.resources.claims": refused(cluster),
+	"spec.hostnameOverride": notYet,
+	"spec.resourceClaims":   refused(cluster), "spec.schedulingGroup": refused(cluster),
 
 	"spec.serviceAccountName": honoured, "spec.serviceAccount": honoured, "spec.runtimeClassName": honoured,
 	"spec.overhead": honoured, "spec.priorityClassName": honoured, "spec.priority": honoured, "spec.preemptionPolicy": honoured,

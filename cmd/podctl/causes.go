@@ -339,6 +339,11 @@ func memoryLimit(pod *v1.Pod, name string) string {
 			return limit.String()
 		}
 	}
+	if pod.Spec.Resources != nil {
+		if limit, ok := pod.Spec.Resources.Limits[v1.ResourceMemory]; ok {
+			return limit.String() + ", of the pod as a whole"
+		}
+	}
 	return ""
 }
 

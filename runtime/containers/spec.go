@@ -8,6 +8,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
@@ -58,7 +60,7 @@ func Spec(c Config, h Host) (*specs.Spec, *v1.ContainerUser, error) {
 		Annotations: GroupAnnotations(c.Sandbox.ID),
 		Linux: &specs.Linux{
 			Namespaces:        memberNamespaces(c, h, s.privileged),
-			Resources:         resources(c.Container, h),
+			Resources:         resources(c.Pod, c.Container, h),
 			CgroupsPath:       path.Join(c.Sandbox.CgroupPath, c.ID),
 			RootfsPropagation: propagation,
 		},
@@ -223,22 +225,33 @@ func CPUQuota(milli int64) (quota int64, period uint64) {
 	return max(milli*quotaPeriod/1000, minQuota), quotaPeriod
 }
 
+// Limit is what a container may have of cpu or memory: its own limit, or that of its pod as a whole, for what looks at its
+// container's (pkg/kubelet/kuberuntime/kuberuntime_container_linux.go). It is zero if there is none.
+func Limit(pod *v1.Pod, c *v1.Container, name v1.ResourceName) resource.Quantity {
+	limit := c.Resources.Limits[name]
+	if limit.IsZero() && resourcehelper.IsPodLevelResourcesSet(pod) {
+		return pod.Spec.Resources.Limits[name]
+	}
+	return limit
+}
+
 // resources is requests and limits as cgroup values of v1; runc converts them for v2.
-func resources(c *v1.Container, h Host) *specs.LinuxResources {
+func resources(pod *v1.Pod, c *v1.Container, h Host) *specs.LinuxResources {
+	cpu, memory := Limit(pod, c, v1.ResourceCPU), Limit(pod, c, v1.ResourceMemory)
 	milli := c.Resources.Requests.Cpu().MilliValue()
 	if _, ok := c.Resources.Requests[v1.ResourceCPU]; !ok {
-		milli = c.Resources.Limits.Cpu().MilliValue()
+		milli = cpu.MilliValue()
 	}
 	shares := CPUShares(milli)
 	r := &specs.LinuxResources{
 		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
 		CPU:     &specs.LinuxCPU{Shares: &shares},
 	}
-	if limit := c.Resources.Limits.Cpu().MilliValue(); limit > 0 {
+	if limit := cpu.MilliValue(); limit > 0 {
 		quota, period := CPUQuota(limit)
 		r.CPU.Quota, r.CPU.Period = &quota, &period
 	}
-	if limit := c.Resources.Limits.Memory().Value(); limit > 0 {
+	if limit := memory.Value(); limit > 0 {
 		r.Memory = &specs.LinuxMemory{Limit: &limit}
 		if h.SwapLimit {
 			r.Memory.Swap = &limit // memory and swap together: no swap
@@ -266,8 +279,18 @@ func OOMScore(pod *v1.Pod, c *v1.Container, h Host) int {
 }
 
 // scoredMemory is the request that the score goes by. A sidecar is not to be killed before the regular containers: its is
-// no less than the smallest of theirs.
+// no less than the smallest of theirs. What the pod as a whole requests beyond its containers is shared out among them.
 func scoredMemory(pod *v1.Pod, c *v1.Container) int64 {
+	share := int64(0)
+	if resourcehelper.IsPodLevelRequestsSet(pod) && !pod.Spec.Resources.Requests.Memory().IsZero() {
+		theirs := resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{})
+		rest := pod.Spec.Resources.Requests.Memory().Value() - theirs.Memory().Value()
+		share = rest / int64(max(1, len(pod.Spec.Containers)+len(pod.Spec.InitContainers)))
+	}
+	return ownMemory(pod, c) + share
+}
+
+func ownMemory(pod *v1.Pod, c *v1.Container) int64 {
 	request := c.Resources.Requests.Memory().Value()
 	init := slices.ContainsFunc(pod.Spec.InitContainers, func(i v1.Container) bool { return i.Name == c.Name })
 	if !init || c.RestartPolicy == nil || *c.RestartPolicy != v1.ContainerRestartPolicyAlways || len(pod.Spec.Containers) == 0 {

@@ -342,6 +342,34 @@ func TestOOMScore(t *testing.T) {
 	}
 }
 
+// What a pod as a whole requests beyond its containers counts for each of them in equal parts, and its limits are those of
+// a container that has none.
+func TestResourcesOfThePod(t *testing.T) {
+	list := func(cpu, memory string) v1.ResourceList {
+		return v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory)}
+	}
+	own := v1.Container{Name: "own", Resources: v1.ResourceRequirements{Requests: list("100m", "256Mi"), Limits: list("200m", "256Mi")}}
+	side := v1.Container{Name: "side", RestartPolicy: ptr(v1.ContainerRestartPolicyAlways)}
+	pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: []v1.Container{side, {Name: "init"}}, Containers: []v1.Container{own, {Name: "none"}},
+		Resources: &v1.ResourceRequirements{Requests: list("500m", "512Mi"), Limits: list("1", "768Mi")}}}
+	for _, c := range []struct {
+		of            *v1.Container
+		score         int
+		shares        uint64
+		quota, memory int64
+	}{
+		{&pod.Spec.Containers[0], 688, 102, 20000, 256 << 20}, // (512 - 256) / 4 more than its own
+		{&pod.Spec.Containers[1], 938, 1024, 100000, 768 << 20},
+		{&pod.Spec.InitContainers[0], 938, 1024, 100000, 768 << 20},
+		{&pod.Spec.InitContainers[1], 938, 1024, 100000, 768 << 20},
+	} {
+		r := resources(pod, c.of, testHost())
+		if score := OOMScore(pod, c.of, testHost()); score != c.score || *r.CPU.Shares != c.shares || *r.CPU.Quota != c.quota || *r.Memory.Limit != c.memory {
+			t.Errorf("%s: score %d, %d shares, quota %d, memory %d; want %+v", c.of.Name, score, *r.CPU.Shares, *r.CPU.Quota, *r.Memory.Limit, c)
+		}
+	}
+}
+
 // A sidecar is not killed before the regular containers that it serves.
 func TestOOMScoreOfSidecar(t *testing.T) {
 	with := func(name, memory string) v1.Container {

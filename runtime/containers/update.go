@@ -17,9 +17,9 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// UpdateTask holds the process of a container to other requests and limits of cpu and memory. What to has no limit for
-// stays as it is. A process that has ended, and none, is fine.
-func (c *Client) UpdateTask(ctx context.Context, id string, to v1.ResourceRequirements) error {
+// UpdateTask holds the process of a container to the requests and limits of cpu and memory that it has in pod. What it has
+// no limit for stays as it is. A process that has ended, and none, is fine.
+func (c *Client) UpdateTask(ctx context.Context, id string, pod *v1.Pod, container *v1.Container) error {
 	ctx, cancel := context.WithTimeout(c.Context(ctx), askLimit)
 	defer cancel()
 	ended := func() (bool, error) {
@@ -32,7 +32,7 @@ func (c *Client) UpdateTask(ctx context.Context, id string, to v1.ResourceRequir
 	if gone, err := ended(); gone || err != nil {
 		return err
 	}
-	r := resources(&v1.Container{Resources: to}, c.host)
+	r := resources(pod, container, c.host)
 	r.Devices = nil // they stay
 	if r.Memory != nil {
 		check := true // on v2 the kernel kills for a limit that is too low, where on v1 it refuses it
@@ -53,7 +53,7 @@ func (c *Client) UpdateTask(ctx context.Context, id string, to v1.ResourceRequir
 }
 
 // NoteResources writes into a container's record what it is held to, as Instance.Resources, and into its spec.
-func (c *Client) NoteResources(ctx context.Context, id string, to v1.ResourceRequirements) error {
+func (c *Client) NoteResources(ctx context.Context, id string, pod *v1.Pod, container *v1.Container) error {
 	ctx = c.Context(ctx)
 	there, err := c.cc.ContainerService().Get(ctx, id)
 	if err != nil {
@@ -67,12 +67,12 @@ func (c *Client) NoteResources(ctx context.Context, id string, to v1.ResourceReq
 	if err := typeurl.UnmarshalTo(there.Spec, &spec); err != nil {
 		return fmt.Errorf("note resources: read spec: %w", err)
 	}
-	next := resources(&v1.Container{Resources: to}, c.host)
+	next := resources(pod, container, c.host)
 	spec.Linux.Resources.CPU, spec.Linux.Resources.Memory, spec.Linux.Resources.Unified = next.CPU, next.Memory, next.Unified
 	if there.Spec, err = typeurl.MarshalAny(&spec); err != nil {
 		return fmt.Errorf("note resources: encode spec: %w", err)
 	}
-	r.Resources = to.DeepCopy()
+	r.Resources = container.Resources.DeepCopy()
 	if there.Extensions, err = r.extensions(); err != nil {
 		return fmt.Errorf("note resources: %w", err)
 	}

@@ -67,12 +67,12 @@ func TestUpdate(t *testing.T) {
 	p.check(boxes.CheckCgroup(p.Pod))
 	p.check(boxes.RaiseCgroup(p.Pod))
 	at("raised", atBig, atSmall)
-	p.check(client.UpdateTask(t.Context(), cfg.ID, big))
+	p.check(client.UpdateTask(t.Context(), cfg.ID, p.Pod, &p.Spec.Containers[0]))
 	at("updated", atBig, atBig)
 	if r := p.look(cfg.ID).Resources; r.Limits.Cpu().MilliValue() != 100 {
 		t.Errorf("noted before it is: %v", r)
 	}
-	p.check(client.NoteResources(t.Context(), cfg.ID, big))
+	p.check(client.NoteResources(t.Context(), cfg.ID, p.Pod, &p.Spec.Containers[0]))
 	if r := p.look(cfg.ID).Resources; r.Limits.Cpu().MilliValue() != 200 || r.Requests.Memory().Value() != 96<<20 {
 		t.Errorf("noted %v", r)
 	}
@@ -82,7 +82,7 @@ func TestUpdate(t *testing.T) {
 	if got := limitsOf(t, pods); !strings.HasSuffix(got, " 20000 100663296") {
 		t.Errorf("the pod has %s", got)
 	}
-	p.check(client.UpdateTask(t.Context(), cfg.ID, small))
+	p.check(client.UpdateTask(t.Context(), cfg.ID, p.Pod, &p.Spec.Containers[0]))
 	p.check(boxes.LowerCgroup(p.Pod))
 	at("lowered", atSmall, atSmall)
 
@@ -92,7 +92,7 @@ func TestUpdate(t *testing.T) {
 	}
 	p.Spec.Containers[0].Resources = least
 	for what, err := range map[string]error{
-		"CheckCgroup": boxes.CheckCgroup(p.Pod), "LowerCgroup": boxes.LowerCgroup(p.Pod), "UpdateTask": client.UpdateTask(t.Context(), cfg.ID, least),
+		"CheckCgroup": boxes.CheckCgroup(p.Pod), "LowerCgroup": boxes.LowerCgroup(p.Pod), "UpdateTask": client.UpdateTask(t.Context(), cfg.ID, p.Pod, &p.Spec.Containers[0]),
 	} {
 		if err == nil || what != "UpdateTask" && !strings.Contains(err.Error(), "attempting to set pod memory limit (8388608) below current usage (") {
 			t.Errorf("%s below what is in use: %v", what, err)

@@ -137,7 +137,7 @@ func write(files map[string]func(io.Writer) error) error {
 func TestPods(t *testing.T) {
 	s := start(t, harness.WithArgs("--restart-backoff=1s", "--pull-backoff=1s"))
 	for name, part := range map[string]func(*testing.T, *suite){
-		"fields": testFields, "security": testSecurity, "refused": testRefused, "volumes": testVolumes, "mounts": testMounts, "content": testContent, "documented": testDocumented, "network": testNetwork, "life": testLife, "init": testInit, "logs": testLogs, "images": testImages, "events": testEvents, "exec": testExec, "attach": testAttach, "podctl": testPodctl,
+		"fields": testFields, "security": testSecurity, "refused": testRefused, "volumes": testVolumes, "mounts": testMounts, "content": testContent, "documented": testDocumented, "network": testNetwork, "life": testLife, "init": testInit, "logs": testLogs, "images": testImages, "events": testEvents, "exec": testExec, "attach": testAttach, "podctl": testPodctl, "whole": testWhole,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); part(t, s) })
 	}

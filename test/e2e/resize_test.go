@@ -25,6 +25,7 @@ func TestResize(t *testing.T) {
 	t.Run("in place", s.resizeInPlace)
 	t.Run("below usage", s.resizeBelowUsage)
 	t.Run("restart", s.resizeRestart)
+	t.Run("sidecar", s.resizeSidecar)
 	t.Run("infeasible", s.resizeInfeasible)
 	t.Run("deferred", s.resizeDeferred)
 	t.Run("killed", s.resizeKilled)
@@ -73,6 +74,12 @@ func resizeCondition(pod *v1.Pod, kind v1.PodConditionType) string {
 // kernel is the quota, the memory limit and the shares that a guaranteed pod's cgroup has, and those of its container app.
 func (s *suite) kernel(t *testing.T, pod *v1.Pod) (own, container string) {
 	t.Helper()
+	return s.kernelOf(t, pod, app(pod))
+}
+
+// kernelOf is kernel with any container of the pod.
+func (s *suite) kernelOf(t *testing.T, pod *v1.Pod, of v1.ContainerStatus) (own, container string) {
+	t.Helper()
 	read := func(dir, file string) string {
 		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", strings.Replace(file, "%", dir, 1)))
 		if err != nil {
@@ -85,8 +92,12 @@ func (s *suite) kernel(t *testing.T, pod *v1.Pod) (own, container string) {
 	if unified() {
 		files = []string{"%/cpu.max", "%/memory.max"}
 	}
-	dir := filepath.Join(s.CgroupParent, "kubepods", "pod"+string(pod.UID))
-	in := strings.TrimPrefix(app(pod).ContainerID, "containerd://")
+	class := ""
+	if pod.Status.QOSClass != v1.PodQOSGuaranteed {
+		class = strings.ToLower(string(pod.Status.QOSClass))
+	}
+	dir := filepath.Join(s.CgroupParent, "kubepods", class, "pod"+string(pod.UID))
+	in := strings.TrimPrefix(of.ContainerID, "containerd://")
 	var all [2][]string
 	for _, f := range files {
 		all[0] = append(all[0], read(dir, f))
@@ -225,6 +236,40 @@ func (s *suite) resizeRestart(t *testing.T) {
 		}
 	}
 	s.remove(t, "anew")
+}
+
+// A sidecar is resized as a regular container is: in place, or by a restart of it alone.
+func (s *suite) resizeSidecar(t *testing.T) {
+	p := sleeper("beside")
+	p.Container = resources("100m", "64Mi")
+	p.Spec = "restartPolicy: Always\ninitContainers:\n- name: side\n  image: " + busybox + "\n  command: [sh, -c, \"" + sleepScript + "\"]\n  restartPolicy: Always\n  " +
+		resources("100m", "32Mi") + "\n  resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]"
+	pod := s.running(t, p)
+	begun := pod.Status.InitContainerStatuses[0].State.Running.StartedAt
+	for _, c := range []struct {
+		cpu, memory             string
+		quota, podShares, limit int
+		restarts                int32
+	}{{"200m", "32Mi", 20000, 307, 32, 0}, {"50m", "32Mi", 5000, 153, 32, 0}, {"50m", "48Mi", 5000, 153, 48, 1}} {
+		patch := fmt.Sprintf(`{"spec":{"initContainers":[{"name":"side","resources":{"requests":{"cpu":%q,"memory":%q},"limits":{"cpu":%[1]q,"memory":%[2]q}}}]}}`, c.cpu, c.memory)
+		_, err := s.client.CoreV1().Pods("default").Patch(t.Context(), "beside", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "resize")
+		must(t, err)
+		pod = s.until(t, "beside", "resized", func(pod *v1.Pod) bool {
+			if pod == nil || !ready(pod) || pod.Status.ObservedGeneration != pod.Generation || resizeCondition(pod, v1.PodResizePending) != "" ||
+				resizeCondition(pod, v1.PodResizeInProgress) != "" {
+				return false
+			}
+			is, want := pod.Status.InitContainerStatuses[0], pod.Spec.InitContainers[0].Resources
+			return is.RestartCount == c.restarts && is.State.Running != nil && is.Resources.Limits.Cpu().Equal(*want.Limits.Cpu()) &&
+				is.Resources.Limits.Memory().Equal(*want.Limits.Memory()) && is.AllocatedResources.Cpu().Equal(*want.Requests.Cpu())
+		})
+		side := pod.Status.InitContainerStatuses[0]
+		if app(pod).RestartCount != 0 || c.restarts == 0 && !side.State.Running.StartedAt.Equal(&begun) {
+			t.Errorf("%s %s: app was restarted %d times; the sidecar runs since %s, at first since %s", c.cpu, c.memory, app(pod).RestartCount, side.State.Running.StartedAt, begun)
+		}
+		s.holds(t, pod, side, [3]int{10000 + c.quota, 64 + c.limit, c.podShares}, [3]int{c.quota, c.limit, c.quota * 1024 / 100000})
+	}
+	s.remove(t, "beside")
 }
 
 // More than the node has never fits, and the pod goes on with what it has, also after podd was killed.
