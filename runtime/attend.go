@@ -170,12 +170,19 @@ func (r *Runtime) Exec(ctx context.Context, pod *v1.Pod, name string, e containe
 	return r.Containers.Exec(ctx, id, e)
 }
 
-// UsesImage tells whether a container, or a volume of a living pod, is made from the image with this full name. When containerd cannot be
-// asked, it is taken to be in use.
-func (r *Runtime) UsesImage(ctx context.Context, name string) bool {
+// ImageUsers are the pods, as namespace/name, of which a container, or a volume while they live, is made from the image with
+// this full name.
+func (r *Runtime) ImageUsers(ctx context.Context, name string) ([]string, error) {
 	instances, err := r.Containers.Look(ctx, "")
 	if err != nil {
-		return true
+		return nil, err
 	}
-	return slices.ContainsFunc(instances, func(i containers.Instance) bool { return i.Image == name }) || r.mountsImage(name)
+	users := r.mountsImage(name)
+	for _, i := range instances {
+		if i.Image == name {
+			users = append(users, i.Namespace+"/"+i.Pod)
+		}
+	}
+	slices.Sort(users)
+	return slices.Compact(users), nil
 }

@@ -86,18 +86,22 @@ func (h *host) removeImageVolumes(ctx context.Context) error {
 	return nil
 }
 
-// mountsImage tells whether a volume of a pod that is not over is made from the image with this full name.
-func (r *Runtime) mountsImage(name string) bool {
-	return slices.ContainsFunc(r.Store.Pods(), func(pod *v1.Pod) bool {
+// mountsImage are the pods that are not over, as namespace/name, with a volume that is made from the image with this full name.
+func (r *Runtime) mountsImage(name string) []string {
+	var pods []string
+	for _, pod := range r.Store.Pods() {
 		if phase := pod.Status.Phase; phase == v1.PodSucceeded || phase == v1.PodFailed || pod.Spec.NodeName != r.Node.Name {
-			return false
+			continue
 		}
-		return slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool {
+		if slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool {
 			if v.Image == nil {
 				return false
 			}
 			full, err := images.Normalize(v.Image.Reference)
 			return err == nil && full == name
-		})
-	})
+		}) {
+			pods = append(pods, pod.Namespace+"/"+pod.Name)
+		}
+	}
+	return pods
 }

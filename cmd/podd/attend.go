@@ -104,11 +104,11 @@ func (a *attendant) History(namespace, name, uid string) ([]history.Pod, error) 
 }
 
 func (a *attendant) RemoveImage(ctx context.Context, ref string) error {
-	err := a.images.Remove(ctx, ref, func(name string) bool { return a.runtime.UsesImage(ctx, name) })
+	err := a.images.Remove(ctx, ref, func(name string) ([]string, error) { return a.runtime.ImageUsers(ctx, name) })
 	if errors.Is(err, images.ErrInUse) {
 		return &apierrors.StatusError{ErrStatus: metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: metav1.StatusReasonConflict,
-			Message: err.Error() + " by a pod: delete that first",
+			Message: err.Error() + ": delete that first",
 		}}
 	}
 	return err

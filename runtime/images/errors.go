@@ -21,7 +21,7 @@ import (
 // ErrPull is the kind of every error of a pull but an invalid name and the end of the caller's context.
 var ErrPull = errors.New("pull")
 
-// ErrInUse is the kind of error of removing an image that a container needs.
+// ErrInUse is the kind of error of removing an image that a pod needs.
 var ErrInUse = errors.New("image is in use")
 
 // PullError is a pull that did not work. It is ErrPull to errors.Is.

@@ -191,12 +191,12 @@ func TestPullLookRemove(t *testing.T) {
 	if err != nil || len(record.Labels) > 0 {
 		t.Errorf("labels of the image went to containerd: %v %v", record.Labels, err)
 	}
-	busy := func(string) bool { return true }
-	if err := im.Remove(ctx, b.Name, busy); !errors.Is(err, ErrInUse) {
+	busy := func(string) ([]string, error) { return []string{"a/1", "a/2", "b/3", "b/4", "b/5", "c/6", "c/7"}, nil }
+	if err := im.Remove(ctx, b.Name, busy); !errors.Is(err, ErrInUse) || !strings.HasSuffix(err.Error(), "image is in use by pods a/1, a/2, b/3, b/4, b/5 and 2 more") {
 		t.Errorf("removed in use: %v", err)
 	}
 	for range 2 {
-		if err := im.Remove(ctx, info.ID, func(string) bool { return false }); err != nil {
+		if err := im.Remove(ctx, info.ID, func(string) ([]string, error) { return nil, nil }); err != nil {
 			t.Error(err)
 		}
 	}

@@ -164,7 +164,7 @@ func testImageLoad(t *testing.T, s *suite) {
 	p := sleeper("uses-image")
 	p.Container = "image: " + ref
 	s.running(t, p)
-	if got := s.refused(t, "", "image", "rm", ref); !strings.Contains(got, "in use") {
+	if got := s.refused(t, "", "image", "rm", ref); !strings.Contains(got, "remove "+ref+": image is in use by pod default/uses-image: delete that first") {
 		t.Errorf("podctl image rm of an image that a container has: %q", got)
 	}
 	s.remove(t, p.Name)

@@ -92,7 +92,7 @@ func testImageVolume(t *testing.T, s *suite) {
 		}
 		return nil
 	})
-	if out, errs, code := s.Podctl("image", "rm", ref); code == 0 || !strings.Contains(errs, "in use") {
+	if out, errs, code := s.Podctl("image", "rm", ref); code == 0 || !strings.Contains(errs, "in use by pod default/"+p.Name) {
 		t.Errorf("podctl image rm: exit %d, %q, %q", code, out, errs)
 	}
 	if got := s.event(t, p.Name, "Pulling"); got != "Pulling image \""+ref+"\"" {
