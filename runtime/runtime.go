@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -130,6 +131,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	parts.Go(func() { r.watchContainerd(ctx) })
 	parts.Go(func() { r.keepNetwork(ctx) })
 	parts.Go(func() { r.keepHistory(ctx) })
+	parts.Go(func() { r.watchLosses(ctx) })
 	parts.Go(func() { r.keepLimits(ctx) })
 	if err := r.claimFirst(ctx); err != nil {
 		return err
@@ -276,6 +278,45 @@ func (r *Runtime) watchContainerd(ctx context.Context) {
 		answered = err == nil
 		r.Log.Warn("containerd", "answers", answered, "err", err)
 		r.wakeSoon()
+	}
+}
+
+// askLosses is how often podd-logd is asked what the disk did not take.
+const askLosses = 10 * time.Second
+
+// watchLosses tells the pods' owners of lines that their logs lack.
+func (r *Runtime) watchLosses(ctx context.Context) {
+	tick := time.NewTicker(askLosses)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ask, cancel := context.WithTimeout(ctx, askLosses)
+		losses, err := r.Writer.Losses(ask) // one that is away, or older than podd, has nothing to tell
+		if err == nil && len(losses) > 0 {
+			r.tellLosses(ask, losses)
+		}
+		cancel()
+	}
+}
+
+func (r *Runtime) tellLosses(ctx context.Context, losses []logs.Loss) {
+	instances, err := r.Containers.Look(ctx, "")
+	if err != nil {
+		r.Log.Warn("tell of lost lines of logs", "lost", losses, "err", err)
+		return
+	}
+	for _, l := range losses {
+		i := slices.IndexFunc(instances, func(i containers.Instance) bool { return i.ID == l.ID })
+		if i < 0 {
+			continue
+		}
+		if pod, ok := r.Store.PodByUID(types.UID(instances[i].UID)); ok {
+			r.Event(pod, instances[i].Name, v1.EventTypeWarning, "LogLost", "%d lines (%d bytes) of its output could not be written to its log: %s", l.Lines, l.Bytes, l.Cause)
+		}
 	}
 }
 

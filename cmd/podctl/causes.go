@@ -65,7 +65,51 @@ func diagnose(pod *v1.Pod, events []v1.Event, now time.Time) diagnosis {
 	if !d.fine && len(d.causes) == 0 {
 		d.causes = preparing(pod, events, now)
 	}
+	if c := logLost(pod, events, now); c != nil {
+		if d.fine {
+			d.fine, d.headline = false, "runs and is ready, and its log lacks lines."
+		}
+		d.causes = append(d.causes, *c)
+	}
+	if c := resize(pod); c != nil {
+		if d.fine {
+			d.fine, d.headline = false, "runs and is ready, and has not got the resources that it asks for now."
+		}
+		d.causes = append(d.causes, *c)
+	}
 	return d
+}
+
+// recently is how long a loss of lines is worth telling.
+const recently = 10 * time.Minute
+
+// logLost tells of lines that the disk of the logs has not taken, nil if it took them all.
+func logLost(pod *v1.Pod, events []v1.Event, now time.Time) *cause {
+	for _, e := range slices.Backward(events) {
+		if e.Reason != "LogLost" || now.Sub(lastSeen(e)) > recently {
+			continue
+		}
+		_, container, _ := strings.Cut(strings.TrimSuffix(e.InvolvedObject.FieldPath, "}"), "{")
+		return &cause{"Container " + container + ": " + sentence(e.Message, "its log lacks lines"),
+			"Make room on the disk of the logs: podctl doctor says how much there is. What is lost stays lost; the container was not held up."}
+	}
+	return nil
+}
+
+// resize is why the pod has not got the resources that its spec asks for, nil if it has or is about to.
+func resize(pod *v1.Pod) *cause {
+	pending, under := condition(pod, v1.PodResizePending), condition(pod, v1.PodResizeInProgress)
+	undo := " It goes on with those that it has. What it asks for is changed by podctl edit pod " + pod.Name + inNamespace(pod) + " --subresource=resize."
+	switch {
+	case pending != nil && pending.Status == v1.ConditionTrue && pending.Reason == v1.PodReasonDeferred:
+		return &cause{"The other pods leave too little of this host for the resources that it asks for: " + sentence(pending.Message, "no more is known"),
+			"They are given to it as soon as there is room: podctl describe node shows who has it." + undo}
+	case pending != nil && pending.Status == v1.ConditionTrue:
+		return &cause{"It can never have the resources that it asks for on this host: " + sentence(pending.Message, pending.Reason), strings.TrimSpace(undo)}
+	case under != nil && under.Status == v1.ConditionTrue && under.Reason == v1.PodReasonError:
+		return &cause{"Its resources could not be changed: " + sentence(under.Message, "no more is known"), "podd tries again by itself: a memory limit is lowered when less than that is in use."}
+	}
+	return nil
 }
 
 func condition(pod *v1.Pod, of v1.PodConditionType) *v1.PodCondition {

@@ -276,26 +276,37 @@ func socket(path, group string) result {
 }
 
 // disk looks for room where podd keeps images, containers and its state.
-func disk(root string) result {
+func disk(name, root string) result {
 	dir := existing(root)
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return result{"disk", bad, dir + ": " + err.Error(), "Look at the file system below " + root + "."}
+		return result{name, bad, dir + ": " + err.Error(), "Look at the file system below " + root + "."}
 	}
 	free, total := int64(st.Bavail)*st.Bsize, int64(st.Blocks)*st.Bsize
 	detail := fmt.Sprintf("%s of %s free in %s", bytesOf(free), bytesOf(total), dir)
 	advice := "Make room: podctl image ls, podctl image rm, and old logs."
 	switch {
 	case st.Flags&unix.ST_RDONLY != 0:
-		return result{"disk", bad, dir + " is read-only", "Mount it writable, or use another --root."}
+		return result{name, bad, dir + " is read-only", "Mount it writable, or use another directory (--root, --log-dir)."}
 	case free < 256<<20:
-		return result{"disk", bad, detail, advice}
+		return result{name, bad, detail, advice}
 	case st.Files > 0 && st.Ffree*50 < st.Files:
-		return result{"disk", warn, fmt.Sprintf("%d of %d inodes free in %s", st.Ffree, st.Files, dir), advice}
+		return result{name, warn, fmt.Sprintf("%d of %d inodes free in %s", st.Ffree, st.Files, dir), advice}
 	case free < 2<<30 || free*20 < total:
-		return result{"disk", warn, detail, advice}
+		return result{name, warn, detail, advice}
 	}
-	return fine("disk", "%s", detail)
+	return fine(name, "%s", detail)
+}
+
+// sameDisk tells whether two directories, or those nearest above them that are there, are on one file system.
+func sameDisk(a, b string) bool {
+	var of [2]unix.Stat_t
+	for i, dir := range []string{a, b} {
+		if unix.Stat(existing(dir), &of[i]) != nil {
+			return false
+		}
+	}
+	return of[0].Dev == of[1].Dev
 }
 
 // tmpfs looks at the directory of run-time state, whose content must not outlive a boot.

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
@@ -32,11 +34,12 @@ const (
 	bad  level = "fail"
 )
 
-// place is where podd has its things: what its configuration file says, or the defaults of podd.
+// place is where podd has its things: what the podd says that answers, else its configuration file, or the defaults of podd.
 type place struct {
 	Root       string `json:"root"`
 	State      string `json:"state"`
 	ConfigDir  string `json:"config-dir"`
+	LogDir     string `json:"log-dir"`
 	Group      string `json:"group"`
 	Bundle     string `json:"bundle"`
 	Containerd string `json:"containerd"`
@@ -60,8 +63,12 @@ func (p *podctl) doctor() *cobra.Command {
 			}
 			ctx, stop := interruptible()
 			defer stop()
-			at, err := placeOf(file, cmd.Flags().Changed("config"))
+			named := cmd.Flags().Changed("config")
+			at, err := placeOf(file, named)
 			cmdutil.CheckErr(err)
+			if !named {
+				at = p.placeAsked(ctx, at)
+			}
 			if bundle != "" {
 				at.Bundle = bundle
 			}
@@ -73,14 +80,35 @@ func (p *podctl) doctor() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json, or nothing for text")
-	cmd.Flags().StringVar(&file, "config", "/etc/podd/config.yaml", "podd's configuration file, which says where its directories are")
+	cmd.Flags().StringVar(&file, "config", "/etc/podd/config.yaml", "podd's configuration file, which says where its directories are; if it is not given, podd is asked first")
 	cmd.Flags().StringVar(&bundle, "bundle", "", "directory of containerd, runc and the CNI plugins (default: as podd finds it)")
 	return cmd
 }
 
+// placeAsked is where the podd that answers has its things, or else, if none does, what is assumed.
+func (p *podctl) placeAsked(ctx context.Context, assumed place) place {
+	if p.client.remote() { // that one may be on another host
+		return assumed
+	}
+	ctx, stop := context.WithTimeout(ctx, 5*time.Second)
+	defer stop()
+	res, err := p.client.request(ctx, http.MethodGet, "/configz", nil, nil)
+	if err != nil {
+		return assumed
+	}
+	defer res.Body.Close()
+	said := struct {
+		Config place `json:"kubeletconfig"`
+	}{assumed}
+	if json.NewDecoder(res.Body).Decode(&said) != nil {
+		return assumed
+	}
+	return said.Config
+}
+
 // placeOf reads podd's configuration. A file that was named must be there.
 func placeOf(file string, named bool) (place, error) {
-	at := place{Root: "/var/lib/podd", State: "/run/podd", ConfigDir: "/etc/podd", Group: "podd", Bridge: "podd0"}
+	at := place{Root: "/var/lib/podd", State: "/run/podd", ConfigDir: "/etc/podd", LogDir: "/var/log", Group: "podd", Bridge: "podd0"}
 	text, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !named, errors.Is(err, fs.ErrPermission) && !named:
@@ -112,7 +140,10 @@ func (p *podctl) examine(ctx context.Context, at place) []result {
 		kernel(), namespaces(), overlay(), seccomp(), cgroups("/proc/self/mountinfo"), modules("nf_tables", "nf_tables_newtable", "nftables", "host ports and the way out for pods"),
 		modules("bridge", "br_dev_xmit", "bridge", "bridges of pods"), modules("veth", "veth_xmit", "veth", "the interfaces of pods"),
 		forwarding(at), plugins(at.Bundle), binaries(ctx, at), containerd(at),
-		disk(at.Root), tmpfs(at.State), ram(), inotify(), processes(), clock(),
+		disk("disk", at.Root), tmpfs(at.State), ram(), inotify(), processes(), clock(),
+	}
+	if !sameDisk(at.Root, at.LogDir) {
+		results = append(results, disk("log disk", at.LogDir))
 	}
 	if !p.client.remote() {
 		results = append(results, socket(p.client.socket, at.Group))

@@ -248,7 +248,7 @@ func TestVerbs(t *testing.T) {
 		{args: "image rm nope", out: "^$", errOut: `^error: image "nope" is not here\n$`, code: 1},
 		{args: "image rm nope --ignore-not-found", out: "^$", errOut: "^$"},
 		{args: "version", out: "^Client Version: .*\nServer Version: .*\n$"},
-		{args: "version --client -o json", out: `"clientVersion"`},
+		{args: "version --client -o json", out: `(?s)"clientVersion": \{.*"gitVersion": "\S+",.*"goVersion": "go.*"platform": "linux/`},
 		{args: "api-resources", out: `pods +po +v1 +true +Pod`},
 		{args: "wait --for=jsonpath={.metadata.name}=web pod/web", out: "condition met"},
 		{args: "__complete logs ", out: "(?s)three.*web"},

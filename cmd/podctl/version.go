@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 	apiversion "k8s.io/apimachinery/pkg/version"
@@ -31,6 +32,29 @@ func release() string {
 	return "devel"
 }
 
+// clientVersion is what kubectl says of itself, of podctl.
+func clientVersion() apiversion.Info {
+	v := apiversion.Info{GitVersion: release(), GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	if parts := strings.SplitN(strings.TrimPrefix(v.GitVersion, "v"), ".", 3); len(parts) == 3 {
+		v.Major, v.Minor = parts[0], parts[1]
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			v.GitCommit = s.Value
+		case "vcs.modified":
+			v.GitTreeState = map[string]string{"true": "dirty", "false": "clean"}[s.Value]
+		case "vcs.time":
+			v.BuildDate = s.Value
+		}
+	}
+	return v
+}
+
 func (p *podctl) version() *cobra.Command {
 	var onlyClient bool
 	var output string
@@ -43,11 +67,10 @@ func (p *podctl) version() *cobra.Command {
 				cmdutil.CheckErr(fmt.Errorf("unknown output format %q: json and yaml are known", output))
 			}
 			var said struct {
-				Client string           `json:"clientVersion"`
-				Go     string           `json:"goVersion"`
+				Client apiversion.Info  `json:"clientVersion"`
 				Server *apiversion.Info `json:"serverVersion,omitempty"`
 			}
-			said.Client, said.Go = release(), runtime.Version()
+			said.Client = clientVersion()
 			var err error
 			if !onlyClient {
 				said.Server, err = p.serverVersion()
@@ -62,7 +85,7 @@ func (p *podctl) version() *cobra.Command {
 				cmdutil.CheckErr(bad)
 				fmt.Fprint(p.shown.Out, string(b))
 			default:
-				fmt.Fprintln(p.shown.Out, "Client Version:", said.Client)
+				fmt.Fprintln(p.shown.Out, "Client Version:", said.Client.GitVersion)
 				if said.Server != nil {
 					fmt.Fprintln(p.shown.Out, "Server Version:", said.Server.GitVersion)
 				}

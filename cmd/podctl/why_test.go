@@ -29,14 +29,28 @@ func TestDiagnose(t *testing.T) {
 	app := func(status string) string {
 		return "spec: {containers: [{name: app, resources: {limits: {memory: 64Mi}}}], restartPolicy: Always}\nstatus:\n  phase: Running\n  containerStatuses:\n  - {name: app, image: 'x:1', " + status + "}"
 	}
+	resizing := func(condition, reason, message string) string {
+		return "status: {phase: Running, conditions: [{type: Ready, status: 'True', lastTransitionTime: '2026-01-02T11:55:00Z'}, {type: " + condition +
+			", status: 'True', reason: '" + reason + "', message: '" + message + "'}]}"
+	}
 	for name, c := range map[string]struct {
 		pod    string
 		events []v1.Event
 		want   string
 	}{
 		"fine": {"status: {phase: Running, conditions: [{type: Ready, status: 'True', lastTransitionTime: '2026-01-02T11:55:00Z'}]}", nil, "runs and is ready, for 5m."},
-		"done": {"status: {phase: Succeeded}", nil, "has done its work: all containers ended with exit code 0."},
-		"gate": {"spec: {schedulingGates: [{name: a}]}\nstatus: {phase: Pending}", nil, "is not run by this host. | It waits for its scheduling gates to be taken away: a. -> podctl patch pod p --type=json"},
+		"log lost": {app("ready: true, started: true, state: {running: {}}") + "\n  conditions: [{type: Ready, status: 'True', lastTransitionTime: '2026-01-02T11:55:00Z'}]", []v1.Event{{
+			Type: "Warning", Reason: "LogLost", Message: "7 lines (70 bytes) of its output could not be written to its log: no space left on device",
+			InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}, LastTimestamp: metav1.NewTime(now.Add(-time.Minute))}},
+			"runs and is ready, and its log lacks lines. | Container app: 7 lines (70 bytes) of its output could not be written to its log: no space left on device. -> Make room on the disk of the logs"},
+		"resize never": {resizing("PodResizePending", "Infeasible", "Node did not have enough capacity: cpu"), nil, "runs and is ready, and has not got the resources that it asks for now. | " +
+			"It can never have the resources that it asks for on this host: Node did not have enough capacity: cpu. -> It goes on with those that it has. What it asks for is changed by podctl edit pod p --subresource=resize."},
+		"resize later": {resizing("PodResizePending", "Deferred", "Node did not have enough resource: cpu"), nil,
+			"| The other pods leave too little of this host for the resources that it asks for: Node did not have enough resource: cpu. -> They are given to it as soon as there is room"},
+		"resize error": {resizing("PodResizeInProgress", "Error", "cannot decrease memory limits"), nil, "| Its resources could not be changed: cannot decrease memory limits. -> podd tries again by itself"},
+		"resize":       {resizing("PodResizeInProgress", "", ""), nil, "runs and is ready, for 5m."},
+		"done":         {"status: {phase: Succeeded}", nil, "has done its work: all containers ended with exit code 0."},
+		"gate":         {"spec: {schedulingGates: [{name: a}]}\nstatus: {phase: Pending}", nil, "is not run by this host. | It waits for its scheduling gates to be taken away: a. -> podctl patch pod p --type=json"},
 		"unschedulable": {"status: {phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: no room}]}", nil,
 			"is not run by this host. | no room. -> podctl get nodes"},
 		"unknown":  {"status: {phase: Unknown}", nil, "is in an unknown state: podd cannot ask containerd about it. | What was known last may not be true any more. -> podctl doctor"},
@@ -84,7 +98,7 @@ func TestDiagnose(t *testing.T) {
 		if !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
-		if good := name == "fine" || name == "done"; d.fine != good {
+		if good := name == "fine" || name == "done" || name == "resize"; d.fine != good {
 			t.Errorf("%s: fine is %v", name, d.fine)
 		}
 	}

@@ -27,13 +27,27 @@ type file struct {
 	last     age       // of the newest rotated file
 	checked  time.Time // when it was last seen that the name is still this file's
 	lost     loss
+	untold   loss // that Losses has not told yet
 }
 
-// loss counts what could not be written since it last could.
+// loss counts what could not be written.
 type loss struct {
 	records int
 	bytes   int64
 	cause   error
+}
+
+func (l *loss) add(records int, bytes int64, cause error) {
+	l.records, l.bytes, l.cause = l.records+records, l.bytes+bytes, cause
+}
+
+// tell is what was lost since it was called last.
+func (f *file) tell() loss {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.untold
+	f.untold = loss{}
+	return l
 }
 
 func openFile(path string, maxSize int64, maxFiles int, rotated func(string)) (*file, error) {
@@ -134,9 +148,8 @@ func (f *file) write(p []byte, records int, now time.Time) {
 		p = append(record(nil, head(nil, now, "stderr"), 'F', []byte(text)), p...)
 	}
 	if err := f.append(p); err != nil {
-		f.lost.records += records
-		f.lost.bytes += int64(size)
-		f.lost.cause = err
+		f.lost.add(records, int64(size), err)
+		f.untold.add(records, int64(size), err)
 		return
 	}
 	f.lost = loss{}

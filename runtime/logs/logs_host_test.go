@@ -346,6 +346,13 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	stdout, stderr := read(t, tg.Path, ReadOptions{})
+	told, err := w.Losses(ctx)
+	if err != nil || len(told) != 1 || told[0].ID != "c1" || told[0].Cause != "no space left on device" {
+		t.Fatalf("told of losses: %+v, %v", told, err)
+	}
+	if again, err := w.Losses(ctx); err != nil || len(again) > 0 {
+		t.Errorf("told again: %+v, %v", again, err)
+	}
 	var lost int
 	for note := range strings.Lines(stderr) { // there is more than one where a short chunk fits in when a long one did not
 		var n int
@@ -355,6 +362,9 @@ func TestFullDisk(t *testing.T) {
 		lost += n
 	}
 	kept := strings.Count(stdout, "\n") - 1
+	if told[0].Lines != lost {
+		t.Errorf("told of %d lines, the log of %d", told[0].Lines, lost)
+	}
 	if kept+lost != lines || lost == 0 || !strings.HasSuffix(stdout, "after\n") {
 		t.Errorf("%d lines kept and %d told to be lost, of %d", kept, lost, lines)
 	}

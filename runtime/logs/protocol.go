@@ -9,7 +9,7 @@ const maxMessage = 16 << 10
 // request is one line of JSON; one reply of one line follows. After the one of a tap the connection carries frames.
 type request struct {
 	Protocol int     `json:"protocol"`
-	Op       string  `json:"op"` // hello, shutdown, ensure, drain, remove, list, tap
+	Op       string  `json:"op"` // hello, shutdown, ensure, drain, remove, list, losses, tap
 	Target   *Target `json:"target,omitempty"`
 	ID       string  `json:"id,omitempty"`
 }
@@ -19,6 +19,15 @@ type reply struct {
 	Error   string   `json:"error,omitempty"`
 	Pending bool     `json:"pending,omitempty"` // drain: not at the end yet, ask again
 	IDs     []string `json:"ids,omitempty"`
+	Losses  []Loss   `json:"losses,omitempty"`
+}
+
+// Loss is what of a container's output the disk did not take.
+type Loss struct {
+	ID    string `json:"id"`
+	Lines int    `json:"lines"` // or parts of lines
+	Bytes int64  `json:"bytes"`
+	Cause string `json:"cause"` // of the last of them
 }
 
 // Hello is what a podd-logd says of itself.

@@ -244,6 +244,8 @@ func (s *server) answer(ctx context.Context, q request) (r reply) {
 		err = s.remove(q.ID)
 	case q.Op == "list":
 		r.IDs = s.list()
+	case q.Op == "losses":
+		r.Losses = s.losses()
 	default:
 		err = fmt.Errorf("operation %q is not known", q.Op)
 	}
@@ -448,6 +450,18 @@ func (s *server) forget(id string, t Target) error {
 		}
 	}
 	return nil
+}
+
+func (s *server) losses() []Loss {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Loss
+	for id, e := range s.entries {
+		if l := e.file.tell(); l.records > 0 {
+			all = append(all, Loss{ID: id, Lines: l.records, Bytes: l.bytes, Cause: l.cause.Error()})
+		}
+	}
+	return all
 }
 
 func (s *server) list() []string {

@@ -56,6 +56,12 @@ func (w *Writer) List(ctx context.Context) ([]string, error) {
 	return r.IDs, err
 }
 
+// Losses is what could not be written since it was asked last.
+func (w *Writer) Losses(ctx context.Context) ([]Loss, error) {
+	r, err := w.ask(ctx, request{Op: "losses"})
+	return r.Losses, err
+}
+
 // Shutdown has podd-logd write what it has read, and returns when it has exited. What comes later waits in the FIFOs for
 // the next podd-logd. It is nil when none runs.
 func (w *Writer) Shutdown(ctx context.Context) error {
