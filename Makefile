@@ -17,6 +17,9 @@ VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo u
 export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath -tags=grpcnotrace
 
+# go build OUT ARGUMENTS..., which says at a terminal how far it is.
+COMPILE := GO="$(GO)" install/compile
+
 BIN     := bin
 LIBEXEC := libexec/podd
 STAMPS  := .build
@@ -49,8 +52,8 @@ build: $(STAMPS)/commands bundle ## podd and podctl into bin/, their helpers and
 $(STAMPS)/commands: $(SOURCES) go.mod go.sum Makefile
 	@mkdir -p $(BIN) $(LIBEXEC) $(STAMPS)
 	@echo "building $(COMMANDS) $(HELPERS)"
-	@$(GO) build -ldflags "-s -w -X main.version=$(VERSION)" -o $(LIBEXEC)/ $(HELPERS:%=./cmd/%)
-	@$(GO) build -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/ $(COMMANDS:%=./cmd/%)
+	@$(COMPILE) $(LIBEXEC)/ -ldflags "-s -w -X main.version=$(VERSION)" $(HELPERS:%=./cmd/%)
+	@$(COMPILE) $(BIN)/ -ldflags "-s -w -X main.version=$(VERSION)" $(COMMANDS:%=./cmd/%)
 	@touch $@
 
 bundle: $(STAMPS)/bundle $(STAMPS)/runc ## containerd, its shim, runc and the CNI plugins into libexec/podd/
@@ -58,7 +61,7 @@ bundle: $(STAMPS)/bundle $(STAMPS)/runc ## containerd, its shim, runc and the CN
 $(STAMPS)/bundle: go.mod go.sum Makefile
 	@mkdir -p $(LIBEXEC) $(STAMPS)
 	@echo "building containerd and the CNI plugins"
-	@$(GO) build -tags "no_cri,no_btrfs,no_zfs,no_devmapper,no_tracing,grpcnotrace" -ldflags "-s -w" -o $(LIBEXEC)/ \
+	@$(COMPILE) $(LIBEXEC)/ -tags "no_cri,no_btrfs,no_zfs,no_devmapper,no_tracing,grpcnotrace" -ldflags "-s -w" \
 		$(CONTAINERD)/containerd $(CONTAINERD)/containerd-shim-runc-v2 $(CNI:%=$(PLUGINS)/%)
 	@touch $@
 
@@ -66,7 +69,7 @@ $(STAMPS)/bundle: go.mod go.sum Makefile
 $(STAMPS)/runc: go.mod go.sum Makefile | packages
 	@mkdir -p $(LIBEXEC) $(STAMPS)
 	@echo "building runc"
-	@CGO_ENABLED=1 $(GO) build -tags "seccomp,netgo,osusergo" -ldflags "-s -w -extldflags -static" -o $(LIBEXEC)/ \
+	@CGO_ENABLED=1 $(COMPILE) $(LIBEXEC)/ -tags "seccomp,netgo,osusergo" -ldflags "-s -w -extldflags -static" \
 		github.com/opencontainers/runc
 	@touch $@
 
