@@ -20,6 +20,9 @@ func (im *Images) Remove(ctx context.Context, ref string, users func(name string
 		return err
 	}
 	for _, name := range names {
+		if users == nil {
+			continue
+		}
 		pods, err := users(name)
 		if err != nil {
 			return fmt.Errorf("remove %s: %w", name, err)
