@@ -358,7 +358,7 @@ while [ "$last" != 1000 ]; do
   [ "$a" = "$z" ] || { echo "torn: $a $z"; exit 1; }
   [ "$a" = "$last" ] || { seen=$((seen+1)); last=$a; }
 done
-[ $seen -gt 10 ] && echo whole || echo saw $seen`}
+[ $seen -gt 1 ] && echo whole || echo saw $seen`}
 	s.running(t, p)
 	maps := s.client.CoreV1().ConfigMaps(metav1.NamespaceDefault)
 	m, err := maps.Get(t.Context(), "torn", metav1.GetOptions{})

@@ -53,7 +53,7 @@ var sources = map[string]source{
 	"config-mode": {volume: "configMap: {name: sources, defaultMode: 0400, items: [{key: k, path: a/b}]}", plain: "777 0:0", grouped: "2777 0:5000", file: "a/b",
 		fileIs: [2]string{"400 0:0", "440 0:5000"}, reads: withGroup},
 	"secret":     {volume: "secret: {secretName: sources, defaultMode: 0400}", plain: "1777 0:0", grouped: "3777 0:5000", file: "k", fileIs: [2]string{"400 0:0", "440 0:5000"}, reads: withGroup},
-	"downward":   {volume: "downwardAPI: {items: [{path: n, fieldRef: {fieldPath: metadata.name}}]}", plain: "1777 0:0", grouped: "3777 0:5000", file: "n", fileIs: [2]string{"644 0:0", "644 0:5000"}, reads: both},
+	"downward":   {volume: "downwardAPI: {items: [{path: 'n', fieldRef: {fieldPath: metadata.name}}]}", plain: "1777 0:0", grouped: "3777 0:5000", file: "n", fileIs: [2]string{"644 0:0", "644 0:5000"}, reads: both},
 	"projected":  {volume: "projected: {sources: [{secret: {name: sources, items: [{key: k, path: s, mode: 0600}]}}]}", plain: "1777 0:0", grouped: "3777 0:5000", file: "s", fileIs: [2]string{"600 0:0", "640 0:5000"}, reads: withGroup},
 	"token":      {volume: "projected: {sources: [{serviceAccountToken: {path: t}}]}", plain: "1777 0:0", grouped: "3777 0:5000", file: "t", fileIs: [2]string{"644 0:0", "640 0:5000"}, reads: both},
 	"image":      {volume: "image: {reference: '" + busybox + "', pullPolicy: Never}", plain: "755 0:0", grouped: "755 0:0", file: "etc/passwd", fileIs: [2]string{"644 0:0", "644 0:0"}, reads: both},
