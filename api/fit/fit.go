@@ -121,7 +121,7 @@ func Taken(want, others []Port) []Lack {
 // hostPorts is no resource, but may be lacking as one.
 const (
 	hostPorts  v1.ResourceName = "NodePorts"
-	takenPorts                 = "node(s) didn't have free ports for the requested pod ports"
+	takenPorts string          = "node(s) didn't have free ports for the requested pod ports"
 )
 
 // Lack is a resource of which a node has not got enough left for a pod. Cpu is in thousandths, memory and storage in bytes.

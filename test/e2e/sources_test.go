@@ -29,7 +29,6 @@ type source struct {
 
 // Who may.
 var (
-	nobody    = [2]string{}
 	both      = [2]string{"root user", "root user"}
 	onlyRoot  = [2]string{"root", "root"}
 	withGroup = [2]string{"root", "root user"}
