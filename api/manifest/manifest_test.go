@@ -137,6 +137,8 @@ func TestHostile(t *testing.T) {
 		"many keys":            {strings.Repeat("a: b\n", big/5), "more than 100000 values"},
 		"many lines":           {"a" + strings.Repeat("\n", big), "a manifest is a mapping"},
 		"many questions":       {strings.Repeat("? ", big/2), "more than 100000 values"},
+		"many bare tags":       {pod + "  a: [" + strings.Repeat("! a, ", big/5), "more than 100000 values"},
+		"a line of bare tags":  {pod + "  a: [" + strings.Repeat("! a, ", MaxValues-100) + "]\n", "spec.a: unknown field"},
 		"many anchors":         {strings.Repeat("&a ", big/3), "YAML"},
 		"many tags":            {strings.Repeat("!a ", big/3), "YAML"},
 		"many comments":        {"a:\n" + strings.Repeat(" #\n", big/3), "missing"},

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -44,7 +45,7 @@ func readYAML(c chunk) ([]*value, *mistake) {
 		if err != nil {
 			return all, syntax(c, err)
 		}
-		y := yamlReader{line: c.line - 1, source: bare(c.data)}
+		y := yamlReader{line: c.line - 1, bare: bareTags(c.data)}
 		v, bad := y.value(&doc, 0)
 		if bad != nil {
 			return all, bad
@@ -108,32 +109,45 @@ func tabbed(data []byte, line int) int {
 
 // yamlReader turns nodes into values.
 type yamlReader struct {
-	line   int      // lines of the source before the chunk
-	source [][]byte // the lines of the chunk, if a bare tag may be among them
+	line   int            // lines of the source before the chunk
+	bare   map[place]bool // see bareTags; what is quoted or a comment may be among them
 	values int
 }
 
-var bareTag = regexp.MustCompile(`![ \t\r\n]|!$`)
+// place is where a node begins, as the library counts: from 1, columns in characters.
+type place struct{ line, column int }
 
-// bare gives the lines of data if it may have a tag that is "!" alone.
-func bare(data []byte) [][]byte {
-	if !bareTag.Match(data) {
-		return nil
+// bareTags are the places of data where a tag that is "!" alone may begin, or an anchor before it. Such a tag makes a plain
+// scalar text (YAML 1.2, 6.9.1), and the library drops it.
+func bareTags(data []byte) map[place]bool {
+	found := map[place]bool{}
+	for n := 1; len(data) > 0 && len(found) <= MaxValues; n++ {
+		line, rest, _ := bytes.Cut(data, []byte("\n"))
+		column, counted := 1, 0
+		for i, b := range line {
+			if b != '!' || i+1 < len(line) && line[i+1] > ' ' {
+				continue
+			}
+			at := i - len(anchorBefore(line[:i]))
+			if at >= counted {
+				column += utf8.RuneCount(line[counted:at])
+				counted = at
+			}
+			found[place{n, column}] = true
+		}
+		data = rest
 	}
-	return bytes.Split(data, []byte("\n"))
+	return found
 }
 
-// isBare says whether n has the tag "!", which makes a plain scalar text (YAML 1.2, 6.9.1) and which the library drops.
-func (y *yamlReader) isBare(n *yaml.Node) bool {
-	if n.Line > len(y.source) {
-		return false
+// anchorBefore is the anchor that text ends with, and the blanks after it.
+func anchorBefore(text []byte) []byte {
+	word := bytes.TrimRight(text, " \t")
+	begin := bytes.LastIndexAny(word, " \t,[{") + 1
+	if begin == len(word) || word[begin] != '&' || len(word) == len(text) {
+		return nil
 	}
-	line := []rune(string(y.source[n.Line-1]))
-	at := string(line[min(n.Column-1, len(line)):])
-	if n.Anchor != "" {
-		at = strings.TrimLeft(strings.TrimPrefix(at, "&"+n.Anchor), " \t")
-	}
-	return strings.HasPrefix(at, "!")
+	return text[begin:]
 }
 
 func (y *yamlReader) fault(n *yaml.Node, format string, args ...any) *mistake {
@@ -260,7 +274,7 @@ func (y *yamlReader) scalar(n *yaml.Node, v *value) *mistake {
 	tag := "!!str"
 	if n.Style&yaml.TaggedStyle != 0 {
 		tag = n.ShortTag()
-	} else if n.Style&quotedStyle == 0 && !y.isBare(n) {
+	} else if n.Style&quotedStyle == 0 && !y.bare[place{n.Line, n.Column}] {
 		tag = ""
 	}
 	if tag == "!!str" {
