@@ -90,7 +90,7 @@ func run(suite string) tally {
 	case "cgroupv2":
 		return goTest(nil, "-tags", tags+",host", "-timeout", "15m", "./test/cgroupv2/")
 	case "e2e":
-		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "45m"}, asRoot(), []string{"./test/e2e/..."})...)
+		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "60m"}, asRoot(), []string{"./test/e2e/..."})...)
 	}
 	fmt.Println("no such suite:", suite)
 	return tally{failed: 1}
