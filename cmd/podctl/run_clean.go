@@ -113,19 +113,17 @@ func (r *runner) remove(ctx context.Context, t *thing, grace *int64) error {
 
 // outwait waits until t is gone. When the user asks a second time it goes without grace.
 func (r *runner) outwait(ctx context.Context, t *thing) error {
-	if r.gentle.Err() == nil {
-		gentle, cancel := context.WithCancel(ctx)
-		unhook := context.AfterFunc(r.gentle, cancel)
-		err := untilGone(gentle, t, t.uid)
-		unhook()
-		cancel()
-		if err == nil || ctx.Err() != nil {
+	gentle, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(r.gentle, cancel) // also when the user has asked since t was removed with its own grace
+	err := untilGone(gentle, t, t.uid)
+	unhook()
+	cancel()
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if t.kind == "pod" {
+		if err := r.remove(ctx, t, new(int64)); err != nil {
 			return err
-		}
-		if t.kind == "pod" {
-			if err := r.remove(ctx, t, new(int64)); err != nil {
-				return err
-			}
 		}
 	}
 	return untilGone(ctx, t, t.uid)

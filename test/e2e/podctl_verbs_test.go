@@ -820,9 +820,13 @@ func testPodctlWhy(t *testing.T, s *suite) {
 		}
 	}
 	s.must(t, "delete", "pod", "-n", "why", "failed", "--now")
-	if out, _, code := s.Podctl("why", "-n", "why", "failed"); code != 0 || !regexp.MustCompile(`(?s)failed is not there: it was deleted .*exited with code 139 \(SIGSEGV\)`).MatchString(out) {
-		t.Errorf("podctl why of a pod that is gone: exit %d, %q", code, out)
-	}
+	eventually(t, func() error { // what it left on the host may be there for a moment longer than the pod
+		out, _, code := s.Podctl("why", "-n", "why", "failed")
+		if code != 0 || !regexp.MustCompile(`(?s)failed is not there: it was deleted .*exited with code 139 \(SIGSEGV\)`).MatchString(out) {
+			return fmt.Errorf("podctl why of a pod that is gone: exit %d, %q", code, out)
+		}
+		return nil
+	})
 	if got := s.must(t, "why", "-n", "kube-public"); got != "There are no pods in namespace kube-public.\n" {
 		t.Errorf("podctl why of an empty namespace: %q", got)
 	}
