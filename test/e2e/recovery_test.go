@@ -240,7 +240,7 @@ func TestReboot(t *testing.T) {
 		}
 	}
 	s.eventsOf(t, s.NodeName,
-		wantedEvent{v1.EventTypeNormal, "Starting", "", "Starting podd.", 1}, wantedEvent{v1.EventTypeNormal, "NodeReady", "", ".*", 1},
+		wantedEvent{v1.EventTypeNormal, "Starting", "", "Starting podd.", 1},
 		wantedEvent{v1.EventTypeWarning, "Rebooted", "", "Node " + s.NodeName + " has been rebooted, boot id: boot-2", 1})
 	s.must(t, "exec", "always", "--", "test", "-e", "/image/bin/busybox")
 	never := s.until(t, "never", "failed", phase(v1.PodFailed))
