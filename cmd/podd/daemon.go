@@ -239,7 +239,7 @@ func (p *podd) open(boot string) error {
 	if err != nil {
 		return err
 	}
-	directories, err := volumes.OpenDirectories(filepath.Join(c.Root, "claims"))
+	directories, err := volumes.OpenDirectories(filepath.Join(c.Root, claimsDir))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,9 +28,12 @@ import (
 type teardown struct {
 	config  *config
 	purge   bool
+	volumes bool // purged as well, those that are to be retained
 	grace   int64
 	timeout time.Duration
 	out     io.Writer
+
+	list []v1.PersistentVolume // that there were
 }
 
 func teardownCommand(c *config) *cobra.Command {
@@ -38,17 +42,23 @@ func teardownCommand(c *config) *cobra.Command {
 		Use:   "teardown",
 		Short: "Stop all pods, podd and its containerd, and take away the pod network",
 		Long: "teardown deletes all pods, ends podd and the containerd it started, and takes away what podd made on the host:\n" +
-			"bridge, nftables table, cgroups. With --purge the state directory with all images and logs of pods goes too.\n" +
+			"bridge, nftables table, cgroups. With --purge the state directory goes too: objects, images, histories of pods, and the\n" +
+			"data of claims whose volumes have the reclaim policy Delete, which is that of class standard. Volumes that are to be\n" +
+			"retained stay, and are named; --purge-volumes deletes them as well. Without --purge all claims keep their data.\n" +
 			"Pods of manifest files come back when podd is started again.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t.out = cmd.OutOrStdout()
+			if t.volumes && !t.purge {
+				return errors.New("--purge-volumes: is for --purge")
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), t.timeout)
 			defer cancel()
 			return t.run(ctx)
 		},
 	}
-	cmd.Flags().BoolVar(&t.purge, "purge", false, "remove podd's directories as well")
+	cmd.Flags().BoolVar(&t.purge, "purge", false, "remove podd's directories as well, with the data of claims whose reclaim policy is Delete")
+	cmd.Flags().BoolVar(&t.volumes, "purge-volumes", false, "with --purge: delete the volumes that are to be retained as well")
 	cmd.Flags().Int64Var(&t.grace, "grace-period", -1, "seconds that containers get to end; -1 is what each pod says")
 	cmd.Flags().DurationVar(&t.timeout, "timeout", 5*time.Minute, "how long to try at most")
 	return cmd
@@ -83,6 +93,9 @@ func (t *teardown) withOwnDaemon(ctx context.Context) error {
 	err := t.await(ctx, done)
 	if err == nil {
 		err = t.deletePods(ctx)
+	}
+	if err == nil && t.purge {
+		err = t.listVolumes(ctx)
 	}
 	cancel()
 	return errors.Join(err, <-done)
@@ -147,6 +160,20 @@ func (t *teardown) deletePods(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// listVolumes keeps what the volumes say of themselves, which is gone with the state.
+func (t *teardown) listVolumes(ctx context.Context) error {
+	client, err := t.client()
+	if err != nil {
+		return err
+	}
+	list, err := client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list volumes: %w", err)
+	}
+	t.list = list.Items
+	return nil
 }
 
 // awaitClear waits until nothing of a pod is on the host: an object that is deleted with no time to end goes before.
@@ -238,13 +265,12 @@ func (t *teardown) clearHost(ctx context.Context) error {
 		return err
 	}
 	if !t.purge {
-		t.say("kept: %s (images and state); remove it with --purge", c.Root)
+		t.say("kept: %s (images, state and data of claims); remove it with --purge", c.Root)
 		return nil
 	}
-	if err := os.RemoveAll(c.Root); err != nil {
+	if err := (purge{root: c.Root, all: t.volumes, list: t.list, say: t.say}).run(ctx); err != nil {
 		return err
 	}
-	t.say("removed: %s", c.Root)
 	if file, err := net.RemoveDefault(); err != nil {
 		return fmt.Errorf("remove the network configuration: %w", err)
 	} else if file != "" {
