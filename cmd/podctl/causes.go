@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
+
+	"podd/status"
 )
 
 // diagnosis is what is the matter with a pod.
@@ -29,8 +31,8 @@ func (c cause) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]string{"what": c.what, "next": c.next})
 }
 
-// diagnose reads a pod and its events, oldest first.
-func diagnose(pod *v1.Pod, events []v1.Event, now time.Time) diagnosis {
+// diagnose reads a pod, its events, oldest first, and its claims as far as they are known.
+func diagnose(pod *v1.Pod, events []v1.Event, now time.Time, claims ...claim) diagnosis {
 	d := diagnosis{}
 	ready := condition(pod, v1.PodReady)
 	switch {
@@ -48,6 +50,10 @@ func diagnose(pod *v1.Pod, events []v1.Event, now time.Time) diagnosis {
 		d.headline = "is in an unknown state: podd cannot ask containerd about it."
 		d.causes = []cause{{"What was known last may not be true any more.", "podctl doctor"}}
 		return d
+	case unscheduled(pod) != nil && aboutClaims(unscheduled(pod).what):
+		d.headline = "waits for its claims."
+		d.causes = unclaimed(pod, unscheduled(pod).what, claims)
+		return d
 	case unscheduled(pod) != nil:
 		d.headline = "is not run by this host."
 		d.causes = []cause{*unscheduled(pod)}
@@ -62,6 +68,9 @@ func diagnose(pod *v1.Pod, events []v1.Event, now time.Time) diagnosis {
 		d.headline = "is not running yet."
 	}
 	d.causes = append(d.causes, containers(pod, events, now)...)
+	if !d.fine && len(d.causes) == 0 {
+		d.causes = settled(pod)
+	}
 	if !d.fine && len(d.causes) == 0 {
 		d.causes = preparing(pod, events, now)
 	}
@@ -175,9 +184,56 @@ func failedPod(pod *v1.Pod) []cause {
 	case "DeadlineExceeded":
 		return []cause{{"It ran longer than its activeDeadlineSeconds allow.", "Raise spec.activeDeadlineSeconds, or leave it out."}}
 	case "Evicted":
-		return []cause{{sentence(pod.Status.Message, "It was evicted"), "podctl top pods and podctl doctor show what is short on this host."}}
+		return []cause{{sentence(pod.Status.Message, "It was evicted"), evictionHint(pod.Status.Message)}}
 	}
 	return []cause{{pod.Status.Reason + ": " + sentence(pod.Status.Message, "no more is known"), ""}}
+}
+
+// evictionHint is what to do about a limit that a pod was evicted for.
+func evictionHint(message string) string {
+	limit := "resources.limits.ephemeral-storage"
+	if strings.Contains(message, "EmptyDir") {
+		limit = "emptyDir.sizeLimit"
+	}
+	return "Raise " + limit + ", or have the pod store less. Then make it anew."
+}
+
+// endedWithPod tells whether podd ended a container together with its pod.
+func endedWithPod(pod *v1.Pod, t *v1.ContainerStateTerminated) bool {
+	return (pod.Status.Reason == "Evicted" || pod.Status.Reason == "DeadlineExceeded") && (t.ExitCode == 137 || t.ExitCode == 143) && t.Reason != "OOMKilled"
+}
+
+// settled is why a pod is not ready for good though nothing is wrong with it: some of its containers have done their work.
+func settled(pod *v1.Pod) []cause {
+	if pod.Status.Phase != v1.PodRunning {
+		return nil
+	}
+	var all []cause
+	var still []string
+	for _, s := range pod.Status.ContainerStatuses {
+		switch t := s.State.Terminated; {
+		case s.State.Running != nil:
+			still = append(still, s.Name)
+		case t != nil && t.ExitCode == 0 && !alwaysRestarted(pod, s.Name):
+			all = append(all, cause{"Container " + s.Name + " has ended with exit code 0 and is not started again", ""})
+		}
+	}
+	if len(still) == 0 {
+		return nil
+	}
+	for i := range all {
+		all[i].what += "; the pod is not ready while " + strings.Join(still, ", ") + " runs."
+	}
+	return all
+}
+
+func alwaysRestarted(pod *v1.Pod, name string) bool {
+	for _, c := range pod.Spec.Containers {
+		if c.Name == name && c.RestartPolicy != nil {
+			return *c.RestartPolicy == v1.ContainerRestartPolicyAlways
+		}
+	}
+	return pod.Spec.RestartPolicy != v1.RestartPolicyNever && pod.Spec.RestartPolicy != v1.RestartPolicyOnFailure
 }
 
 // containers is what is the matter with each container. Those that only wait for an earlier one are left out.
@@ -201,6 +257,8 @@ func container(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Ti
 	switch {
 	case s.State.Waiting != nil:
 		return waiting(pod, s, events, now, name, logs)
+	case s.State.Terminated != nil && endedWithPod(pod, s.State.Terminated):
+		return &cause{name + " " + ended(pod, s.Name, s.State.Terminated) + ": podd ended it with the pod.", logs}
 	case s.State.Terminated != nil && (s.State.Terminated.ExitCode != 0 || pod.Status.Phase == v1.PodFailed && s.State.Terminated.Reason != "Completed"):
 		return &cause{name + " " + ended(pod, s.Name, s.State.Terminated) + ".", nextAfter(s.State.Terminated, logs)}
 	case s.State.Running != nil && !s.Ready && (s.Started == nil || !*s.Started):
@@ -271,16 +329,34 @@ func waiting(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Time
 		}
 		return &cause{what + ".", next}
 	case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
-		return image(pod, s, w)
+		return image(pod, s, w, events)
 	case "CreateContainerConfigError":
 		if strings.Contains(w.Message, "runAsNonRoot") {
 			return &cause{name + " may not run as root: " + w.Message, "Set runAsUser in its securityContext, or use an image that has a user."}
 		}
-		return &cause{name + " cannot be made from its manifest: " + w.Message, "Make what is missing (podctl get configmaps,secrets" + inNamespace(pod) + "), or correct the manifest. podd tries again by itself."}
+		return &cause{name + " cannot be made from its manifest: " + w.Message, configHint(pod, w.Message)}
 	case "CreateContainerError", "RunContainerError":
 		return &cause{name + " could not be started: " + w.Message, startHint(w.Message)}
 	}
 	return &cause{name + " waits: " + w.Reason + ": " + w.Message, ""}
+}
+
+// configHint is what to do about a container that cannot be made from its manifest.
+func configHint(pod *v1.Pod, message string) string {
+	anew := " Make the pod anew with it."
+	switch {
+	case strings.Contains(message, "mountPath"):
+		return "Correct mountPath in spec.containers[].volumeMounts." + anew
+	case strings.Contains(message, "subPath") && (strings.Contains(message, "out of the volume") || strings.Contains(message, "must not") || strings.Contains(message, "missing value")):
+		return "Correct subPath in spec.containers[].volumeMounts." + anew
+	case strings.Contains(message, "subPath"):
+		return "Make that path in the volume, or correct subPath in spec.containers[].volumeMounts. podd tries again by itself."
+	case strings.Contains(message, "hostPath"), strings.Contains(message, "persistent volume"):
+		return "Make that path on the host, or correct the manifest. podd tries again by itself."
+	case strings.Contains(message, "volumeMount"), strings.Contains(message, "volumeDevice"):
+		return "Correct spec.volumes or the container's volumeMounts." + anew
+	}
+	return "Make what is missing (podctl get configmaps,secrets" + inNamespace(pod) + "), or correct the manifest. podd tries again by itself."
 }
 
 const tooLittle = "Raise spec.containers[].resources.limits.memory: not even the start of a container fits into it."
@@ -288,6 +364,8 @@ const tooLittle = "Raise spec.containers[].resources.limits.memory: not even the
 // startHint is what to do about an error of the runtime.
 func startHint(message string) string {
 	switch {
+	case strings.Contains(message, "mask paths"):
+		return "A volume hides what the container's own /dev or /proc has: give it another mountPath in volumeMounts."
 	case strings.Contains(message, "executable file not found"), strings.Contains(message, "no such file or directory"):
 		return "The command is not in the image. Look at spec.containers[].command, and at the image's own: podctl run look --rm -it --image=... -- sh"
 	case strings.Contains(message, "permission denied"):
@@ -301,8 +379,12 @@ func startHint(message string) string {
 }
 
 // image is why the image of a container is not there.
-func image(pod *v1.Pod, s v1.ContainerStatus, w *v1.ContainerStateWaiting) *cause {
-	what := fmt.Sprintf("Image %s of container %s could not be had: %s", s.Image, s.Name, w.Message)
+func image(pod *v1.Pod, s v1.ContainerStatus, w *v1.ContainerStateWaiting, events []v1.Event) *cause {
+	ref, of, policy := imageOf(pod, s, w.Message)
+	what := fmt.Sprintf("Image %s of %s could not be had: %s", ref, of, w.Message)
+	if secrets := lastWarning(events, "FailedToRetrieveImagePullSecret", s.Name); secrets != "" {
+		what += "\n" + secrets
+	}
 	again := " podd tries again by itself, at least every five minutes."
 	message := strings.ToLower(w.Message)
 	has := func(any ...string) bool {
@@ -312,13 +394,13 @@ func image(pod *v1.Pod, s v1.ContainerStatus, w *v1.ContainerStateWaiting) *caus
 	case w.Reason == "InvalidImageName":
 		return &cause{what, "Correct the name: [REGISTRY/]NAME[:TAG][@DIGEST]."}
 	case w.Reason == "ErrImageNeverPull":
-		return &cause{fmt.Sprintf("Image %s of container %s is not on this host, and imagePullPolicy is Never.", s.Image, s.Name),
-			"podctl image load FILE or podctl image pull " + s.Image + ", or another imagePullPolicy."}
+		return &cause{fmt.Sprintf("Image %s of %s is not on this host, and %s is Never.", ref, of, policy),
+			"podctl image load FILE or podctl image pull " + ref + ", or another " + policy + "."}
 	case has("unauthorized", "denied", "authentication", "403", "401"):
 		return &cause{what, "The registry wants to know who asks, or there is no such image: check the name, then put credentials\n" +
 			"into a secret (podctl create secret docker-registry) and name it in spec.imagePullSecrets." + again}
 	case has("not found", "manifest unknown", "name unknown", "404"):
-		return &cause{what, "The name or the tag is wrong, or it is not for this processor. Try: podctl image pull " + s.Image}
+		return &cause{what, "The name or the tag is wrong, or it is not for this processor. Try: podctl image pull " + ref}
 	case has("no such host", "server misbehaving"):
 		return &cause{what, "The name of the registry cannot be resolved: check the name, and DNS on this host." + again}
 	case has("connection refused", "i/o timeout", "network is unreachable", "no route", "deadline exceeded", "connection reset"):
@@ -328,7 +410,24 @@ func image(pod *v1.Pod, s v1.ContainerStatus, w *v1.ContainerStateWaiting) *caus
 	case has("no space left"):
 		return &cause{what, "The disk is full: podctl image ls, podctl image rm, podctl doctor." + again}
 	}
-	return &cause{what, "Try it by hand: podctl image pull " + s.Image + "." + again}
+	return &cause{what, "Try it by hand: podctl image pull " + ref + "." + again}
+}
+
+// imageOf is which image a container waits for: that of a volume if the message is about that, else its own. policy is the
+// field that says when it is pulled.
+func imageOf(pod *v1.Pod, s v1.ContainerStatus, message string) (ref, of, policy string) {
+	ref, of, policy = s.Image, "container "+s.Name, "imagePullPolicy"
+	m, ok := status.MemberOf(pod, s.Name)
+	if !ok {
+		return ref, of, policy
+	}
+	for _, v := range status.ImageVolumes(pod, m.Container) {
+		named := v.Image.Reference
+		if named != m.Image && strings.Contains(message, named) && (len(named) > len(m.Image) || !strings.Contains(message, m.Image)) {
+			ref, of, policy = named, fmt.Sprintf("volume %s (container %s)", v.Name, s.Name), "image.pullPolicy"
+		}
+	}
+	return ref, of, policy
 }
 
 var backoff = regexp.MustCompile(`back-off (\S+) `)
@@ -458,6 +557,10 @@ func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 		switch {
 		case strings.Contains(e.Reason, "Mount"):
 			next = "Look at spec.volumes: what they name must be there. podd tries again by itself."
+		case strings.Contains(e.Message, `no runtime for "`):
+			next = "Start podd with --runtime-handler NAME=PATH of that runtime, or give the pod another runtimeClassName (podctl get runtimeclasses)."
+		case strings.Contains(e.Message, `runtime for "`):
+			next = "Put that program there, or start podd with another --runtime-handler NAME=PATH. podd tries again by itself."
 		case strings.Contains(e.Message, "hostPort") && strings.Contains(e.Message, "in use by pod"):
 			next = "Delete that pod, or take another hostPort. podd tries again by itself."
 		case strings.Contains(e.Message, "memory limit too low"):

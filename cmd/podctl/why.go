@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -169,11 +170,15 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	told := 0
 	for i := range pods.Items {
 		pod := &pods.Items[i]
-		events, err := eventsOf(ctx, api, namespace, pod.Name, pod.UID)
+		events, err := eventsOf(ctx, api, namespace, "Pod", pod.Name, pod.UID)
 		if err != nil {
 			return err
 		}
-		found := diagnose(pod, events, time.Now())
+		claims, err := claimsOf(ctx, api, pod)
+		if err != nil {
+			return err
+		}
+		found := diagnose(pod, events, time.Now(), claims...)
 		if found.fine {
 			continue
 		}
@@ -211,11 +216,15 @@ func (p *podctl) lookInto(q question, name string) (report, error) {
 	if r.History, err = p.history(q, name); err != nil {
 		return r, err
 	}
-	if r.events, err = eventsOf(q.ctx, q.api, q.namespace, name, cmp.Or(r.UID, q.uid)); err != nil {
+	if r.events, err = eventsOf(q.ctx, q.api, q.namespace, "Pod", name, cmp.Or(r.UID, q.uid)); err != nil {
 		return r, err
 	}
 	if there {
-		d := diagnose(pod, r.events, time.Now())
+		claims, err := claimsOf(q.ctx, q.api, pod)
+		if err != nil {
+			return r, err
+		}
+		d := diagnose(pod, r.events, time.Now(), claims...)
 		r.Fine, r.Headline = d.fine, d.headline
 		r.Causes = append(r.Causes, d.causes...)
 		return r, nil
@@ -264,9 +273,9 @@ func (p *podctl) history(q question, name string) ([]apihistory.Pod, error) {
 	return list.Pods, nil
 }
 
-// eventsOf is the events about a pod, oldest first.
-func eventsOf(ctx context.Context, api corev1.CoreV1Interface, namespace, name string, uid any) ([]v1.Event, error) {
-	about := fields.Set{"involvedObject.name": name, "involvedObject.kind": "Pod"}
+// eventsOf is the events about an object, oldest first.
+func eventsOf(ctx context.Context, api corev1.CoreV1Interface, namespace, kind, name string, uid any) ([]v1.Event, error) {
+	about := fields.Set{"involvedObject.name": name, "involvedObject.kind": kind}
 	if id := fmt.Sprint(uid); id != "" {
 		about["involvedObject.uid"] = id
 	}
@@ -302,11 +311,24 @@ func tell(out io.Writer, name string, d diagnosis, events []v1.Event) {
 func tellCauses(out io.Writer, name, headline string, causes []cause) {
 	fmt.Fprintf(out, "%s %s\n", name, headline)
 	for _, c := range causes {
-		fmt.Fprintf(out, "\n  %s\n", strings.ReplaceAll(c.what, "\n", "\n  "))
+		fmt.Fprintf(out, "\n  %s\n", wrapped(c.what, "\n  "))
 		if c.next != "" {
-			fmt.Fprintf(out, "  -> %s\n", strings.ReplaceAll(c.next, "\n", "\n     "))
+			fmt.Fprintf(out, "  -> %s\n", wrapped(c.next, "\n     "))
 		}
 	}
+}
+
+// wrapped is text in the columns that are left beside an indent. A command with an argument in quotes stays whole.
+func wrapped(text, indent string) string {
+	var lines []string
+	for line := range strings.SplitSeq(text, "\n") {
+		if strings.Contains(line, " -p '") {
+			lines = append(lines, line)
+			continue
+		}
+		lines = append(lines, folded(line, screenWidth-len(indent)+1, math.MaxInt)...)
+	}
+	return strings.Join(lines, indent)
 }
 
 func tellEvents(out io.Writer, events []v1.Event) {

@@ -82,6 +82,32 @@ func TestDiagnose(t *testing.T) {
 			"(SIGKILL) after 30s. podd ended it because its postStart hook failed. -> podctl logs p -c app --previous"},
 		"itself": {app(killed + "{waiting: {reason: CrashLoopBackOff}}"), []v1.Event{{Reason: "Killing", LastTimestamp: metav1.NewTime(now.Add(-time.Minute)),
 			InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}}}, "after 30s. -> SIGKILL comes from"},
+		"imagevolume": {"spec: {volumes: [{name: w, image: {reference: 'none:1'}}], containers: [{name: app, image: 'x:1', volumeMounts: [{name: w, mountPath: /w}]}]}\nstatus:\n  phase: Pending\n" +
+			"  containerStatuses: [{name: app, image: 'x:1', state: {waiting: {reason: ErrImageNeverPull, message: 'Container image \"none:1\" is not present with pull policy of Never'}}}]", nil,
+			"Image none:1 of volume w (container app) is not on this host, and image.pullPolicy is Never. -> podctl image load FILE or podctl image pull none:1, or another image.pullPolicy."},
+		"ownimage": {"spec: {volumes: [{name: w, image: {reference: 'none:1'}}], containers: [{name: app, image: 'x:1', volumeMounts: [{name: w, mountPath: /w}]}]}\nstatus:\n  phase: Pending\n" +
+			"  containerStatuses: [{name: app, image: 'x:1', state: {waiting: {reason: ErrImageNeverPull, message: 'Container image \"x:1\" is not present with pull policy of Never'}}}]", nil,
+			"Image x:1 of container app is not on this host, and imagePullPolicy is Never. -> podctl image load FILE or podctl image pull x:1, or another imagePullPolicy."},
+		"pullsecret": {app("state: {waiting: {reason: ErrImagePull, message: 'pull x: 401 Unauthorized'}}"),
+			[]v1.Event{{Reason: "FailedToRetrieveImagePullSecret", Message: "secret opq is of type Opaque"}}, "pull x: 401 Unauthorized\nsecret opq is of type Opaque -> The registry wants"},
+		"emptydir": {"spec: {restartPolicy: Never}\nstatus: {phase: Failed, reason: Evicted, message: 'Usage of EmptyDir volume \"d\" exceeds the limit \"1Mi\". ', " +
+			"containerStatuses: [{name: app, state: {terminated: {exitCode: 137, reason: Error}}}]}", nil,
+			`Usage of EmptyDir volume "d" exceeds the limit "1Mi". -> Raise emptyDir.sizeLimit, or have the pod store less. Then make it anew. | ` +
+				"Container app ended with exit code 137 (SIGKILL): podd ended it with the pod. -> podctl logs p -c app"},
+		"storage": {"status: {phase: Failed, reason: Evicted, message: 'Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. '}", nil,
+			"-> Raise resources.limits.ephemeral-storage, or have the pod store less."},
+		"dev":     {app("state: {waiting: {reason: RunContainerError, message: \"can't mask paths: open /dev/null: no such file or directory\"}}"), nil, "-> A volume hides what"},
+		"handler": {"status: {phase: Pending}", warning(`Failed to create pod sandbox: no runtime for "kata" is configured`), "-> Start podd with --runtime-handler NAME=PATH"},
+		"program": {"status: {phase: Pending}", warning(`Failed to create pod sandbox: runtime for "kata": stat /nope: no such file or directory`), "-> Put that program there"},
+		"root mount": {app("state: {waiting: {reason: CreateContainerConfigError, message: \"volumeMount d: mountPath /: would replace the container's root\"}}"), nil,
+			"-> Correct mountPath in spec.containers[].volumeMounts. Make the pod anew with it."},
+		"out": {app("state: {waiting: {reason: CreateContainerConfigError, message: 'volumeMount d: subPath \"x\": leads out of the volume'}}"), nil,
+			"-> Correct subPath in spec.containers[].volumeMounts. Make"},
+		"no such subpath": {app("state: {waiting: {reason: CreateContainerConfigError, message: 'volumeMount d: subPath \"x\": no such file or directory'}}"), nil,
+			"-> Make that path in the volume"},
+		"settled": {"spec: {restartPolicy: Never, containers: [{name: a}, {name: b}]}\nstatus: {phase: Running, containerStatuses: [" +
+			"{name: a, state: {terminated: {exitCode: 0, reason: Completed}}}, {name: b, ready: true, started: true, state: {running: {}}}]}", nil,
+			"runs and is not ready. | Container a has ended with exit code 0 and is not started again; the pod is not ready while b runs. ->"},
 		"new":  {"metadata: {creationTimestamp: '2026-01-02T11:59:57Z'}\nstatus: {phase: Pending}", nil, "is not running yet. | podd prepares it, since 3s."},
 		"slow": {"metadata: {creationTimestamp: '2026-01-02T11:50:00Z'}\nstatus: {phase: Pending}", nil, "-> This takes long: podctl describe pod p"},
 	} {
@@ -101,5 +127,62 @@ func TestDiagnose(t *testing.T) {
 		if good := name == "fine" || name == "done" || name == "resize"; d.fine != good {
 			t.Errorf("%s: fine is %v", name, d.fine)
 		}
+	}
+}
+
+// TestClaimCauses: a pod that waits for claims is told which, why, and what to do.
+func TestClaimCauses(t *testing.T) {
+	const affinity = "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity."
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default", UID: "1"}}
+	pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: "Unschedulable"}}
+	of := func(text string) *v1.PersistentVolumeClaim {
+		c := &v1.PersistentVolumeClaim{}
+		if err := yaml.UnmarshalStrict([]byte(text), c); err != nil {
+			t.Fatal(text, err)
+		}
+		return c
+	}
+	said := func(reason, message string) *v1.Event { return &v1.Event{Reason: reason, Message: message} }
+	const bound = "metadata: {annotations: {pv.kubernetes.io/bind-completed: 'yes'}}\nstatus: {phase: Bound}\nspec: {volumeName: v, accessModes: [ReadWriteOncePod]}"
+	for message, c := range map[string]struct {
+		claim claim
+		want  string
+	}{
+		`persistentvolumeclaim "c" not found`: {claim{}, "Claim c of volume data is not there. -> Make it, or correct claimName; podctl get pvc shows which there are."},
+		`persistentvolumeclaim "c" is being deleted`: {claim{found: of("metadata: {deletionTimestamp: '2026-01-02T12:00:20Z'}")},
+			"Claim c of volume data is being deleted: no other pod may use it. -> podctl describe pvc c shows who does"},
+		`persistentvolumeclaim "c" bound to non-existent persistentvolume "v"`: {claim{found: of("spec: {volumeName: v}\nstatus: {phase: Lost}")},
+			"Claim c of volume data has lost its volume v, with the data."},
+		"PVC default/c was not created for pod default/p (pod is not owner)": {claim{ephemeral: true, found: of("{}")}, "Claim c of volume data was not made for this pod. -> Delete that claim"},
+		"pod has unbound immediate PersistentVolumeClaims": {claim{found: of("spec: {storageClassName: fast}\nstatus: {phase: Pending}"),
+			last: said("ProvisioningFailed", `storageclass.storage.k8s.io "fast" not found`)},
+			`Claim c of volume data (class fast) has no volume yet: ProvisioningFailed: storageclass.storage.k8s.io "fast" not found. -> Make that class, or the claim anew with another one: podctl get sc`},
+		"1 node(s) didn't find available persistent volumes to bind": {claim{found: of("status: {phase: Pending}")}, "Claim c of volume data has no volume yet. -> podctl describe pvc c, podctl get pv,sc"},
+		"1 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod": {claim{found: of(bound)},
+			"Claim c of volume data is in use by another pod, and has the access mode ReadWriteOncePod. -> podctl describe pvc c shows by which"},
+		affinity: {claim{found: of(bound)}, "Claim c of volume data is bound to volume v: 0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity. -> podctl describe pv v"},
+		"1 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)": {claim{found: of(bound)}, "bound to non-existent pv(s). -> podctl get pvc,pv,sc shows"},
+	} {
+		pod.Status.Conditions[0].Message = message
+		c.claim.name, c.claim.volume = "c", "data"
+		d := diagnose(pod, nil, time.Now(), c.claim)
+		if d.headline != "waits for its claims." || len(d.causes) != 1 || !strings.Contains(d.causes[0].what+" -> "+d.causes[0].next, c.want) {
+			t.Errorf("%s: %+v, want %q", message, d, c.want)
+		}
+	}
+}
+
+// TestWrapped: a diagnosis is no wider than a screen, and a command that is to be copied stays whole.
+func TestWrapped(t *testing.T) {
+	const command = "podctl patch pod a-pod-with-a-name-that-is-long --type=merge -p '{\"metadata\":{\"finalizers\":null, \"annotations\": null}}'"
+	var out strings.Builder
+	tellCauses(&out, "p", "waits.", []cause{{strings.Repeat("word ", 50), strings.Repeat("advice ", 40) + "\n" + command}})
+	for line := range strings.Lines(out.String()) {
+		if line = strings.TrimSuffix(line, "\n"); len(line) > screenWidth && !strings.HasSuffix(line, command) {
+			t.Errorf("%d columns: %s", len(line), line)
+		}
+	}
+	if !strings.Contains(out.String(), "\n     "+command+"\n") {
+		t.Errorf("the command is broken:\n%s", out.String())
 	}
 }

@@ -807,7 +807,7 @@ func testPodctlWhy(t *testing.T, s *suite) {
 	} {
 		eventually(t, func() error {
 			out, errs, code := s.Podctl("why", "-n", "why", name)
-			if code != 0 || !regexp.MustCompile(want).MatchString(out) {
+			if code != 0 || !regexp.MustCompile(want).MatchString(strings.Join(strings.Fields(out), " ")) { // wherever lines are broken
 				return fmt.Errorf("podctl why %s: exit %d, %s%s", name, code, out, errs)
 			}
 			return nil
