@@ -11,6 +11,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	told "podd/api/history"
 	"podd/runtime/sources"
 	"podd/status"
 	"podd/volumes"
@@ -95,12 +96,17 @@ func (h *host) write(ctx context.Context, pod *v1.Pod, amiss func(vol *v1.Volume
 			for path, f := range content.Files {
 				files[path] = volumes.File(f)
 			}
-			err = h.r.Volumes.Write(ctx, pod, vol, files, from)
+			if err = h.r.Volumes.Write(ctx, pod, vol, files, from); err == nil && was.Amiss != "" {
+				h.story.add(pod, told.Entry{What: told.Volume, Reason: vol.Name})
+			}
 		} else {
+			from.Amiss = err.Error()
 			if from.Due = was.Due; !from.Due.IsZero() && !from.Due.After(time.Now()) {
 				from.Due = time.Now().Add(keptAgain)
 			}
-			err = amiss(vol, from, err)
+			if err = amiss(vol, from, err); err == nil && was.Amiss != from.Amiss {
+				h.story.add(pod, told.Entry{What: told.Volume, Reason: vol.Name, Failed: true, Message: from.Amiss})
+			}
 		}
 		if err != nil {
 			wrong = append(wrong, err)

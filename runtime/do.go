@@ -128,6 +128,7 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 		}
 	}
 	if err := h.ensureHandler(ctx, pod); err != nil {
+		detail(ctx, func(e *told.Entry) { e.What = told.Sandbox })
 		return h.noSandbox(pod, err)
 	}
 	killpoint.At("ground.recorded")

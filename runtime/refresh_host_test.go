@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
+	told "podd/api/history"
+	"podd/runtime/history"
 	"podd/runtime/plan"
 	"podd/runtime/worker"
 	"podd/status"
@@ -169,6 +171,37 @@ func TestKeptVolumeIsTriedAgain(t *testing.T) {
 	facts := f.facts()
 	if in := facts.RefreshAt.Sub(facts.Now); facts.Stale != 0 || in <= 0 || in > keptAgain {
 		t.Errorf("stale %d, to be tried again in %v", facts.Stale, in)
+	}
+}
+
+// That a volume shows old content is told once, and once more when it follows again.
+func TestOldContentIsTold(t *testing.T) {
+	f := newFilling(t, ofConfigMap("config"))
+	past, err := history.Open(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.host.story.to = past
+	f.put("config", "old")
+	if err := f.host.ensureContent(t.Context(), f.pod); err != nil {
+		t.Fatal(err)
+	}
+	f.remove("config")
+	for _, text := range []string{"", "", "new", "newer"} {
+		if text != "" {
+			f.put("config", text)
+		}
+		if err := f.host.refresh(t.Context(), f.pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pods, err := past.Pods("ns", "web", "")
+	if err != nil || len(pods) != 1 {
+		t.Fatalf("%+v, %v", pods, err)
+	}
+	got := slices.DeleteFunc(pods[0].Entries, func(e told.Entry) bool { return e.What != told.Volume })
+	if len(got) != 2 || !got[0].Failed || got[0].Reason != "config" || got[0].Message != `configmap "config" not found` || got[1].Failed || got[1].Reason != "config" {
+		t.Errorf("told: %+v", got)
 	}
 }
 

@@ -53,7 +53,8 @@ type File struct {
 type Written struct {
 	Stamp string    `json:"stamp"` // what it was filled from, in the words of who filled it
 	Due   time.Time `json:"due,omitzero"`
-	Sum   string    `json:"sum"` // of its content
+	Sum   string    `json:"sum"`             // of its content
+	Amiss string    `json:"amiss,omitempty"` // why it stays as it is though its sources are others now
 }
 
 // isContent tells whether podd fills a volume.

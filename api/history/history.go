@@ -48,6 +48,7 @@ const (
 	Condemn = "condemn"  // podd ends Container, for Message
 	Restart = "restart"  // all containers are restarted
 	Resized = "resized"  // Container is held to other resources
+	Volume  = "volume"   // the volume Reason follows its sources again; with Failed it shows old content, for Message
 	Ready   = "ready"    // the pod has become ready
 	Unready = "unready"  // the pod is not ready any more, for Message
 	Event   = "event"    // an event about the pod or Container, by Reason and Message

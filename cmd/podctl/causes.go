@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	apihistory "podd/api/history"
 	"podd/status"
 )
 
@@ -581,6 +583,27 @@ func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 		next = "This takes long: podctl describe pod " + pod.Name + inNamespace(pod) + ", podctl doctor"
 	}
 	return []cause{{what, next}}
+}
+
+// oldContent is which volumes of a pod do not follow their sources, by its history, oldest first.
+func oldContent(entries []apihistory.Entry, namespace string) []cause {
+	old := map[string]string{}
+	for _, e := range entries {
+		switch {
+		case e.What == apihistory.Mounts && !e.Failed: // all are made of what there is
+			clear(old)
+		case e.What == apihistory.Volume && e.Failed:
+			old[e.Reason] = e.Message
+		case e.What == apihistory.Volume:
+			delete(old, e.Reason)
+		}
+	}
+	var all []cause
+	for _, volume := range slices.Sorted(maps.Keys(old)) {
+		all = append(all, cause{fmt.Sprintf("Volume %s shows old content: %s.", volume, old[volume]),
+			"Make what is missing (podctl get configmaps,secrets" + namespace + "): the volume follows at once."})
+	}
+	return all
 }
 
 // lastWarning is the message of the last warning with a reason that is about a container.

@@ -111,10 +111,15 @@ func happened(e apihistory.Entry) string {
 }
 
 func words(e apihistory.Entry) string {
-	if e.Failed {
+	if e.Failed && e.What != apihistory.Volume {
 		return stepFailed(e)
 	}
 	switch e.What {
+	case apihistory.Volume:
+		if e.Failed {
+			return "volume " + e.Reason + " shows old content"
+		}
+		return "volume " + e.Reason + " follows its sources again"
 	case apihistory.Daemon:
 		return "podd was started again and goes on with it"
 	case apihistory.Mounts:

@@ -30,6 +30,8 @@ func TestTimeline(t *testing.T) {
 		{Time: at(3), What: apihistory.Exited, Container: "app", Attempt: 4, Exit: &apihistory.Exit{Code: 1, Reason: "Error"}, Message: "\x1b[31mred\x1b[0m\nsecond\x07", Count: 7, Last: &last},
 		{Time: at(4), What: apihistory.BackOff, Container: "app", Attempt: 5, Until: &until},
 		{Time: at(5), What: apihistory.Event, Container: "app", Reason: "Unhealthy", Message: "Liveness probe failed: " + strings.Repeat("long ", 200)},
+		{Time: at(5.1), What: apihistory.Volume, Reason: "cm", Failed: true, Message: `configmap "lcm" not found`},
+		{Time: at(5.2), What: apihistory.Volume, Reason: "cm"},
 		{Time: at(6), What: apihistory.Hook, Container: "app", Reason: "preStop", Failed: true, Message: "exit 1"},
 		{Time: at(7), What: apihistory.Delete, Until: &until},
 		{Time: at(8), What: apihistory.Deleted},
@@ -57,6 +59,9 @@ func TestTimeline(t *testing.T) {
 	}
 	if n := strings.Count(out.String(), "long"); n < 40 || n > 80 || !strings.Contains(out.String(), "...\n") {
 		t.Errorf("of a long output %d words are shown:\n%s", n, out.String())
+	}
+	if !strings.Contains(out.String(), "volume cm shows old content: configmap \"lcm\" not found\n") || !strings.Contains(out.String(), "volume cm follows its sources again\n") {
+		t.Errorf("of a volume it says\n%s", out.String())
 	}
 	if end := strings.Join(lines[len(lines)-4:], "\n"); !strings.Contains(end, "app     preStop hook failed: exit 1\n") ||
 		!strings.Contains(end, "the pod is to go, until 12:29:45 at the latest\n") || !strings.Contains(end, "the host has let go of it\n") {

@@ -227,8 +227,13 @@ func (p *podctl) lookInto(q question, name string) (report, error) {
 		d := diagnose(pod, r.events, time.Now(), claims...)
 		r.Fine, r.Headline = d.fine, d.headline
 		r.Causes = append(r.Causes, d.causes...)
+		if n := len(r.History); n > 0 && r.History[n-1].UID == r.UID && pod.Status.Phase == v1.PodRunning {
+			r.Causes = append(r.Causes, oldContent(r.History[n-1].Entries, inNamespace(pod))...)
+		}
+		q.shorten(r.History)
 		return r, nil
 	}
+	q.shorten(r.History)
 	switch n := len(r.History); {
 	case n > 0 && r.History[n-1].Deleted != nil:
 		r.Headline = "is not there: it was deleted " + duration.HumanDuration(time.Since(*r.History[n-1].Deleted)) + " ago. This is what happened to it."
@@ -262,15 +267,20 @@ func (p *podctl) history(q question, name string) ([]apihistory.Pod, error) {
 	if err := json.NewDecoder(res.Body).Decode(&list); err != nil {
 		return nil, fmt.Errorf("ask for the history of pod %s: %w", name, err)
 	}
-	if q.since > 0 {
-		from := time.Now().Add(-q.since)
-		for i := range list.Pods {
-			list.Pods[i].Entries = slices.DeleteFunc(list.Pods[i].Entries, func(e apihistory.Entry) bool {
-				return e.Time.Before(from) && (e.Last == nil || e.Last.Before(from))
-			})
-		}
-	}
 	return list.Pods, nil
+}
+
+// shorten leaves of histories what is young enough.
+func (q question) shorten(pods []apihistory.Pod) {
+	if q.since <= 0 {
+		return
+	}
+	from := time.Now().Add(-q.since)
+	for i := range pods {
+		pods[i].Entries = slices.DeleteFunc(pods[i].Entries, func(e apihistory.Entry) bool {
+			return e.Time.Before(from) && (e.Last == nil || e.Last.Before(from))
+		})
+	}
 }
 
 // eventsOf is the events about an object, oldest first.

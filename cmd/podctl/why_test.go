@@ -8,6 +8,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	apihistory "podd/api/history"
 )
 
 // TestDiagnose holds the words for what is the matter with a pod against its status. now is 12:00:00.
@@ -184,5 +186,32 @@ func TestWrapped(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "\n     "+command+"\n") {
 		t.Errorf("the command is broken:\n%s", out.String())
+	}
+}
+
+// TestOldContent: a volume is told of as long as it does not follow, and not after all were made anew.
+func TestOldContent(t *testing.T) {
+	lost := func(volume string) apihistory.Entry {
+		return apihistory.Entry{What: apihistory.Volume, Reason: volume, Failed: true, Message: `configmap "x" not found`}
+	}
+	again := func(volume string) apihistory.Entry { return apihistory.Entry{What: apihistory.Volume, Reason: volume} }
+	mounts, failed := apihistory.Entry{What: apihistory.Mounts}, apihistory.Entry{What: apihistory.Mounts, Failed: true}
+	for _, c := range []struct {
+		entries []apihistory.Entry
+		want    string
+	}{
+		{[]apihistory.Entry{mounts, lost("b"), lost("a")}, "a b"},
+		{[]apihistory.Entry{mounts, lost("b"), lost("a"), again("b"), {What: apihistory.Daemon}}, "a"},
+		{[]apihistory.Entry{mounts, lost("a"), again("a"), lost("a")}, "a"},
+		{[]apihistory.Entry{mounts, lost("a"), failed}, "a"},
+		{[]apihistory.Entry{mounts, lost("a"), mounts}, ""},
+	} {
+		var got []string
+		for _, found := range oldContent(c.entries, "") {
+			got = append(got, strings.TrimSuffix(strings.TrimPrefix(found.what, "Volume "), ` shows old content: configmap "x" not found.`))
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%+v: %q, want %q", c.entries, got, c.want)
+		}
 	}
 }
