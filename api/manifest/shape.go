@@ -10,8 +10,9 @@ import (
 
 // shape is what a Go struct looks like in JSON: its field names, those of inlined structs included.
 type shape struct {
-	types map[string]reflect.Type
-	names []string // in the order of the declaration
+	types    map[string]reflect.Type
+	names    []string // in the order of the declaration
+	required map[string]bool
 }
 
 var shapes sync.Map // reflect.Type -> *shape
@@ -20,7 +21,7 @@ func shapeOf(t reflect.Type) *shape {
 	if s, ok := shapes.Load(t); ok {
 		return s.(*shape)
 	}
-	s := &shape{types: map[string]reflect.Type{}}
+	s := &shape{types: map[string]reflect.Type{}, required: map[string]bool{}}
 	s.add(t)
 	got, _ := shapes.LoadOrStore(t, s)
 	return got.(*shape)
@@ -29,13 +30,14 @@ func shapeOf(t reflect.Type) *shape {
 func (s *shape) add(t reflect.Type) {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case name == "-" || !f.IsExported():
 		case name == "" && f.Anonymous:
 			s.add(elem(f.Type))
 		case name != "":
 			s.types[name] = f.Type
+			s.required[name] = !strings.Contains(options, "omit")
 			s.names = append(s.names, name)
 		}
 	}
@@ -128,6 +130,44 @@ func resembling(t reflect.Type, name string, distance int) string {
 	return best
 }
 
+// resources are what requests and limits have, in which there is no field to look for.
+var resources = []string{"cpu", "memory", "storage", "ephemeral-storage"}
+
+// alike is the only field of t, or the only required one, that goes with name; or "".
+func alike(t reflect.Type, name string, goes func(field, name string) bool) string {
+	var found, required []string
+	for _, n := range shapeOf(t).names {
+		if !goes(n, name) {
+			continue
+		}
+		if found = append(found, n); shapeOf(t).required[n] {
+			required = append(required, n)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0]
+	case len(required) == 1:
+		return required[0]
+	}
+	return ""
+}
+
+// extends tells whether long is short with more words: before it, behind it or in the middle.
+func extends(long, short string) bool {
+	if len(short) < 3 || len(long) <= len(short) {
+		return false
+	}
+	word := func(s string, i int) bool { return i == 0 || i == len(s) || 'A' <= s[i] && s[i] <= 'Z' }
+	for i := range len(short) + 1 {
+		rest := len(long) - (len(short) - i)
+		if word(short, i) && word(long, i) && word(long, rest) && long[:i] == short[:i] && strings.EqualFold(long[rest:], short[i:]) {
+			return true
+		}
+	}
+	return false
+}
+
 // edits is the number of letters to insert, drop, replace or swap with their neighbour to come from a to b.
 func edits(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
@@ -161,10 +201,24 @@ type level struct {
 	path string
 }
 
-// hint says what was probably meant by an unknown field called name: a field one of the levels above has, a
-// misspelled one, one that belongs further down or elsewhere.
+// hint says what was probably meant by an unknown field called name: one of the same struct with more or
+// fewer words, one that the levels above have, a misspelled one, one that belongs further down or elsewhere.
 func hint(levels []level, name string) string {
 	here := levels[len(levels)-1]
+	below := find(here.t, name)
+	child := len(below) > 0 && !strings.Contains(below[0], ".")
+	near := alike(here.t, name, extends)
+	switch {
+	case near != "" && !child:
+		return `did you mean "` + near + `"?`
+	case shapeOf(here.t).types["requests"] != nil && slices.Contains(resources, name):
+		if name == "storage" { // of a claim, which is seldom limited
+			return name + " belongs in " + here.path + ".requests"
+		}
+		return name + " belongs in " + here.path + ".requests or limits"
+	case child && name != "name" && len(levels) > 2:
+		return name + " belongs in " + join(here.path, preferred(below))
+	}
 	for _, l := range slices.Backward(levels[:len(levels)-1]) {
 		if shapeOf(l.t).types[name] != nil {
 			if l.path == "" {
@@ -176,7 +230,11 @@ func hint(levels []level, name string) string {
 	if near := resembling(here.t, name, 1); near != "" {
 		return `did you mean "` + near + `"?`
 	}
-	below, anywhere := find(here.t, name), find(levels[0].t, name)
+	anywhere := find(levels[0].t, name)
+	if near := alike(here.t, name, func(n, name string) bool { return extends(name, n) }); near != "" &&
+		(len(anywhere) == 0 || strings.Contains(anywhere[0], ".")) {
+		return `did you mean "` + near + `"?`
+	}
 	switch depth := func(p []string) int { return strings.Count(p[0], ".") }; {
 	case len(anywhere) > 0 && (len(below) == 0 || depth(anywhere) < depth(below)):
 		return name + " belongs in " + preferred(anywhere)
