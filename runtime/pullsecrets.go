@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,8 @@ import (
 )
 
 // pullSecrets are the pod's secrets for pulling images, in the order in which it names them, and the names of those that are
-// not there. One that cannot be read is an error; what it says is not told.
-func (h *host) pullSecrets(pod *v1.Pod) (found []v1.Secret, missing []string, err error) {
+// not there; of those that are of no use, why. One that cannot be read is an error; what it says is not told.
+func (h *host) pullSecrets(pod *v1.Pod) (found []v1.Secret, missing, useless []string, err error) {
 	objects := h.r.objects()
 	for _, ref := range pod.Spec.ImagePullSecrets {
 		secret, err := objects.Secret(pod.Namespace, ref.Name)
@@ -25,14 +26,35 @@ func (h *host) pullSecrets(pod *v1.Pod) (found []v1.Secret, missing []string, er
 			continue
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
+		}
+		if why := uselessFor(secret); why != "" {
+			useless = append(useless, why)
+			continue
 		}
 		if _, err := secrets.MakeDockerKeyring([]v1.Secret{*secret}, nil); err != nil {
-			return nil, nil, fmt.Errorf("image pull secret %s: its credentials cannot be read", ref.Name)
+			return nil, nil, nil, fmt.Errorf("image pull secret %s: its credentials cannot be read", ref.Name)
 		}
 		found = append(found, *secret)
 	}
-	return found, missing, nil
+	return found, missing, useless, nil
+}
+
+// uselessFor is why a secret has no credentials for pulls, which upstream passes over without a word; "" if it may have some.
+func uselessFor(secret *v1.Secret) string {
+	var key string
+	switch kind := secret.Type; kind {
+	case v1.SecretTypeDockerConfigJson:
+		key = v1.DockerConfigJsonKey
+	case v1.SecretTypeDockercfg:
+		key = v1.DockerConfigKey
+	default:
+		return fmt.Sprintf("secret %s is of type %s, not %s", secret.Name, cmp.Or(kind, v1.SecretTypeOpaque), v1.SecretTypeDockerConfigJson)
+	}
+	if len(secret.Data[key]) == 0 {
+		return fmt.Sprintf("secret %s has nothing at its key %s", secret.Name, key)
+	}
+	return ""
 }
 
 // credentials are those that secrets have for an image, the most specific first. (Upstream: pkg/credentialprovider.)
@@ -56,13 +78,16 @@ func credentials(from []v1.Secret, name string) ([]images.Auth, error) {
 // pullAs pulls an image with each of the credentials that the pod's secrets have for it until one is enough, or without any
 // when they have none. (Upstream: pkg/kubelet/kuberuntime PullImage.)
 func (h *host) pullAs(ctx context.Context, pod *v1.Pod, ref, name string) (images.Info, error) {
-	from, missing, err := h.pullSecrets(pod)
+	from, missing, useless, err := h.pullSecrets(pod)
 	if err != nil {
 		return images.Info{}, err
 	}
 	if len(missing) > 0 {
 		h.event(pod, v1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (%s); "+
 			"attempting to pull the image may not succeed.", strings.Join(missing, ", "))
+	}
+	if len(useless) > 0 {
+		h.event(pod, v1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "Some image pull secrets are not used: %s", strings.Join(useless, "; "))
 	}
 	auths, err := credentials(from, name)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // TestCredentials: which of the secrets' credentials an image is pulled with, and in which order.
@@ -42,5 +43,25 @@ func TestCredentials(t *testing.T) {
 	}
 	if auths, err := credentials(nil, "r.example/x:1"); err != nil || len(auths) != 0 {
 		t.Errorf("without secrets: %v, %v", auths, err)
+	}
+}
+
+// TestUselessSecrets: a secret that no pull can use is told of, with its type and never with what is in it.
+func TestUselessSecrets(t *testing.T) {
+	for _, c := range []struct {
+		kind v1.SecretType
+		key  string
+		want string
+	}{
+		{v1.SecretTypeOpaque, v1.DockerConfigJsonKey, "secret s is of type Opaque, not kubernetes.io/dockerconfigjson"},
+		{"", v1.DockerConfigJsonKey, "secret s is of type Opaque, not kubernetes.io/dockerconfigjson"},
+		{v1.SecretTypeDockerConfigJson, v1.DockerConfigKey, "secret s has nothing at its key .dockerconfigjson"},
+		{v1.SecretTypeDockerConfigJson, v1.DockerConfigJsonKey, ""},
+		{v1.SecretTypeDockercfg, v1.DockerConfigKey, ""},
+	} {
+		secret := &v1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Type: c.kind, Data: map[string][]byte{c.key: []byte("hidden")}}
+		if got := uselessFor(secret); got != c.want {
+			t.Errorf("%s with %s: %q, want %q", c.kind, c.key, got, c.want)
+		}
 	}
 }
