@@ -119,8 +119,7 @@ func (c *collector) configMap(name string, items []v1.KeyToPath, mode *int32, op
 	for key, text := range m.Data {
 		data[key] = []byte(text)
 	}
-	missing := "configmap references non-existent config key: %s"
-	return c.keys(data, items, mode, optional, missing)
+	return c.keys(data, items, mode, optional, fmt.Sprintf("configmap %q: references non-existent config key", name))
 }
 
 func (c *collector) secret(name string, items []v1.KeyToPath, mode *int32, optional *bool) error {
@@ -131,10 +130,11 @@ func (c *collector) secret(name string, items []v1.KeyToPath, mode *int32, optio
 	case err != nil:
 		return notFound(err, Ref{Secret, name})
 	}
-	return c.keys(s.Data, items, mode, optional, "references non-existent secret key: %s")
+	return c.keys(s.Data, items, mode, optional, fmt.Sprintf("secret %q: references non-existent secret key", name))
 }
 
-// keys adds a file for each key, or for those that items name (MakePayload of pkg/volume/configmap and secret).
+// keys adds a file for each key, or for those that items name (MakePayload of pkg/volume/configmap and secret). missing is
+// what to say of those that are not there, all of them, where upstream names the first.
 func (c *collector) keys(data map[string][]byte, items []v1.KeyToPath, mode *int32, optional *bool, missing string) error {
 	if len(items) == 0 {
 		for key, value := range data {
@@ -142,15 +142,20 @@ func (c *collector) keys(data map[string][]byte, items []v1.KeyToPath, mode *int
 		}
 		return nil
 	}
+	var lacks []string
 	for _, item := range items {
 		value, ok := data[item.Key]
 		if !ok && isTrue(optional) {
 			continue
 		}
 		if !ok {
-			return unresolved(missing, item.Key)
+			lacks = append(lacks, item.Key)
+			continue
 		}
 		c.content.Files[path.Clean(item.Path)] = File{Data: value, Mode: modeOf(item.Mode, mode)}
+	}
+	if len(lacks) > 0 {
+		return unresolved("%s: %s", missing, strings.Join(lacks, ", "))
 	}
 	return nil
 }
