@@ -191,6 +191,22 @@ func plugins(bundle string) result {
 	return fine("CNI plugins", "%s", bundle)
 }
 
+// runtimes looks for the programs of runtime handlers.
+func runtimes(handlers map[string]string) result {
+	var there, missing []string
+	for _, name := range slices.Sorted(maps.Keys(handlers)) {
+		if one := name + "=" + handlers[name]; executable(handlers[name]) {
+			there = append(there, one)
+		} else {
+			missing = append(missing, one)
+		}
+	}
+	if len(missing) > 0 {
+		return result{"runtimes", bad, "no program: " + strings.Join(missing, ", "), "Install it, or start podd with another --runtime-handler: pods of its RuntimeClasses cannot start."}
+	}
+	return fine("runtimes", "%s", strings.Join(there, ", "))
+}
+
 func executable(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o111 != 0

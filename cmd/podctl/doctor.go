@@ -44,6 +44,8 @@ type place struct {
 	Bundle     string `json:"bundle"`
 	Containerd string `json:"containerd"`
 	Bridge     string `json:"bridge"`
+
+	Handlers map[string]string `json:"runtime-handler"`
 }
 
 // doctor checks what podd needs of the host, and podd itself if it runs. Each check is a function that looks and says;
@@ -144,6 +146,9 @@ func (p *podctl) examine(ctx context.Context, at place) []result {
 	}
 	if !sameDisk(at.Root, at.LogDir) {
 		results = append(results, disk("log disk", at.LogDir))
+	}
+	if len(at.Handlers) > 0 {
+		results = append(results, runtimes(at.Handlers))
 	}
 	if !p.client.remote() {
 		results = append(results, socket(p.client.socket, at.Group))

@@ -221,6 +221,11 @@ func (p *podd) open(boot string) error {
 	if err != nil {
 		return err
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.Handlers)) {
+		if err := p.client.HasHandler(name); err != nil {
+			p.log.Warn("pods of this runtime handler cannot start", "err", err)
+		}
+	}
 	p.images = images.Open(images.Options{
 		Client: p.client.Containerd(), Namespace: c.Namespace, CertsDir: filepath.Join(c.ConfigDir, "certs.d"), Log: p.log,
 	})

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestRuntimes: a handler whose program is not there, or is none, is a failure that names it.
+func TestRuntimes(t *testing.T) {
+	program, text := filepath.Join(t.TempDir(), "crun"), filepath.Join(t.TempDir(), "text")
+	for path, mode := range map[string]os.FileMode{program: 0o700, text: 0o600} {
+		if err := os.WriteFile(path, nil, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		handlers map[string]string
+		level    level
+		detail   string
+	}{
+		{map[string]string{"crun": program}, ok, "crun=" + program},
+		{map[string]string{"crun": program, "kata": "/nope"}, bad, "no program: kata=/nope"},
+		{map[string]string{"b": text, "a": "/nope"}, bad, "no program: a=/nope, b=" + text},
+	} {
+		if got := runtimes(c.handlers); got.Level != c.level || got.Detail != c.detail || (got.Advice == "") != (c.level == ok) {
+			t.Errorf("%v: %+v", c.handlers, got)
+		}
+	}
+}
