@@ -87,6 +87,9 @@ func (a *admit) pod(ctx context.Context, attr admission.Attributes, pod *core.Po
 				return err
 			}
 		}
+		if err := checkMounts(pod); err != nil {
+			return err
+		}
 	case admission.Update:
 		old, ok := attr.GetOldObject().(*core.Pod)
 		if !ok {

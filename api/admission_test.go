@@ -290,3 +290,33 @@ func TestGeneration(t *testing.T) {
 		t.Errorf("the other half: %v, %v", p, err)
 	}
 }
+
+// TestMountPaths: what no container could be made with is refused, with its field; what some agents need is not.
+func TestMountPaths(t *testing.T) {
+	e := serve(t)
+	for name, c := range map[string]struct {
+		mounts string // VOLUME:PATH
+		want   string // FIELD: ERROR; empty: it is made
+	}{
+		"root":     {"dir:/", "spec.containers[0].volumeMounts[0].mountPath: Invalid value: \"/\": would replace the container's root"},
+		"around":   {"dir:/x/..", "would replace the container's root"},
+		"proc":     {"dir:/ok dir:/proc/../proc/y", "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/proc/../proc/y\": may not be at or below /proc"},
+		"hostproc": {"host:/proc/sys", "may not be at or below /proc"},
+		"sys":      {"dir:/sys/x", "only a hostPath may be at or below /sys"},
+		"same":     {"dir:/aa host:/aa/", "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/aa/\": is the same as /aa"},
+		"hostsys":  {"host:/sys/fs/cgroup", ""},
+		"likely":   {"dir:/process dir:/system dir:/host/proc host:/host/sys dir:/aa dir:/aa/b", ""},
+	} {
+		p := pod("mounts-" + name)
+		p.Spec.Volumes = []v1.Volume{{Name: "dir", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
+			{Name: "host", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: "/sys"}}}}
+		for _, m := range strings.Fields(c.mounts) {
+			volume, path, _ := strings.Cut(m, ":")
+			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, v1.VolumeMount{Name: volume, MountPath: path})
+		}
+		_, err := e.client.CoreV1().Pods("default").Create(t.Context(), p, metav1.CreateOptions{})
+		if c.want == "" && err != nil || c.want != "" && (!apierrors.IsInvalid(err) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}

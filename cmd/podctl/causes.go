@@ -349,7 +349,11 @@ func configHint(pod *v1.Pod, message string) string {
 	switch {
 	case strings.Contains(message, "mountPath"):
 		return "Correct mountPath in spec.containers[].volumeMounts." + anew
-	case strings.Contains(message, "subPath") && (strings.Contains(message, "out of the volume") || strings.Contains(message, "must not") || strings.Contains(message, "missing value")):
+	case strings.Contains(message, "is not shared"):
+		return "Do that on the host, or take mountPropagation away. podd tries again by itself."
+	case strings.Contains(message, "subPath") && strings.Contains(message, "out of the volume"):
+		return "Change the link in the volume, or correct subPath in spec.containers[].volumeMounts. podd tries again by itself."
+	case strings.Contains(message, "subPath") && (strings.Contains(message, "must not") || strings.Contains(message, "missing value")):
 		return "Correct subPath in spec.containers[].volumeMounts." + anew
 	case strings.Contains(message, "subPath"):
 		return "Make that path in the volume, or correct subPath in spec.containers[].volumeMounts. podd tries again by itself."

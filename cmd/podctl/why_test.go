@@ -104,7 +104,7 @@ func TestDiagnose(t *testing.T) {
 		"root mount": {app("state: {waiting: {reason: CreateContainerConfigError, message: \"volumeMount d: mountPath /: would replace the container's root\"}}"), nil,
 			"-> Correct mountPath in spec.containers[].volumeMounts. Make the pod anew with it."},
 		"out": {app("state: {waiting: {reason: CreateContainerConfigError, message: 'volumeMount d: subPath \"x\": leads out of the volume'}}"), nil,
-			"-> Correct subPath in spec.containers[].volumeMounts. Make"},
+			"-> Change the link in the volume, or correct subPath in spec.containers[].volumeMounts. podd"},
 		"no such subpath": {app("state: {waiting: {reason: CreateContainerConfigError, message: 'volumeMount d: subPath \"x\": no such file or directory'}}"), nil,
 			"-> Make that path in the volume"},
 		"settled": {"spec: {restartPolicy: Never, containers: [{name: a}, {name: b}]}\nstatus: {phase: Running, containerStatuses: [" +
