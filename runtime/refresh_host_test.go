@@ -205,6 +205,29 @@ func TestOldContentIsTold(t *testing.T) {
 	}
 }
 
+// A runtime that is not there is told of as what the sandbox lacks, and not the mounts.
+func TestMissingRuntimeIsTold(t *testing.T) {
+	f := newFilling(t)
+	past, err := history.Open(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.host.story.to = past
+	f.Handler = func(string) (string, error) { return "", errors.New("no such class") }
+	class := "kata"
+	f.pod.Spec.RuntimeClassName = &class
+	f.host.rec.Started = time.Now()
+	ctx, end := f.host.story.begin(t.Context(), f.pod, plan.Step{Op: plan.EnsureGround})
+	end(f.host.ensureGround(ctx, f.pod))
+	pods, err := past.Pods("ns", "web", "")
+	if err != nil || len(pods) != 1 || len(pods[0].Entries) != 1 {
+		t.Fatalf("%+v, %v", pods, err)
+	}
+	if e := pods[0].Entries[0]; e.What != told.Sandbox || !e.Failed || e.Message != "no such class" {
+		t.Errorf("told: %+v", e)
+	}
+}
+
 // A volume for which there is no token stops none that comes after it.
 func TestRefreshGoesOn(t *testing.T) {
 	f := newFilling(t, withToken("first"), ofConfigMap("second"))

@@ -179,9 +179,11 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 			return err
 		}
 		found := diagnose(pod, events, time.Now(), claims...)
-		if found.fine {
+		old := p.oldContentOf(question{ctx: ctx, namespace: namespace, uid: string(pod.UID)}, pod)
+		if found.fine && len(old) == 0 {
 			continue
 		}
+		found.causes = append(found.causes, old...)
 		if told++; told > 1 {
 			fmt.Fprintln(p.shown.Out)
 		}
@@ -194,6 +196,20 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 		fmt.Fprintf(p.shown.Out, "Nothing is wrong with the %d pods in namespace %s.\n", len(pods.Items), namespace)
 	}
 	return nil
+}
+
+// oldContentOf is what oldContent says of a pod that runs: nothing if who asks may not see its history. Nothing is asked for
+// one without such volumes.
+func (p *podctl) oldContentOf(q question, pod *v1.Pod) []cause {
+	filled := func(v v1.Volume) bool { return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil }
+	if pod.Status.Phase != v1.PodRunning || !slices.ContainsFunc(pod.Spec.Volumes, filled) {
+		return nil
+	}
+	past, err := p.history(q, pod.Name)
+	if err != nil || len(past) == 0 {
+		return nil
+	}
+	return oldContent(past[len(past)-1].Entries, inNamespace(pod))
 }
 
 // lookInto finds out about one pod, or about what was once called like it.
