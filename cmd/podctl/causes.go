@@ -223,8 +223,12 @@ func settled(pod *v1.Pod) []cause {
 	if len(still) == 0 {
 		return nil
 	}
+	verb := " runs."
+	if len(still) > 1 {
+		verb = " run."
+	}
 	for i := range all {
-		all[i].what += "; the pod is not ready while " + strings.Join(still, ", ") + " runs."
+		all[i].what += "; the pod is not ready while " + strings.Join(still, ", ") + verb
 	}
 	return all
 }
