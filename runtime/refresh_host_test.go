@@ -176,7 +176,13 @@ func TestKeptVolumeIsTriedAgain(t *testing.T) {
 
 // That a volume shows old content is told once, and once more when it follows again.
 func TestOldContentIsTold(t *testing.T) {
-	f := newFilling(t, ofConfigMap("config"))
+	vol := v1.Volume{Name: "both"}
+	vol.Projected = &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
+		{ConfigMap: &v1.ConfigMapProjection{LocalObjectReference: v1.LocalObjectReference{Name: "other"}}},
+		{ConfigMap: &v1.ConfigMapProjection{LocalObjectReference: v1.LocalObjectReference{Name: "config"}}},
+	}}
+	f := newFilling(t, vol)
+	f.put("other", "old")
 	past, err := history.Open(t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -187,9 +193,9 @@ func TestOldContentIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.remove("config")
-	for _, text := range []string{"", "", "new", "newer"} {
-		if text != "" {
-			f.put("config", text)
+	for _, change := range []string{"", "other", "other", "config", "config"} {
+		if change != "" {
+			f.put(change, "new")
 		}
 		if err := f.host.refresh(t.Context(), f.pod); err != nil {
 			t.Fatal(err)
@@ -200,7 +206,7 @@ func TestOldContentIsTold(t *testing.T) {
 		t.Fatalf("%+v, %v", pods, err)
 	}
 	got := slices.DeleteFunc(pods[0].Entries, func(e told.Entry) bool { return e.What != told.Volume })
-	if len(got) != 2 || !got[0].Failed || got[0].Reason != "config" || got[0].Message != `configmap "config" not found` || got[1].Failed || got[1].Reason != "config" {
+	if len(got) != 2 || !got[0].Failed || got[0].Reason != "both" || got[0].Message != `configmap "config" not found` || got[1].Failed || got[1].Reason != "both" {
 		t.Errorf("told: %+v", got)
 	}
 }
