@@ -23,6 +23,9 @@ import (
 // that something left in the background keeps open.
 const execCleanup = 20 * time.Second
 
+// execStart bounds the start of a process. It is far more than a busy host takes, and ends what hangs in the kernel.
+const execStart = 30 * time.Second
+
 // ErrTooManyExecs says that maxExecs processes run already.
 var ErrTooManyExecs = errors.New("too many processes are being run in containers")
 
@@ -109,11 +112,15 @@ type execProcess struct {
 	id, exec string
 }
 
-// run starts the process, moves its bytes and waits for its end. Every goroutine it starts has ended when it returns,
-// but for one that a Read of e.Stdin holds.
+// run starts the process, moves its bytes and waits for its end; when ctx ends it is killed, once it has started. Every
+// goroutine it starts has ended when it returns, but for one that a Read of e.Stdin holds.
 func (p *execProcess) run(ctx context.Context, e Exec, s *streams) (int, error) {
 	svc := p.c.cc.TaskService()
-	if _, err := svc.Start(ctx, &tasks.StartRequest{ContainerID: p.id, ExecID: p.exec}); err != nil {
+	// Cut off halfway, runc may leave a process that the shim does not know: so ctx ends it only once it is there.
+	begin, cancel := context.WithTimeout(context.WithoutCancel(ctx), execStart)
+	_, err := svc.Start(begin, &tasks.StartRequest{ContainerID: p.id, ExecID: p.exec})
+	cancel()
+	if err != nil {
 		p.kill(ctx)
 		return 0, startError("exec", native(err))
 	}

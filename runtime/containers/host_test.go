@@ -595,6 +595,24 @@ func TestExecCancel(t *testing.T) {
 	}
 }
 
+// TestExecCutOff: a process whose time is over while it is being started does not run on, unknown to everybody.
+func TestExecCutOff(t *testing.T) {
+	p := newPod(t)
+	cfg := p.config("app", "exec sleep 1000")
+	p.start(cfg)
+	began := time.Now()
+	execOut(t, cfg.ID, "true")
+	usual := time.Since(began)
+	for i := range 60 {
+		ctx, cancel := context.WithTimeout(context.Background(), usual*time.Duration(i+15)/60)
+		if _, err := client.Exec(ctx, cfg.ID, containers.Exec{Cmd: []string{"sleep", "1234"}}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("cut off: %v", err)
+		}
+		cancel()
+	}
+	want(t, "processes", execOut(t, cfg.ID, "ps -o args | grep -c '[s]leep 1234'"), "0")
+}
+
 func execOut(t *testing.T, id, script string) string {
 	t.Helper()
 	var out bytes.Buffer
