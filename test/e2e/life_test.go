@@ -330,13 +330,13 @@ func testGracePeriods(t *testing.T, s *suite) {
 		"of-pod":       {2, nil, 6, 60},
 		"of-delete":    {60, []string{"--grace-period=2"}, 6, 60},
 		"of-delete-up": {0, []string{"--grace-period=2"}, 6, 60},
-		"now":          {60, []string{"--now"}, 2, 40},
+		"now":          {60, []string{"--now"}, 1, 40},
 		"zero":         {0, nil, 0, 0}, // SIGKILL at once
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			p := hostDir(pod{Name: "grace-" + name, Script: "trap 'term=1' TERM; touch /host/ready; while :; do [ -z $term ] || echo tick >>/host/ticks; sleep 0.1 & wait $!; done",
+			p := hostDir(pod{Name: "grace-" + name, Script: "trap 'term=1; echo tick >>/host/ticks' TERM; touch /host/ready; while :; do [ -z $term ] || echo tick >>/host/ticks; sleep 0.1 & wait $!; done",
 				Spec: fmt.Sprintf("terminationGracePeriodSeconds: %d", c.spec)}, dir)
 			s.running(t, p)
 			eventually(t, func() error { _, err := os.Stat(filepath.Join(dir, "ready")); return err })
