@@ -1,13 +1,14 @@
 package api
 
 import (
-	"path"
 	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
+
+	"podd/api/fields"
 )
 
 // checkMounts refuses a pod that is about to be made and whose containers could never be, for a mountPath: on the root, at
@@ -23,12 +24,13 @@ func checkMounts(pod *core.Pod) error {
 				if m.MountPath == "" { // upstream's validation tells
 					continue
 				}
-				to := path.Join("/", m.MountPath)
+				isHostPath := !slices.ContainsFunc(pod.Spec.Volumes, func(v core.Volume) bool { return v.Name == m.Name && v.HostPath == nil })
+				to, why := fields.MountPath(m.MountPath, isHostPath)
 				if first, yes := taken[to]; yes && first != m.MountPath { // else upstream's tells
 					errs = append(errs, field.Invalid(at, m.MountPath, "is the same as "+first))
 				}
 				taken[to] = m.MountPath
-				if why := unmountable(pod, m.Name, to); why != "" {
+				if why != "" {
 					errs = append(errs, field.Invalid(at, m.MountPath, why))
 				}
 			}
@@ -43,18 +45,4 @@ func checkMounts(pod *core.Pod) error {
 		name = pod.GenerateName
 	}
 	return apierrors.NewInvalid(core.Kind("Pod"), name, errs)
-}
-
-// unmountable is why nothing, or not this volume, may be mounted at a path of a container; "" if it may.
-func unmountable(pod *core.Pod, volume, to string) string {
-	below := func(dir string) bool { return to == dir || strings.HasPrefix(to, dir+"/") }
-	switch {
-	case to == "/":
-		return "would replace the container's root"
-	case below("/proc"):
-		return "may not be at or below /proc"
-	case below("/sys") && slices.ContainsFunc(pod.Spec.Volumes, func(v core.Volume) bool { return v.Name == volume && v.HostPath == nil }):
-		return "only a hostPath may be at or below /sys"
-	}
-	return ""
 }

@@ -28,7 +28,7 @@ var directions = map[string][]string{
 	"runtime/history":    {"api/history"},
 	"sandbox":            {"runtime/containers"},
 	"network":            {},
-	"volumes":            {},
+	"volumes":            {"api/fields"},
 	"store":              {},
 	"runtime": {"status", "store", "sandbox", "network", "volumes", "runtime/plan", "runtime/containers", "runtime/images",
 		"runtime/logs", "runtime/bundle", "runtime/probes", "runtime/sources", "runtime/stats", "status/exits", "runtime/history", "api/history", "api/fit", "api/usage"},

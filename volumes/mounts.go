@@ -12,6 +12,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+
+	"podd/api/fields"
 )
 
 // Mounts are the mounts of one instance of a container for its volumeMounts, a path before what lies below it. id is the
@@ -123,20 +125,15 @@ func RecursiveReadOnly() bool {
 	return !errors.Is(unix.MountSetattr(-1, "", 0, &unix.MountAttr{}), unix.ENOSYS)
 }
 
-// destination is the path in the container. Nothing may cover /proc (CVE-2019-16884: the runtime itself relies on what
-// it reads there); /sys only with what the host has there, which some agents need.
+// destination is the path in the container. What fields.MountPath refuses is refused here as well: a pod need not have come
+// through the API.
 func destination(path string, isHostPath bool) (string, error) {
 	if path == "" || strings.ContainsRune(path, 0) {
 		return "", fmt.Errorf("mountPath %q: is not a path", path)
 	}
-	dest := filepath.Join("/", path)
-	switch {
-	case dest == "/":
-		return "", errors.New("mountPath /: would replace the container's root")
-	case dest == "/proc" || strings.HasPrefix(dest, "/proc/"):
-		return "", fmt.Errorf("mountPath %s: may not be at or below /proc", path)
-	case (dest == "/sys" || strings.HasPrefix(dest, "/sys/")) && !isHostPath:
-		return "", fmt.Errorf("mountPath %s: only a hostPath may be at or below /sys", path)
+	dest, why := fields.MountPath(path, isHostPath)
+	if why != "" {
+		return "", fmt.Errorf("mountPath %s: %s", path, why)
 	}
 	return dest, nil
 }
