@@ -18,6 +18,7 @@ import (
 	"podd/runtime/containers"
 	"podd/runtime/images"
 	"podd/status"
+	"podd/status/exits"
 	"podd/store"
 )
 
@@ -43,6 +44,7 @@ type host struct {
 	rec       record                  // as stored; guarded by mu
 	last      sight                   // what containerd showed last; guarded by mu
 	looked    bool                    // containerd has answered at least once; guarded by mu
+	ends      map[string]exits.End    // by id, how instances have ended, as events told; guarded by mu
 	pulls     map[string]time.Time    // last pull of an image for this pod; guarded by mu
 	termed    map[string]bool         // ids that this podd has sent their stop signal; guarded by mu
 	announced map[string]bool         // ids whose coming end was told; guarded by mu
@@ -54,7 +56,7 @@ type host struct {
 func newHost(r *Runtime, uid types.UID) *host {
 	h := &host{
 		r: r, uid: uid, marks: markersOf(r.RunDir, uid), story: newStory(r, uid),
-		pulls: map[string]time.Time{}, termed: map[string]bool{}, announced: map[string]bool{}, telling: map[string]time.Time{}, warned: map[status.Task]warning{},
+		pulls: map[string]time.Time{}, ends: map[string]exits.End{}, termed: map[string]bool{}, announced: map[string]bool{}, telling: map[string]time.Time{}, warned: map[status.Task]warning{},
 	}
 	data, ok := r.Store.Record(uid)
 	if !ok {
@@ -116,6 +118,34 @@ func (h *host) lastSeen() sight {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.last
+}
+
+// ended notes how the process of an instance has ended. False is that what containerd showed last is not of that process, so
+// that it has to be asked.
+func (h *host) ended(end exits.End) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ends[end.ID] = end
+	seen := slices.Clone(h.last.instances) // others may be reading it
+	known := h.endSeen(seen)
+	h.last.instances = seen
+	return known && h.last.answered
+}
+
+// endSeen brings what containerd showed up to the ends that were told of meanwhile, and tells whether it shows them all.
+// h.mu is held.
+func (h *host) endSeen(seen []containers.Instance) (all bool) {
+	all = true
+	for id, end := range h.ends {
+		n := slices.IndexFunc(seen, func(i containers.Instance) bool { return i.ID == id })
+		switch {
+		case n < 0 || seen[n].Pid != end.Pid:
+			all = false
+		case seen[n].Task != containers.TaskStopped:
+			seen[n] = h.r.Containers.Ended(seen[n], end.Code, end.At)
+		}
+	}
+	return all
 }
 
 func (h *host) pulled() map[string]time.Time {

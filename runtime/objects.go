@@ -118,9 +118,9 @@ var needSources = []status.Op{plan.EnsureGround, plan.Create, plan.Refresh}
 // forgive has what failed of a pod for want of something tried again at once, since that may be there now.
 func (r *Runtime) forgive(uid types.UID) {
 	r.mu.Lock()
-	w := r.workers[uid]
+	w, ok := r.workers[uid]
 	r.mu.Unlock()
-	if w == nil {
+	if !ok {
 		r.Wake(uid)
 		return
 	}

@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"podd/network"
 	"podd/runtime/containers"
 	"podd/status"
+	"podd/status/exits"
 )
 
 // lostCode is the exit code of a container whose real one nobody knows (upstream: pkg/kubelet/kubelet_pods.go).
@@ -257,6 +259,10 @@ func (h *host) look(ctx context.Context, pod *v1.Pod, gone bool) (sight, error) 
 	defer h.mu.Unlock()
 	h.last.answered = err == nil && known
 	if err == nil {
+		h.endSeen(instances) // what ended while it answered
+		maps.DeleteFunc(h.ends, func(id string, _ exits.End) bool {
+			return !slices.ContainsFunc(instances, func(i containers.Instance) bool { return i.ID == id })
+		})
 		h.last.instances, h.last.images, h.looked = instances, images, true
 	}
 	return h.last, err

@@ -86,13 +86,19 @@ type Runtime struct {
 	stdins   feeds
 
 	mu      sync.Mutex
-	beyond  map[types.UID]string         // status.Facts.Beyond, of the pods that are; guarded by mu
-	dirty   map[types.UID]bool           // to be looked at; guarded by mu
-	workers map[types.UID]*worker.Worker // one per pod; guarded by mu
-	wake    chan struct{}                // capacity 1: dirty is not empty
-	again   chan struct{}                // capacity 1: everything is to be looked at
-	claimed chan struct{}                // closed once the host was searched for pods that the store has lost
+	beyond  map[types.UID]string // status.Facts.Beyond, of the pods that are; guarded by mu
+	dirty   map[types.UID]bool   // to be looked at; guarded by mu
+	workers map[types.UID]crew   // one per pod; guarded by mu
+	wake    chan struct{}        // capacity 1: dirty is not empty
+	again   chan struct{}        // capacity 1: everything is to be looked at
+	claimed chan struct{}        // closed once the host was searched for pods that the store has lost
 	running sync.WaitGroup
+}
+
+// crew is the worker of a pod with the host that it works on.
+type crew struct {
+	*worker.Worker
+	host *host
 }
 
 // relist is how often everything is looked at even if nothing told to; it is jittered.
@@ -112,7 +118,7 @@ func New(o Options) *Runtime {
 		begun:    time.Now(),
 		dirty:    map[types.UID]bool{},
 		beyond:   map[types.UID]string{},
-		workers:  map[types.UID]*worker.Worker{},
+		workers:  map[types.UID]crew{},
 		wake:     make(chan struct{}, 1),
 		again:    make(chan struct{}, 1),
 		claimed:  make(chan struct{}),
@@ -196,7 +202,7 @@ func (r *Runtime) mine(uid types.UID) bool {
 func (r *Runtime) start(ctx context.Context, uid types.UID) {
 	h := newHost(r, uid)
 	w := worker.New(&timed{Host: h, timing: r.Timing, story: h.story})
-	r.workers[uid] = w
+	r.workers[uid] = crew{w, h}
 	r.running.Go(func() {
 		h.storeAdopted(ctx)
 		r.History.Resume(string(uid))
@@ -237,17 +243,34 @@ func (r *Runtime) hasDir(uid types.UID) bool {
 
 // watchExits turns containerd's events into looks, and looks at everything after each gap in them.
 func (r *Runtime) watchExits(ctx context.Context) {
-	wake := func(uid string) { r.Wake(types.UID(uid)) }
-	podOf := func(ctx context.Context, id string) string {
-		uid, err := r.Containers.PodOf(ctx, id)
-		if err != nil {
-			r.Log.Debug("find the pod of a container", "id", id, "err", err)
-		}
-		return uid
+	l := exits.Listener{
+		Pod: func(ctx context.Context, id string) string {
+			uid, err := r.Containers.PodOf(ctx, id)
+			if err != nil {
+				r.Log.Debug("find the pod of a container", "id", id, "err", err)
+			}
+			return uid
+		},
+		Ended: func(uid string, end exits.End) { r.ended(types.UID(uid), end) },
+		Wake:  func(uid string) { r.Wake(types.UID(uid)) },
+		Lost:  r.wakeSoon,
 	}
-	if err := exits.Run(ctx, r.Containers.Containerd(), r.Namespace, podOf, wake, r.wakeSoon); err != nil && ctx.Err() == nil {
+	if err := exits.Run(ctx, r.Containers.Containerd(), r.Namespace, l); err != nil && ctx.Err() == nil {
 		r.Log.Error("watch exits", "err", err)
 	}
+}
+
+// ended has a pod looked at after a process of its containers has ended, without containerd being asked for it if what it
+// showed last is of that very process.
+func (r *Runtime) ended(uid types.UID, end exits.End) {
+	r.mu.Lock()
+	c, ok := r.workers[uid]
+	r.mu.Unlock()
+	if ok && c.host.ended(end) {
+		c.Note()
+		return
+	}
+	r.Wake(uid)
 }
 
 // wakeSoon makes everything be looked at. It does not block.

@@ -112,10 +112,16 @@ func (c *Client) look(ctx context.Context, ctr containers.Container, t *task.Pro
 	case TaskRunning:
 		i.StartedAt = startTime(t.Pid)
 	case TaskStopped:
-		i.ExitCode, i.ExitedAt = t.ExitStatus, t.ExitedAt.AsTime()
-		i.OOM = t.ExitStatus == 128+uint32(unix.SIGKILL) && oomKills(c.host, r.Cgroup) > 0
+		return c.Ended(i, t.ExitStatus, t.ExitedAt.AsTime()), nil
 	}
 	return i, nil
+}
+
+// Ended is i after its process has ended so, as long as its cgroup is there to ask.
+func (c *Client) Ended(i Instance, code uint32, at time.Time) Instance {
+	i.Task, i.ExitCode, i.ExitedAt = TaskStopped, code, at
+	i.OOM = code == 128+uint32(unix.SIGKILL) && oomKills(c.host, i.Cgroup) > 0
+	return i
 }
 
 func taskStatus(t *task.Process) TaskStatus {

@@ -18,8 +18,8 @@ import (
 // Host is the seam between the plan and the world.
 type Host interface {
 	// Observe looks at everything that is known of the pod. Work and Failures are filled in by the worker. Without changed,
-	// nothing has come since the last look but the end of steps that only note something (plan.Notes): what containerd
-	// showed then still holds.
+	// nothing has come since the last look but the end of steps that only note something (plan.Notes) and what the host
+	// was told itself (Note): what containerd showed then still holds.
 	Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts, error)
 	// Do makes one step so. Doing it twice is the same as doing it once.
 	Do(ctx context.Context, pod *v1.Pod, step plan.Step) error
@@ -56,6 +56,7 @@ const holdBack = 100 * time.Millisecond
 type Worker struct {
 	host Host
 	poke chan struct{}
+	note chan struct{}
 
 	mu       sync.Mutex
 	forgiven map[status.Op]bool // to be tried again at once; guarded by mu
@@ -87,6 +88,7 @@ func New(host Host) *Worker {
 	return &Worker{
 		host:     host,
 		poke:     make(chan struct{}, 1),
+		note:     make(chan struct{}, 1),
 		forgiven: map[status.Op]bool{},
 		jobs:     map[status.Task]*job{},
 		done:     map[status.Task]int{},
@@ -100,6 +102,14 @@ func New(host Host) *Worker {
 func (w *Worker) Poke() {
 	select {
 	case w.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Note tells the worker to look again at what podd knows: the host was told of all that has changed. It never blocks.
+func (w *Worker) Note() {
+	select {
+	case w.note <- struct{}{}:
 	default:
 	}
 }
@@ -235,6 +245,7 @@ func (w *Worker) sleep(ctx context.Context) {
 	select {
 	case <-w.poke:
 		w.changed = true
+	case <-w.note:
 	case <-w.timer.C:
 		w.changed = true
 	case j := <-w.finished:

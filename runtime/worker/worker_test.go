@@ -242,6 +242,11 @@ func TestContainerdIsAskedOnlyForWhatMayHaveChanged(t *testing.T) {
 		if got := asked(); len(got) == 0 || !got[0] {
 			t.Errorf("changed = %v after a poke, want true", got)
 		}
+		w.Note()
+		synctest.Wait()
+		if got := asked(); len(got) == 0 || got[0] {
+			t.Errorf("changed = %v after the host was told what has changed, want false", got)
+		}
 		time.Sleep(2 * relook)
 		synctest.Wait()
 		if got := asked(); len(got) == 0 || !got[0] {

@@ -1,5 +1,5 @@
-// Package exits turns containerd's event stream into wake-ups. An event says no more than "look again": the stream has no
-// replay, and events may be lost, repeated and reordered.
+// Package exits turns containerd's event stream into wake-ups. An event says no more than "look again", or how one process
+// has ended, which is true whenever it comes: the stream has no replay, and events may be lost, repeated and reordered.
 package exits
 
 import (
@@ -33,17 +33,35 @@ const (
 	lastRetry  = time.Second
 )
 
-// Run calls wake with the uid of a pod whenever a task or a container of it has ended or gone, until ctx is done, which is
-// the only error it returns. uid tells the pod of a container id; "" if none. lost is called when the stream is up, after
-// each (re)connect: before that anything may have happened, so everything is to be looked at again. wake and lost must
-// not block.
-func Run(ctx context.Context, src Source, namespace string, uid func(ctx context.Context, id string) string, wake func(uid string), lost func()) error {
+// End is how the process of a container has ended.
+type End struct {
+	ID   string // of the container
+	Pid  uint32 // of the process, which tells it from another of the same container
+	Code uint32
+	At   time.Time
+}
+
+// Listener is told what the stream says. Its functions must not block, but for Pod.
+type Listener struct {
+	// Pod is the uid of the pod of a container id; "" if none.
+	Pod func(ctx context.Context, id string) string
+	// Ended is called when the process of a container of a pod has ended.
+	Ended func(uid string, end End)
+	// Wake is called when a task or a container of a pod has gone.
+	Wake func(uid string)
+	// Lost is called when the stream is up, after each (re)connect: before that anything may have happened, so everything
+	// is to be looked at again.
+	Lost func()
+}
+
+// Run tells l what happens, until ctx is done, which is the only error it returns.
+func Run(ctx context.Context, src Source, namespace string, l Listener) error {
 	ctx = namespaces.WithNamespace(ctx, namespace)
 	retry := firstRetry
 	for ctx.Err() == nil {
 		if serving, err := src.IsServing(ctx); err == nil && serving {
 			retry = firstRetry
-			stream(ctx, src, namespace, uid, wake, lost)
+			stream(ctx, src, namespace, l)
 		}
 		select {
 		case <-ctx.Done():
@@ -55,7 +73,7 @@ func Run(ctx context.Context, src Source, namespace string, uid func(ctx context
 }
 
 // stream follows one connection to its end.
-func stream(ctx context.Context, src Source, namespace string, uid func(context.Context, string) string, wake func(string), lost func()) {
+func stream(ctx context.Context, src Source, namespace string, l Listener) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	filter := func(topic string) string { return fmt.Sprintf("namespace==%q,topic==%q", namespace, topic) }
@@ -77,13 +95,9 @@ func stream(ctx context.Context, src Source, namespace string, uid func(context.
 			case e == nil:
 			case e.Topic == subscribed && !up:
 				up = true
-				lost()
+				l.Lost()
 			default:
-				if id := containerOf(e); id != "" {
-					if u := uid(ctx, id); u != "" {
-						wake(u)
-					}
-				}
+				l.tell(ctx, e)
 			}
 		case <-errs: // also closed at the end
 			return
@@ -91,27 +105,35 @@ func stream(ctx context.Context, src Source, namespace string, uid func(context.
 	}
 }
 
-// containerOf is the id of the container whose own process or record an event is about; "" for anything else, as the end
-// of a process that was run beside it.
-func containerOf(e *events.Envelope) string {
+// tell passes on an event about a container's own process or record; all others, as the end of a process that was run
+// beside it, are nobody's business.
+func (l Listener) tell(ctx context.Context, e *events.Envelope) {
 	if e.Event == nil {
-		return ""
+		return
 	}
 	v, err := typeurl.UnmarshalAny(e.Event)
 	if err != nil {
-		return ""
+		return
 	}
 	switch t := v.(type) {
 	case *apievents.TaskExit:
-		if t.ID == t.ContainerID {
-			return t.ContainerID
+		if t.ID != t.ContainerID {
+			return
+		}
+		if uid := l.Pod(ctx, t.ContainerID); uid != "" {
+			l.Ended(uid, End{ID: t.ContainerID, Pid: t.Pid, Code: t.ExitStatus, At: t.ExitedAt.AsTime()})
 		}
 	case *apievents.TaskDelete:
 		if t.ID == "" || t.ID == t.ContainerID {
-			return t.ContainerID
+			l.wake(ctx, t.ContainerID)
 		}
 	case *apievents.ContainerDelete:
-		return t.ID
+		l.wake(ctx, t.ID)
 	}
-	return ""
+}
+
+func (l Listener) wake(ctx context.Context, id string) {
+	if uid := l.Pod(ctx, id); uid != "" {
+		l.Wake(uid)
+	}
 }

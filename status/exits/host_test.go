@@ -5,6 +5,7 @@ package exits_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"podd/runtime/containers/containerdtest"
 	"podd/status/exits"
@@ -47,7 +49,10 @@ func TestRun(t *testing.T) {
 		return "uid of " + id
 	}
 	go func() {
-		done <- exits.Run(ctx, cc, "ns", uid, func(u string) { wakes <- u }, func() { losts <- true })
+		done <- exits.Run(ctx, cc, "ns", exits.Listener{Pod: uid, Lost: func() { losts <- true }, Wake: func(u string) { wakes <- u },
+			Ended: func(u string, e exits.End) {
+				wakes <- fmt.Sprintf("%s: %d %d %s", u, e.Pid, e.Code, e.At.Format(time.RFC3339))
+			}})
 	}()
 	receive(t, losts)
 	publish := func(ns, topic string, event any) {
@@ -60,10 +65,11 @@ func TestRun(t *testing.T) {
 	publish("ns", "/tasks/exit", &apievents.TaskExit{ContainerID: "x", ID: "exec"})
 	publish("ns", "/tasks/start", &apievents.TaskStart{ContainerID: "x"})
 	publish("ns", "/tasks/exit", &apievents.TaskExit{ContainerID: "foreign", ID: "foreign"})
-	publish("ns", "/tasks/exit", &apievents.TaskExit{ContainerID: "a", ID: "a"})
+	publish("ns", "/tasks/exit", &apievents.TaskExit{ContainerID: "a", ID: "a", Pid: 7, ExitStatus: 3,
+		ExitedAt: timestamppb.New(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))})
 	publish("ns", "/tasks/delete", &apievents.TaskDelete{ContainerID: "b"})
 	publish("ns", "/containers/delete", &apievents.ContainerDelete{ID: "c"})
-	for _, want := range []string{"uid of a", "uid of b", "uid of c"} {
+	for _, want := range []string{"uid of a: 7 3 2026-01-02T03:04:05Z", "uid of b", "uid of c"} {
 		if got := receive(t, wakes); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
@@ -75,7 +81,7 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	receive(t, losts)
-	publish("ns", "/tasks/exit", &apievents.TaskExit{ContainerID: "d", ID: "d"})
+	publish("ns", "/tasks/delete", &apievents.TaskDelete{ContainerID: "d"})
 	if got := receive(t, wakes); got != "uid of d" {
 		t.Errorf("after the restart: %q", got)
 	}

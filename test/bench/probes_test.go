@@ -33,9 +33,9 @@ func BenchmarkProbes(tb *testing.B) {
 		pod := b.pod(b.name())
 		c := &pod.Spec.Containers[0]
 		pod.Spec.Volumes, c.VolumeMounts = nil, nil
-		c.Image, c.Command = webImage, []string{"httpd", "-f", "-p", "8080", "-h", "/bin"}
+		c.Image, c.Command = webImage, []string{"sh", "-c", "mkdir /www; echo ok >/www/healthz; exec httpd -f -p 8080 -h /www"}
 		c.ReadinessProbe = &v1.Probe{PeriodSeconds: 1, TimeoutSeconds: 10, FailureThreshold: 10, ProbeHandler: v1.ProbeHandler{
-			HTTPGet: &v1.HTTPGetAction{Path: "/true", Port: intstr.FromInt(8080)}}}
+			HTTPGet: &v1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt(8080)}}}
 		b.create(pod)
 		b.await(pod.Name, ready)
 	}
