@@ -63,7 +63,7 @@ func (s *Store) load() (content, error) {
 	if err != nil {
 		return c, err
 	}
-	c.keep = c.journal.end == c.journal.snapshot && !c.journal.torn && !stale && c.journal.format == formatVersion
+	c.keep = !c.journal.torn && !stale && c.journal.format == formatVersion && !isLong(int64(c.journal.end), int64(c.journal.snapshot))
 	return c, s.decodePods()
 }
 

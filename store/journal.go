@@ -254,8 +254,8 @@ type journal struct {
 	broken   bool // what the disk has is not known: only a new file helps
 }
 
-// openJournal goes on with a file that was read. Its name may not be on disk yet: a podd may have been killed after the
-// rename.
+// openJournal goes on with a file that was read. Neither its name nor its last commit may be on disk yet: a podd may have
+// been killed after the rename, or between its write and the sync.
 func openJournal(path string, f found, size int64) (*journal, error) {
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return nil, err
@@ -263,6 +263,11 @@ func openJournal(path string, f found, size int64) (*journal, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
+	}
+	if f.end != f.snapshot {
+		if err := unix.Fdatasync(int(file.Fd())); err != nil {
+			return nil, errors.Join(&fs.PathError{Op: "fdatasync", Path: path, Err: err}, file.Close())
+		}
 	}
 	return &journal{file: file, path: path, end: int64(f.end), size: size, base: int64(f.snapshot), sequence: f.sequence}, nil
 }
@@ -304,7 +309,10 @@ func (j *journal) undo() error {
 }
 
 // long tells whether a new snapshot would make the file much smaller.
-func (j *journal) long() bool { return j.end-j.base > max(1<<20, j.base) }
+func (j *journal) long() bool { return isLong(j.end, j.base) }
+
+// isLong tells whether the commits up to end are too many for the snapshot up to base.
+func isLong(end, base int64) bool { return end-base > max(1<<20, base) }
 
 func (j *journal) close() error { return j.file.Close() }
 

@@ -314,6 +314,58 @@ func TestTornFileGoesOn(t *testing.T) {
 	}
 }
 
+// TestKilledFileGoesOn: the file of a podd that was killed is not written anew before the next one answers. Its commits stay,
+// the new ones follow them, and no revision is given away twice, however often that happens.
+func TestKilledFileGoesOn(t *testing.T) {
+	data, _, states := journaled(t, 12)
+	path := filepath.Join(t.TempDir(), "state.db")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, revision := states[12], int64(0)
+	for round := range 4 {
+		s := open(t, path)
+		if s.Quarantined() != "" {
+			t.Fatal("moved aside")
+		}
+		now, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !os.SameFile(first, now) {
+			t.Errorf("round %d: the file was written anew", round)
+		}
+		for key, value := range want {
+			if e, _ := s.Get(key); string(e.Data) != value {
+				t.Errorf("round %d: %s is %q, want %q", round, key, e.Data, value)
+			}
+		}
+		key := fmt.Sprintf("/y/%d", round)
+		e, err := s.Put(t.Context(), key, []byte(key), 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Revision <= revision {
+			t.Errorf("round %d: revision %d after %d", round, e.Revision, revision)
+		}
+		want[key], revision = key, e.Revision
+		kill(s)
+	}
+}
+
+// kill has a store end as with its process.
+func kill(s *Store) {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	s.stopped = true
+	_ = s.journal.close()
+	_ = s.lock.Close()
+}
+
 // TestDamageBeforeTheEndIsNoticed flips one bit of every 16th byte of a file that a crash has left, up to the last
 // commit, and loses each of its pages.
 func TestDamageBeforeTheEndIsNoticed(t *testing.T) {
