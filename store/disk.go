@@ -63,7 +63,7 @@ func (s *Store) load() (content, error) {
 	if err != nil {
 		return c, err
 	}
-	c.keep = !c.journal.torn && !stale && c.journal.format == formatVersion && !isLong(int64(c.journal.end), int64(c.journal.snapshot))
+	c.keep = !c.journal.torn && !stale && c.journal.format == formatVersion
 	return c, s.decodePods()
 }
 
@@ -127,7 +127,9 @@ func (s *Store) begin(c content) (err error) {
 		s.log.Warn("the state file ends in a write that a crash has cut short; nobody was told that it is done", "file", s.path)
 	}
 	if c.keep {
-		s.journal, err = openJournal(s.path, c.journal, c.size)
+		if s.journal, err = openJournal(s.path, c.journal, c.size); err == nil && s.journal.long() {
+			s.compacting = time.AfterFunc(compactDelay, s.compact)
+		}
 		return err
 	}
 	s.ceiling = s.rev + revisionBlock

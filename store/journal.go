@@ -309,10 +309,7 @@ func (j *journal) undo() error {
 }
 
 // long tells whether a new snapshot would make the file much smaller.
-func (j *journal) long() bool { return isLong(j.end, j.base) }
-
-// isLong tells whether the commits up to end are too many for the snapshot up to base.
-func isLong(end, base int64) bool { return end-base > max(1<<20, base) }
+func (j *journal) long() bool { return j.end-j.base > max(1<<20, j.base) }
 
 func (j *journal) close() error { return j.file.Close() }
 

@@ -89,6 +89,8 @@ var (
 const (
 	lazyDelay  = 50 * time.Millisecond // how long a lazy write may stay in memory only
 	retryDelay = time.Second           // until lazy writes are tried again after the disk refused them
+
+	compactDelay = 10 * time.Second // until a long file that was found is made small: podd's start has better to do
 )
 
 // Open opens or makes the store at o.Path. A second store on the same path is ErrInUse. A corrupt file is moved aside
