@@ -655,7 +655,11 @@ func (h *host) remove(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	delete(h.termed, id)
 	delete(h.announced, id)
 	h.mu.Unlock()
-	return h.marks.forget(id)
+	if err := h.marks.forget(id); err != nil {
+		return err
+	}
+	h.strike(id)
+	return nil
 }
 
 func (h *host) removeSandbox(ctx context.Context, pod *v1.Pod, s plan.Step) error {

@@ -31,7 +31,7 @@ func TestEndsAreTakenOver(t *testing.T) {
 		{"not seen yet", true, exits.End{ID: "next", Pid: 9, At: at}, false, containers.TaskRunning},
 		{"containerd is away", false, end, false, containers.TaskStopped},
 	} {
-		h := &host{r: &Runtime{}, ends: map[string]exits.End{}, last: sight{instances: shown(), answered: c.answered}}
+		h := &host{r: &Runtime{}, ends: map[string]exits.End{}, removed: map[string]time.Time{}, last: sight{instances: shown(), answered: c.answered}}
 		before := h.last.instances
 		if got := h.ended(c.end); got != c.known {
 			t.Errorf("%s: known = %v, want %v", c.name, got, c.known)
@@ -53,5 +53,25 @@ func TestEndsAreTakenOver(t *testing.T) {
 		if late[1].Task != c.task {
 			t.Errorf("%s: an answer from before makes it %v", c.name, late[1].Task)
 		}
+	}
+}
+
+// TestRemovedIsStruckOut: what podd has removed is gone without another question, also when the answer to an earlier one
+// comes later. The answer to a later one counts.
+func TestRemovedIsStruckOut(t *testing.T) {
+	shown := func() []containers.Instance { return []containers.Instance{{ID: "pause"}, {ID: "app"}} }
+	h := &host{r: &Runtime{}, ends: map[string]exits.End{}, removed: map[string]time.Time{}, last: sight{instances: shown(), answered: true}}
+	before := time.Now()
+	h.strike("app")
+	if n := len(h.lastSeen().instances); n != 1 {
+		t.Errorf("%d instances are left, want the sandbox", n)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if late := h.meanwhile(shown(), before); len(late) != 1 || late[0].ID != "pause" {
+		t.Errorf("an answer from before shows %+v", late)
+	}
+	if again := h.meanwhile(shown(), time.Now()); len(again) != 2 {
+		t.Errorf("made again, there are %+v", again)
 	}
 }

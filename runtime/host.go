@@ -45,6 +45,7 @@ type host struct {
 	last      sight                   // what containerd showed last; guarded by mu
 	looked    bool                    // containerd has answered at least once; guarded by mu
 	ends      map[string]exits.End    // by id, how instances have ended, as events told; guarded by mu
+	removed   map[string]time.Time    // ids that this podd has removed, and when, for looks begun before; guarded by mu
 	pulls     map[string]time.Time    // last pull of an image for this pod; guarded by mu
 	termed    map[string]bool         // ids that this podd has sent their stop signal; guarded by mu
 	announced map[string]bool         // ids whose coming end was told; guarded by mu
@@ -56,7 +57,7 @@ type host struct {
 func newHost(r *Runtime, uid types.UID) *host {
 	h := &host{
 		r: r, uid: uid, marks: markersOf(r.RunDir, uid), story: newStory(r, uid),
-		pulls: map[string]time.Time{}, ends: map[string]exits.End{}, termed: map[string]bool{}, announced: map[string]bool{}, telling: map[string]time.Time{}, warned: map[status.Task]warning{},
+		pulls: map[string]time.Time{}, ends: map[string]exits.End{}, removed: map[string]time.Time{}, termed: map[string]bool{}, announced: map[string]bool{}, telling: map[string]time.Time{}, warned: map[status.Task]warning{},
 	}
 	data, ok := r.Store.Record(uid)
 	if !ok {
@@ -130,6 +131,15 @@ func (h *host) ended(end exits.End) bool {
 	known := h.endSeen(seen)
 	h.last.instances = seen
 	return known && h.last.answered
+}
+
+// strike takes an instance that was removed out of what containerd showed last.
+func (h *host) strike(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.removed[id] = time.Now()
+	seen := slices.Clone(h.last.instances) // others may be reading it
+	h.last.instances = slices.DeleteFunc(seen, func(i containers.Instance) bool { return i.ID == id })
 }
 
 // endSeen brings what containerd showed up to the ends that were told of meanwhile, and tells whether it shows them all.

@@ -253,19 +253,28 @@ func (h *host) look(ctx context.Context, pod *v1.Pod, gone bool) (sight, error) 
 	if !gone {
 		asking.Go(func() { images, known = h.images(ctx, pod) })
 	}
+	asked := time.Now()
 	instances, err := h.r.Containers.Look(ctx, string(h.uid))
 	asking.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.last.answered = err == nil && known
 	if err == nil {
-		h.endSeen(instances) // what ended while it answered
-		maps.DeleteFunc(h.ends, func(id string, _ exits.End) bool {
-			return !slices.ContainsFunc(instances, func(i containers.Instance) bool { return i.ID == id })
-		})
+		instances = h.meanwhile(instances, asked)
 		h.last.instances, h.last.images, h.looked = instances, images, true
 	}
 	return h.last, err
+}
+
+// meanwhile brings an answer of containerd up to what podd was told, and has done, since it asked. h.mu is held.
+func (h *host) meanwhile(seen []containers.Instance, asked time.Time) []containers.Instance {
+	maps.DeleteFunc(h.removed, func(_ string, at time.Time) bool { return at.Before(asked) })
+	seen = slices.DeleteFunc(seen, func(i containers.Instance) bool { return !h.removed[i.ID].IsZero() })
+	maps.DeleteFunc(h.ends, func(id string, _ exits.End) bool {
+		return !slices.ContainsFunc(seen, func(i containers.Instance) bool { return i.ID == id })
+	})
+	h.endSeen(seen)
+	return seen
 }
 
 // images says which of the pod's images are on the host. False when containerd goes away meanwhile: an image that cannot

@@ -51,10 +51,11 @@ func Waits(op status.Op) bool {
 	return false
 }
 
-// Notes tells whether a step only notes something of podd's own: containerd shows the same after it as before.
+// Notes tells whether all that a step has changed is known when it has succeeded, without asking containerd: it only notes
+// something of podd's own, or takes away an instance, which is no longer among those that containerd showed.
 func Notes(op status.Op) bool {
 	switch op {
-	case Condemn, Record, Conclude, BeginEra, Allocate:
+	case Condemn, Record, Conclude, BeginEra, Allocate, Remove:
 		return true
 	}
 	return false

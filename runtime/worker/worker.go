@@ -18,8 +18,8 @@ import (
 // Host is the seam between the plan and the world.
 type Host interface {
 	// Observe looks at everything that is known of the pod. Work and Failures are filled in by the worker. Without changed,
-	// nothing has come since the last look but the end of steps that only note something (plan.Notes) and what the host
-	// was told itself (Note): what containerd showed then still holds.
+	// nothing has come since the last look but the end of steps whose effect is known (plan.Notes) and what the host was
+	// told itself (Note): what containerd showed then still holds for all else.
 	Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts, error)
 	// Do makes one step so. Doing it twice is the same as doing it once.
 	Do(ctx context.Context, pod *v1.Pod, step plan.Step) error
@@ -335,7 +335,7 @@ func sameDeadline(a, b time.Time) bool {
 func (w *Worker) reap(j *job) {
 	task := j.step.Task()
 	delete(w.jobs, task)
-	w.changed = w.changed || !plan.Notes(j.step.Op)
+	w.changed = w.changed || !plan.Notes(j.step.Op) || j.err != nil
 	switch {
 	case j.err == nil:
 		delete(w.failures, task)

@@ -212,10 +212,11 @@ func TestAnEndIsShownBeforeItIsClearedUp(t *testing.T) {
 	})
 }
 
-// TestContainerdIsAskedOnlyForWhatMayHaveChanged: after the end of a step that only notes something, what was seen before
-// stands; after anything else it does not.
+// TestContainerdIsAskedOnlyForWhatMayHaveChanged: after the end of a step whose effect is known, what was seen before stands;
+// after anything else it does not.
 func TestContainerdIsAskedOnlyForWhatMayHaveChanged(t *testing.T) {
 	h := over()
+	h.facts.Network = status.Network{}
 	h.do = func(ctx context.Context, s plan.Step) error {
 		switch s.Op {
 		case plan.Record:
@@ -224,6 +225,8 @@ func TestContainerdIsAskedOnlyForWhatMayHaveChanged(t *testing.T) {
 			h.set(func(h *scripted) { h.facts.Verdict = s.Verdict })
 		case plan.Remove:
 			h.set(func(h *scripted) { h.facts.Containers[0].Present = false })
+		case plan.RemoveSandbox:
+			h.set(func(h *scripted) { h.facts.Sandboxes[0].Present = false })
 		default:
 			return errors.New("not now")
 		}
@@ -234,8 +237,8 @@ func TestContainerdIsAskedOnlyForWhatMayHaveChanged(t *testing.T) {
 			h.set(func(h *scripted) { all, h.asked = h.asked, nil })
 			return all
 		}
-		if got := asked(); len(got) < 3 || !got[0] || got[1] || !slices.Contains(got[2:], true) {
-			t.Errorf("changed = %v, want true at first, false after the record, true after the removal", got)
+		if got := asked(); len(got) < 4 || !got[0] || got[1] || got[2] || !slices.Contains(got[3:], true) {
+			t.Errorf("changed = %v, want true at first, false after the record and the removal, true after that of the sandbox", got)
 		}
 		w.Poke()
 		synctest.Wait()
