@@ -102,13 +102,14 @@ func (a *admit) volume(attr admission.Attributes, v *core.PersistentVolume) erro
 	}
 	path := field.NewPath("spec")
 	var errs field.ErrorList
-	if v.Spec.HostPath == nil && v.Spec.Local == nil {
-		errs = append(errs, field.Forbidden(path, "not supported by podd (of the sources of volumes it has hostPath and local)"))
+	bound, mounted := v.Spec.HostPath != nil || v.Spec.Local != nil, v.Spec.NFS != nil
+	if !bound && !mounted {
+		errs = append(errs, field.Forbidden(path, "not supported by podd (of the sources of volumes it has hostPath, local and nfs)"))
 	}
 	if v.Spec.Local != nil && v.Spec.Local.FSType != nil {
 		errs = append(errs, field.Forbidden(path.Child("local", "fsType"), "not supported by podd (it neither formats nor mounts devices)"))
 	}
-	if len(v.Spec.MountOptions) > 0 {
+	if len(v.Spec.MountOptions) > 0 && bound {
 		errs = append(errs, field.Forbidden(path.Child("mountOptions"), "not supported by podd (hostPath and local are not mounted, but bound)"))
 	}
 	if v.Spec.PersistentVolumeReclaimPolicy == core.PersistentVolumeReclaimRecycle {

@@ -466,8 +466,11 @@ func TestClaimRefusals(t *testing.T) {
 	e, _ := serveClaims(t)
 	for path, c := range map[string]struct{ body, want string }{
 		"/api/v1/persistentvolumes": {`{"apiVersion":"v1","kind":"PersistentVolume","metadata":{"name":"x"},"spec":{"capacity":{"storage":"1Mi"},` +
-			`"accessModes":["ReadWriteOnce"],"nfs":{"server":"s","path":"/"},"mountOptions":["soft"]}}`,
-			"spec: Forbidden: not supported by podd (of the sources of volumes it has hostPath and local), spec.mountOptions: Forbidden"},
+			`"accessModes":["ReadWriteOnce"],"fc":{"targetWWNs":["w"],"lun":0}}}`,
+			"spec: Forbidden: not supported by podd (of the sources of volumes it has hostPath, local and nfs)"},
+		"/api/v1/persistentvolumes?dryRun=All": {`{"apiVersion":"v1","kind":"PersistentVolume","metadata":{"name":"x"},"spec":{"capacity":{"storage":"1Mi"},` +
+			`"accessModes":["ReadWriteOnce"],"hostPath":{"path":"/x"},"mountOptions":["ro"]}}`,
+			"spec.mountOptions: Forbidden: not supported by podd (hostPath and local are not mounted, but bound)"},
 		"/api/v1/namespaces/default/persistentvolumeclaims": {`{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"x"},"spec":` +
 			`{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Mi"}},"dataSource":{"kind":"PersistentVolumeClaim","name":"y"}}}`,
 			"spec.dataSource: Forbidden: not supported by podd"},

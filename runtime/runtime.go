@@ -91,6 +91,7 @@ type Runtime struct {
 	workers map[types.UID]crew   // one per pod; guarded by mu
 	wake    chan struct{}        // capacity 1: dirty is not empty
 	again   chan struct{}        // capacity 1: everything is to be looked at
+	down    chan struct{}        // closed when Run is to end
 	claimed chan struct{}        // closed once the host was searched for pods that the store has lost
 	running sync.WaitGroup
 }
@@ -121,6 +122,7 @@ func New(o Options) *Runtime {
 		workers:  map[types.UID]crew{},
 		wake:     make(chan struct{}, 1),
 		again:    make(chan struct{}, 1),
+		down:     make(chan struct{}),
 		claimed:  make(chan struct{}),
 		promises: promises{known: map[types.UID]promise{}, given: map[types.UID]promise{}, waits: map[types.UID]bool{}},
 	}
@@ -128,6 +130,7 @@ func New(o Options) *Runtime {
 
 // Run runs pods until ctx ends. Then it waits for the steps under way and leaves all pods running.
 func (r *Runtime) Run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() { close(r.down) })()
 	defer r.Store.OnPodChangeByOthers(itself, r.Wake)()
 	defer r.Store.OnObjectChange(r.sourceChanged)()
 	var parts sync.WaitGroup

@@ -18,9 +18,12 @@ type Claimed struct {
 	Name     string                   // of the PersistentVolume
 	Local    string                   // path of a local volume
 	HostPath *v1.HostPathVolumeSource // instead, of a volume of that kind
-	Block    bool                     // it is a device and not a directory
-	ReadOnly bool                     // whatever its mounts say
-	Shared   bool                     // another pod runs with it: its group is left alone
+	NFS      *v1.NFSVolumeSource      // instead, of a volume of that kind
+
+	MountOptions []string // of a volume that is mounted
+	Block        bool     // it is a device and not a directory
+	ReadOnly     bool     // whatever its mounts say
+	Shared       bool     // another pod runs with it: its group is left alone
 }
 
 // claimed finds out what a claim is bound to.
@@ -54,6 +57,9 @@ func (v *Volumes) ensureClaim(ctx context.Context, pod *v1.Pod, vol *v1.Volume) 
 	}
 	if c.HostPath != nil {
 		return ensureHostPath(c.HostPath)
+	}
+	if r, ok := c.remote(); ok {
+		return v.ensureRemote(ctx, string(pod.UID), vol.Name, r)
 	}
 	path, err := c.path()
 	if group := fsGroup(pod); err == nil && group >= 0 && !c.Block && !c.ReadOnly && !c.Shared {

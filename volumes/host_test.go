@@ -228,14 +228,14 @@ func TestKillPoints(t *testing.T) {
 		return v.Write(t.Context(), p, &p.Spec.Volumes[4], files, Written{Stamp: text})
 	}
 	fixture := func(dir string) (*Volumes, *v1.Pod) {
-		v, err := Open(Options{Dir: filepath.Join(dir, "pods")})
+		v, _, err := remoteIn(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
 		group := int64(2000)
 		p := pod(emptyDir("data", ""), emptyDir("mem", v1.StorageMediumMemory),
 			hostPath("dir", filepath.Join(dir, "host", "dir"), "DirectoryOrCreate"),
-			hostPath("file", filepath.Join(dir, "host", "file"), "FileOrCreate"), v1.Volume{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}})
+			hostPath("file", filepath.Join(dir, "host", "file"), "FileOrCreate"), v1.Volume{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}}, nfs("share", "host", false))
 		p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
 		p.Spec.Containers = []v1.Container{{VolumeMounts: []v1.VolumeMount{{Name: "data", MountPath: "/v", SubPath: "made/sub"}}}}
 		return v, p

@@ -51,7 +51,7 @@ func (v *Volumes) mount(ctx context.Context, pod *v1.Pod, m *v1.VolumeMount, p p
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	root, readOnly, err := v.source(pod, vol)
+	root, readOnly, err := v.source(ctx, pod, vol)
 	if err != nil {
 		return specs.Mount{}, err
 	}
@@ -139,7 +139,7 @@ func destination(path string, isHostPath bool) (string, error) {
 }
 
 // source is the path on the host, without links, and whether nobody may write there whatever the mount says.
-func (v *Volumes) source(pod *v1.Pod, vol *v1.Volume) (path string, readOnly bool, err error) {
+func (v *Volumes) source(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (path string, readOnly bool, err error) {
 	if vol.HostPath != nil {
 		if err := checkHostPath(vol.HostPath.Path); err != nil {
 			return "", false, err
@@ -150,13 +150,20 @@ func (v *Volumes) source(pod *v1.Pod, vol *v1.Volume) (path string, readOnly boo
 		}
 		return path, false, nil
 	}
+	r, isRemote := remoteOf(vol)
 	if isClaim(vol) {
 		c, err := v.claimed(pod, vol)
 		if err != nil {
 			return "", false, err
 		}
-		path, err := c.path()
-		return path, c.ReadOnly, err
+		if r, isRemote = c.remote(); !isRemote {
+			path, err := c.path()
+			return path, c.ReadOnly, err
+		}
+	}
+	if isRemote {
+		path, err := v.remotePath(ctx, string(pod.UID), vol.Name, r)
+		return path, r.readOnly, err
 	}
 	name := vol.Name
 	switch {

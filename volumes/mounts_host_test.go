@@ -23,7 +23,7 @@ func TestSubPathBelowAnExchangedDirectory(t *testing.T) {
 	if err := v.Ensure(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	root, _, err := v.source(p, &p.Spec.Volumes[0])
+	root, _, err := v.source(t.Context(), p, &p.Spec.Volumes[0])
 	if err != nil {
 		t.Fatal(err)
 	}

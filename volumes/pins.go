@@ -52,8 +52,8 @@ func (v *Volumes) pin(p pin, fd int, propagates bool) (string, error) {
 
 // makeTarget makes what fd can be bound to: a directory, or a file for all else.
 func makeTarget(dir int, name string, fd int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	var st unix.Statx_t // as far as it is known, without asking a server
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -91,7 +91,7 @@ func (v *Volumes) Unpin(ctx context.Context, uid, id string) error {
 	}
 	unix.Close(dir)
 	at := filepath.Join(v.path(uid), pins)
-	if err := Unmount(ctx, filepath.Join(at, id)); err != nil {
+	if err := v.unmount(ctx, filepath.Join(at, id)); err != nil {
 		return fmt.Errorf("unpin: %w", err)
 	}
 	killpoint.At("volumes.pin.unmounted")

@@ -56,7 +56,7 @@ type hostMount struct {
 // mountOf is the mount that fd is on.
 func mountOf(fd int) (hostMount, error) {
 	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
 		return hostMount{}, err
 	}
 	b, err := os.ReadFile("/proc/self/mountinfo")
@@ -93,7 +93,7 @@ func isShared(fd int) bool {
 
 func isMountRoot(fd int) bool {
 	var st unix.Statx_t
-	return unix.Statx(fd, "", unix.AT_EMPTY_PATH, 0, &st) == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+	return unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st) == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // share makes a directory of podd's own a mount that gives away what is mounted below it, and to nobody but who mounts it.

@@ -86,7 +86,8 @@ func (e *inside) Unwrap() error { return e.err }
 
 func isMount(parent int, name string) bool {
 	var st unix.Statx_t
-	err := unix.Statx(parent, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
+	// What another host serves is not asked: its server may be dead.
+	err := unix.Statx(parent, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, 0, &st)
 	return err == nil && st.Attributes_mask&st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
@@ -160,8 +161,11 @@ func Unmount(ctx context.Context, path string) error {
 			return nil
 		}
 		// What a container has bound here may be mounts of the host: those stay.
+		// But what podd has mounted for all to see has to go for all.
 		for _, p := range points {
-			_ = unix.Mount("", p, "", unix.MS_PRIVATE|unix.MS_REC, "")
+			if filepath.Base(filepath.Dir(p)) != remotes {
+				_ = unix.Mount("", p, "", unix.MS_PRIVATE|unix.MS_REC, "")
+			}
 		}
 		progress := false
 		for _, p := range slices.Backward(points) {
@@ -207,21 +211,41 @@ func realPath(path string) (string, error) {
 }
 
 // mountsBelow are the mount points at and below path, in the order they were mounted.
-func mountsBelow(path string) ([]string, error) {
+func mountsBelow(path string) (points []string, err error) {
+	found, err := pointsBelow(path)
+	for _, p := range found {
+		points = append(points, p.path)
+	}
+	return points, err
+}
+
+// mountPoint is a line of the kernel's list of mounts.
+type mountPoint struct {
+	path string
+	fs   string // kind of file system
+}
+
+// pointsBelow is mountsBelow, with what is mounted there.
+func pointsBelow(path string) ([]mountPoint, error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	var points []string
+	var points []mountPoint
 	for line := range strings.Lines(string(b)) {
 		fields := strings.Fields(line)
 		if len(fields) < 5 {
 			continue
 		}
 		p := unescape(fields[4])
-		if p == path || strings.HasPrefix(p, path+"/") {
-			points = append(points, p)
+		if p != path && !strings.HasPrefix(p, path+"/") {
+			continue
 		}
+		m := mountPoint{path: p}
+		if dash := slices.Index(fields, "-"); dash > 0 && dash+1 < len(fields) {
+			m.fs = fields[dash+1]
+		}
+		points = append(points, m)
 	}
 	return points, nil
 }

@@ -67,8 +67,16 @@ func (v *Volumes) pinSubPath(ctx context.Context, root, sub string, p pin, propa
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(top)
-	fd, err := openSubPath(ctx, top, sub)
+	open := func() (int, error) {
+		defer unix.Close(top)
+		return openSubPath(ctx, top, sub)
+	}
+	var fd int
+	if isRemotePath(root) {
+		fd, err = apart(ctx, open)
+	} else {
+		fd, err = open()
+	}
 	if err != nil {
 		return "", err
 	}

@@ -30,12 +30,20 @@ type Options struct {
 	Dir string // <state>/pods; one directory per pod uid below it
 	// Claims finds what the claim of a pod's volume is bound to; nil if there are no claims.
 	Claims func(pod *v1.Pod, vol *v1.Volume) (Claimed, error)
+	// Wanted, if set, tells whether a pod is still to have its volumes; it is asked often while a server is waited for.
+	Wanted func(uid string) bool
+	// Programs are the directories where the host's mount helpers are looked for, separated by colons.
+	Programs string
+	// Unmounter is a command that runs Unmount for the path that is its last argument, or Force if --force comes before.
+	Unmounter []string
 }
 
 // Volumes makes and removes the volumes of pods.
 type Volumes struct {
-	dir    string
-	claims func(pod *v1.Pod, vol *v1.Volume) (Claimed, error)
+	dir      string
+	claims   func(pod *v1.Pod, vol *v1.Volume) (Claimed, error)
+	wanted   func(uid string) bool
+	programs programs
 }
 
 const (
@@ -61,7 +69,7 @@ func Open(o Options) (*Volumes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
-	return &Volumes{dir: dir, claims: o.Claims}, nil
+	return &Volumes{dir: dir, claims: o.Claims, wanted: o.Wanted, programs: programs{dirs: o.Programs, self: o.Unmounter, held: map[string]int{}}}, nil
 }
 
 // Ensure makes all volumes of the pod: emptyDir directories and tmpfs mounts; hostPaths are checked, and created where
@@ -106,6 +114,9 @@ func (e *Error) Unwrap() error { return e.Err }
 func (v *Volumes) ensureOne(ctx context.Context, dir int, pod *v1.Pod, vol *v1.Volume) error {
 	if !validName.MatchString(vol.Name) {
 		return errors.New("not usable as a name")
+	}
+	if r, ok := remoteOf(vol); ok {
+		return v.ensureRemote(ctx, string(pod.UID), vol.Name, r)
 	}
 	switch {
 	case vol.HostPath != nil:
@@ -305,6 +316,9 @@ func (v *Volumes) Look(uid string, pod *v1.Pod) (bool, error) {
 		return false, nil
 	}
 	for _, vol := range pod.Spec.Volumes {
+		if _, ok := remoteOf(&vol); ok && !isMount(dir, filepath.Join(remotes, vol.Name)) {
+			return false, nil
+		}
 		if vol.EmptyDir == nil {
 			continue
 		}
@@ -330,7 +344,7 @@ func (v *Volumes) Remove(ctx context.Context, uid string) error {
 	}
 	pod := filepath.Join(v.dir, uid)
 	killpoint.At("volumes.remove.before")
-	if err := Unmount(ctx, v.path(uid)); err != nil {
+	if err := v.unmount(ctx, v.path(uid)); err != nil {
 		return fmt.Errorf("remove volumes: %w", err)
 	}
 	killpoint.At("volumes.remove.unmounted")

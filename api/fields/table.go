@@ -155,7 +155,7 @@ var table = withOthers(map[string]Rule{
 	"spec.volumes[].projected.sources[].clusterTrustBundle":  refused(cluster),
 	"spec.volumes[].projected.sources[].podCertificate":      refused(cluster),
 	"spec.volumes[].image.reference":                         honoured, "spec.volumes[].image.pullPolicy": honoured,
-	"spec.volumes[].nfs":   onHost,
+	"spec.volumes[].nfs":   honoured,
 	"spec.volumes[].iscsi": onHost, "spec.volumes[].fc": onHost, "spec.volumes[].persistentVolumeClaim": honoured,
 	"spec.volumes[].ephemeral": {Verdict: Honoured, Why: "without a data source and attributes it is", allow: emptyAtFirst}, "spec.volumes[].csi": notYet,
 	"spec.volumes[].gcePersistentDisk": refused(cluster), "spec.volumes[].awsElasticBlockStore": refused(cluster),

@@ -46,6 +46,7 @@ type config struct {
 	NftTable     string `json:"nft-table,omitempty"`
 	NodeName     string `json:"node-name,omitempty"`
 	BootID       string `json:"boot-id-file,omitempty"`
+	Programs     string `json:"host-programs,omitempty"`
 	LogLevel     string `json:"log-level,omitempty"`
 
 	LogMaxSize  int64    `json:"container-log-max-size,omitempty"`
@@ -82,6 +83,7 @@ func defaults() config {
 		Group: "podd", TLSListen: "127.0.0.1:6550", CgroupParent: "/podd", Namespace: "podd",
 		Bridge: "podd0", PodCIDR: "10.85.0.0/16", ServiceCIDR: api.DefaultServiceCIDR, Issuer: accounts.DefaultIssuer, NftTable: "podd",
 		BootID: "/proc/sys/kernel/random/boot_id", LogLevel: "info",
+		Programs:   "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		LogMaxSize: 10 << 20, LogMaxFiles: 5,
 		BackoffBase: duration{10 * time.Second}, BackoffMax: duration{300 * time.Second},
 		PullBase: duration{10 * time.Second}, MaxPods: api.MaxPods,
@@ -109,6 +111,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.NftTable, "nft-table", c.NftTable, "nftables table of podd's masquerade and host port rules")
 	f.StringVar(&c.NodeName, "node-name", c.NodeName, "name of the node object (default: the hostname)")
 	f.StringVar(&c.BootID, "boot-id-file", c.BootID, "file whose content changes with every boot")
+	f.StringVar(&c.Programs, "host-programs", c.Programs, "directories of the host's mount helpers, separated by colons")
 	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	f.Int64Var(&c.LogMaxSize, "container-log-max-size", c.LogMaxSize, "size in bytes at which a container's log is rotated")
 	f.IntVar(&c.LogMaxFiles, "container-log-max-files", c.LogMaxFiles, "log files kept for a container, the live one included")

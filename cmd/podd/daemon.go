@@ -240,7 +240,11 @@ func (p *podd) open(boot string) error {
 		return err
 	}
 	pods := filepath.Join(c.Root, "pods")
-	vols, err := volumes.Open(volumes.Options{Dir: pods, Claims: runtime.Claims(p.store, func() map[string]string { return p.api.Labels() })})
+	vols, err := volumes.Open(volumes.Options{
+		Dir: pods, Claims: runtime.Claims(p.store, func() map[string]string { return p.api.Labels() }),
+		Wanted:   func(uid string) bool { return p.runtime.Wants(typesUID(uid)) },
+		Programs: c.Programs, Unmounter: []string{"/proc/self/exe", unmountName},
+	})
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ func command() *cobra.Command {
 		},
 	}
 	c.flags(root.PersistentFlags())
-	root.AddCommand(teardownCommand(&c), versionCommand())
+	root.AddCommand(teardownCommand(&c), versionCommand(), unmountCommand())
 	return root
 }
 

@@ -31,24 +31,24 @@ func (p purge) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	entries, err := os.ReadDir(p.root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == claimsDir && kept > 0 {
+			continue
+		}
+		if err := volumes.RemoveAll(ctx, p.root, e.Name()); err != nil { // what is still mounted is not podd's to delete
+			return err
+		}
+	}
 	if kept == 0 {
-		if err := os.RemoveAll(p.root); err != nil {
+		if err := os.Remove(p.root); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		p.say("removed: %s", p.root)
 		return nil
-	}
-	entries, err := os.ReadDir(p.root)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.Name() == claimsDir {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(p.root, e.Name())); err != nil {
-			return err
-		}
 	}
 	p.say("removed: %s, all but %d retained volumes; delete them by hand, or with --purge --purge-volumes", p.root, kept)
 	return nil

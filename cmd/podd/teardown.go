@@ -22,6 +22,7 @@ import (
 
 	"podd/runtime/bundle"
 	"podd/sandbox"
+	"podd/volumes"
 )
 
 // teardown takes podd away from a host.
@@ -261,7 +262,8 @@ func (t *teardown) clearHost(ctx context.Context) error {
 	if err := sandbox.ClearHost(ctx, c.CgroupParent); err != nil {
 		return fmt.Errorf("remove cgroups: %w", err)
 	}
-	if err := errors.Join(os.RemoveAll(c.State), os.RemoveAll(filepath.Join(c.Root, historyDir))); err != nil {
+	state := filepath.Clean(c.State)
+	if err := errors.Join(volumes.RemoveAll(ctx, filepath.Dir(state), filepath.Base(state)), volumes.RemoveAll(ctx, c.Root, historyDir)); err != nil {
 		return err
 	}
 	if !t.purge {

@@ -338,7 +338,7 @@ var special = map[string]struct {
 }
 
 func newMortal(t *testing.T) *mortal {
-	m := &mortal{lane: t, suite: start(t, harness.WithArgs("--restart-backoff=10ms", "--restart-backoff-max=20ms")), name: "victim",
+	m := &mortal{lane: t, suite: start(t, harness.WithArgs("--restart-backoff=10ms", "--restart-backoff-max=20ms"), standIns(t)), name: "victim",
 		usual: map[string]time.Duration{}, home: map[string]string{}, trace: filepath.Join(t.TempDir(), "trace"), told: filepath.Join(t.TempDir(), "told")}
 	m.client = m.fleeting(t)
 	m.hostPort = freePort(t)
@@ -636,6 +636,7 @@ volumes:
 - {name: dir, hostPath: {path: ` + m.Dir + `/host/dir, type: DirectoryOrCreate}}
 - {name: file, hostPath: {path: ` + m.Dir + `/host/file, type: FileOrCreate}}
 - {name: image, image: {reference: '` + busybox + `', pullPolicy: Never}}
+- {name: share, nfs: {server: stand-in, path: /x}}
 initContainers:
 - {name: init, image: ` + busybox + `, command: [cp, /etc/passwd, /data/made], volumeMounts: [{name: data, mountPath: /data}]}
 - {name: near, image: ` + busybox + `, command: [sh, -c, "` + sleepScript + `"], restartPolicy: Always}`,
@@ -644,7 +645,7 @@ ports: [{containerPort: 8080, hostPort: %d}]
 resources: {limits: {memory: 64Mi, cpu: 500m}}
 restartPolicy: Always
 restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]
-volumeMounts: [{name: data, mountPath: /data}, {name: data, mountPath: /sub, subPath: sub/made}, {name: memory, mountPath: /memory}, {name: about, mountPath: /about}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}, {name: image, mountPath: /image}]`, m.hostPort) + watched,
+volumeMounts: [{name: data, mountPath: /data}, {name: data, mountPath: /sub, subPath: sub/made}, {name: memory, mountPath: /memory}, {name: about, mountPath: /about}, {name: dir, mountPath: /dir}, {name: file, mountPath: /file}, {name: image, mountPath: /image}, {name: share, mountPath: /share}]`, m.hostPort) + watched,
 		More: `
 - name: side
   image: ` + busybox + `

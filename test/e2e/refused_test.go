@@ -39,7 +39,7 @@ func testRefused(t *testing.T, s *suite) {
 		{pod{Container: "securityContext: {seLinuxOptions: {level: s0}}"}, c + "securityContext.seLinuxOptions", notYet},
 
 		{volume("emptyDir: {medium: HugePages}"), "spec.volumes[0].emptyDir.medium", notYet},
-		{volume("nfs: {server: s, path: /x}"), "spec.volumes[0].nfs", notYet},
+		{volume("fc: {targetWWNs: [w], lun: 0}"), "spec.volumes[0].fc", notYet},
 		{volume("csi: {driver: d.example}"), "spec.volumes[0].csi", notYet},
 		{volume("gitRepo: {repository: x}"), "spec.volumes[0].gitRepo", "Forbidden: not supported by podd"},
 		{volume("rbd: {monitors: [m], image: i}"), "spec.volumes[0].rbd", cluster},

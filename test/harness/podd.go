@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -240,14 +241,21 @@ func (p *Podd) flags() []string {
 // after it.
 func (p *Podd) Teardown() {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "podd"), append([]string{"teardown"}, p.flags()...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		p.t.Fatalf("podd teardown: %v\n%s", err, out)
+	if said, err := p.TryTeardown(); err != nil {
+		p.t.Fatalf("podd teardown: %v\n%s", err, said)
 	}
 	<-p.exited
 	p.checkHost()
+}
+
+// TryTeardown runs `podd teardown` with more flags and returns what it said.
+func (p *Podd) TryTeardown(flags ...string) (said string, err error) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "podd"), slices.Concat([]string{"teardown"}, flags, p.flags())...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 func (p *Podd) logFile() string { return p.Dir + "/podd.log" }
