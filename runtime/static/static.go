@@ -56,10 +56,11 @@ type Options struct {
 type Source struct {
 	o        Options
 	reported map[string]string // file -> what was last reported of it
+	check    time.Duration     // how often the directory is read whatever was notified
 }
 
 // New gives a source that does nothing before Run.
-func New(o Options) *Source { return &Source{o: o, reported: map[string]string{}} }
+func New(o Options) *Source { return &Source{o: o, reported: map[string]string{}, check: check} }
 
 // Run follows the directory until ctx ends.
 func (s *Source) Run(ctx context.Context) error {
@@ -77,11 +78,11 @@ func (s *Source) Run(ctx context.Context) error {
 	if err := watch(); err != nil {
 		s.o.Log.Warn("watch manifest directory; changes are found every 20 s only", "dir", s.o.Dir, "err", err)
 	}
-	timer := time.NewTimer(check)
+	timer := time.NewTimer(s.check)
 	defer timer.Stop()
 	for {
 		_ = watch() // the directory may be another one by now
-		wait := check
+		wait := s.check
 		if !s.Reconcile(ctx) {
 			wait = again
 		}
@@ -92,17 +93,21 @@ func (s *Source) Run(ctx context.Context) error {
 		case <-timer.C:
 		case <-watcher.Events:
 			settle(watcher)
+		case err := <-watcher.Errors: // the watcher waits until it is taken; events were lost, so anything may have changed
+			s.o.Log.Warn("watch manifest directory; all of it is read again", "dir", s.o.Dir, "err", err)
 		}
 	}
 }
 
-// settle takes the events that belong to the same change: an editor makes several for one save.
+// settle takes the events that belong to the same change: an editor makes several for one save. The directory is read after it,
+// so that events were lost makes no difference.
 func settle(w *fsnotify.Watcher) {
 	quiet := time.NewTimer(50 * time.Millisecond)
 	defer quiet.Stop()
 	for {
 		select {
 		case <-w.Events:
+		case <-w.Errors:
 		case <-quiet.C:
 			return
 		}

@@ -3,11 +3,13 @@ package static
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -213,6 +215,69 @@ func TestAnotherDirectoryIsFollowed(t *testing.T) {
 		t.Error("the new directory is not followed")
 	}
 	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// More changes than the kernel keeps for a reader that is busy are a lost event, and no end of the notifications.
+func TestLostEventsEndNothing(t *testing.T) {
+	dir, w := t.TempDir(), &world{}
+	s := w.source(t, dir)
+	s.check = time.Hour
+	put, busy, release := make(chan string), make(chan bool), make(chan bool)
+	s.o.Static = func() []*v1.Pod { return nil }
+	seen := map[string]bool{}
+	s.o.Put = func(ctx context.Context, p *v1.Pod) (*v1.Pod, error) {
+		switch {
+		case seen[p.Name]:
+			return p, nil
+		case len(seen) == 0:
+			busy <- true
+			<-release
+		default:
+			select {
+			case put <- p.Name:
+			case <-ctx.Done():
+			}
+		}
+		seen[p.Name] = true
+		return p, nil
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	write(t, dir, "first.yaml", podYAML("first", "one"))
+	go func() { done <- s.Run(ctx) }()
+	<-busy
+	data, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const read = 64 << 10 / syscall.SizeofInotifyEvent // what the watcher has read already, at most
+	for n := 0; n < kept+read; n += 2 {
+		write(t, dir, "much", "") // an event each: what is like the one before it is not kept
+		if err := os.Remove(filepath.Join(dir, "much")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(release)
+	for i := range 20 { // by then all that was kept has been read
+		name := fmt.Sprintf("pod%d", i)
+		write(t, dir, name+".yaml", podYAML(name, "one"))
+		select {
+		case got := <-put:
+			if got != name+"-edge" {
+				t.Fatalf("pod %s was put, want %s", got, name)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("file %d after events were lost was not noticed", i)
+		}
+	}
+	stop()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
