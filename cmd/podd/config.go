@@ -137,6 +137,13 @@ func (c *config) load(f *pflag.FlagSet) error {
 	if err := yaml.UnmarshalStrict(data, c); err != nil {
 		return fmt.Errorf("read configuration %s: %s", c.ConfigFile, plainly(err))
 	}
+	var keys map[string]any
+	_ = yaml.Unmarshal(data, &keys)
+	for key := range keys { // the decoder takes Root for root
+		if f.Lookup(key) == nil {
+			return fmt.Errorf("read configuration %s: unknown key %q", c.ConfigFile, key)
+		}
+	}
 	for name, value := range given {
 		if err := f.Set(name, value); err != nil {
 			return fmt.Errorf("flag --%s: %w", name, err)
@@ -175,12 +182,12 @@ var namespaceName = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
 
 // check finds values that podd could not work with. The names are those of flags and of keys in the file.
 func (c *config) check() error {
-	for name, dir := range map[string]string{
-		"root": c.Root, "state": c.State, "config-dir": c.ConfigDir, "log-dir": c.LogDir, "listen": c.Listen, "bundle": c.Bundle,
-		"secrets-key": c.SecretsKey,
+	for _, d := range []struct{ name, path string }{
+		{"root", c.Root}, {"state", c.State}, {"config-dir", c.ConfigDir}, {"log-dir", c.LogDir}, {"bundle", c.Bundle},
+		{"secrets-key", c.SecretsKey}, {"listen", c.Listen}, // these are below root and state unless something else is said
 	} {
-		if !filepath.IsAbs(dir) {
-			return fmt.Errorf("%s %q: must be an absolute path", name, dir)
+		if !filepath.IsAbs(d.path) {
+			return fmt.Errorf("%s %q: must be an absolute path", d.name, d.path)
 		}
 	}
 	pods, err := netip.ParsePrefix(c.PodCIDR)
