@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -260,6 +261,7 @@ func TestGeneration(t *testing.T) {
 	pods := e.client.CoreV1().Pods("default")
 	p := pod("a")
 	p.Generation = 7
+	p.Status = v1.PodStatus{Phase: v1.PodSucceeded, PodIP: "192.0.2.9", Message: "made up", Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}}
 	p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "example.com/wait"}}
 	p = e.create(t, p)
 	steps := []struct {
@@ -273,6 +275,9 @@ func TestGeneration(t *testing.T) {
 	}
 	if p.Generation != 1 {
 		t.Errorf("at first: %d", p.Generation)
+	}
+	if st := p.Status; st.Phase != v1.PodPending || st.PodIP != "" || st.Message != "" || slices.ContainsFunc(st.Conditions, func(c v1.PodCondition) bool { return c.Type == v1.PodReady }) {
+		t.Errorf("a pod is created with the status that its maker gave it: %+v", st)
 	}
 	for _, step := range steps {
 		p, err := pods.Patch(ctx, "a", types.MergePatchType, []byte(step.patch), metav1.PatchOptions{})

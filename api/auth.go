@@ -207,7 +207,7 @@ var (
 	readPaths = []string{
 		"/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", "/version", "/version/",
 		"/livez", "/livez/*", "/readyz", "/readyz/*", "/healthz", "/healthz/*",
-		"/metrics", "/metrics/*", "/stats/*", "/pods", "/runningpods/", "/configz", images.Path, history.Path,
+		"/metrics", "/metrics/*", "/stats/*", "/pods", "/pods/", "/runningpods", "/runningpods/", "/configz", images.Path, history.Path,
 		openid.OpenIDConfigPath, openid.JWKSPath,
 	}
 	// readSubresources change nothing and lead nowhere else: exec, attach, portforward and proxy are not among them, which

@@ -137,6 +137,63 @@ func TestSpliceHalfClosed(t *testing.T) {
 	})
 }
 
+// keptStream is a stream that is there, and goes on until its end is closed.
+type keptStream struct {
+	halfStream
+	headers http.Header
+	end     chan struct{}
+	said    strings.Builder
+}
+
+func (s *keptStream) Read([]byte) (int, error)    { <-s.end; return 0, io.EOF }
+func (s *keptStream) Write(b []byte) (int, error) { return s.said.Write(b) }
+func (s *keptStream) Headers() http.Header        { return s.headers }
+func (s *keptStream) Identifier() uint32          { return 0 }
+
+// TestForwardIsBounded: over one port-forward there are so many connections at a time; who wants one more is told, and gets it
+// when another has ended.
+func TestForwardIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &forward{pod: &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "u"}}, runtime: &placed{}}
+		slots := make(chan struct{}, maxForwarded)
+		var all sync.WaitGroup
+		begin := func() (data, errs *keptStream) {
+			registered := make(chan struct{})
+			close(registered)
+			data = &keptStream{headers: http.Header{"Port": {"80"}}, end: make(chan struct{})}
+			errs = &keptStream{}
+			all.Go(func() {
+				f.connect(t.Context(), &pair{data: &arrived{Stream: data, registered: registered}, errors: &arrived{Stream: errs, registered: registered}}, slots)
+			})
+			synctest.Wait()
+			return data, errs
+		}
+		var open []*keptStream
+		for i := range maxForwarded {
+			data, errs := begin()
+			if errs.said.Len() > 0 {
+				t.Fatalf("connection %d: %s", i, errs.said.String())
+			}
+			open = append(open, data)
+		}
+		data, errs := begin()
+		if got, want := errs.said.String(), "error forwarding port 80 to pod a, uid u: too many connections: there are 1000 already"; got != want || !data.reset {
+			t.Errorf("connection %d is told %q, want %q; reset: %t", maxForwarded, got, want, data.reset)
+		}
+		close(open[0].end)
+		time.Sleep(2 * time.Minute) // as long as the pod says nothing more
+		synctest.Wait()
+		more, errs := begin()
+		if errs.said.Len() > 0 {
+			t.Errorf("after one has ended: %s", errs.said.String())
+		}
+		for _, s := range append(open[1:], more) {
+			close(s.end)
+		}
+		all.Wait()
+	})
+}
+
 // recorder notes what is written.
 type recorder struct {
 	net.Conn

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -306,6 +307,49 @@ func TestIdentities(t *testing.T) {
 		_, err = client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "made-"}}, metav1.CreateOptions{})
 		if allowed := err == nil; allowed != slices.Contains(c.groups, "system:masters") {
 			t.Errorf("%s: make a namespace: %v", c.name, err)
+		}
+	}
+}
+
+// TestScraping: what monitoring tools ask a kubelet for, the reader gets by TLS, an administrator below nodes/proxy as well, and
+// it is the same there: of the one pod that there is.
+func TestScraping(t *testing.T) {
+	p := openPort(t, "127.0.0.1:0")
+	admin := kubernetes.NewForConfigOrDie(p.unix)
+	if _, err := admin.CoreV1().Pods("default").Create(t.Context(), pod("scraped"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"/metrics": "# TYPE go_goroutines gauge\n", "/metrics/resource": "# TYPE node_cpu_usage_seconds_total counter\n",
+		"/metrics/cadvisor": "# TYPE machine_cpu_cores gauge\n", "/metrics/probes": "", "/stats/summary": `"nodeName": ?"host"`,
+		"/stats/summary/": `"nodeName": ?"host"`, "/pods": `"name": ?"scraped"`, "/pods/": `"name": ?"scraped"`,
+		"/runningpods": `"kind": ?"PodList"`, "/runningpods/": `"kind": ?"PodList"`, "/configz": `"kubeletconfig"`,
+	} {
+		answers := map[string]*http.Response{}
+		for who, ask := range map[string]struct {
+			client *http.Client
+			url    string
+		}{
+			"reader by TLS":         {p.client(t, "reader"), p.url + path},
+			"admin below the node":  {p.socket, "http://podd/api/v1/nodes/host/proxy" + path},
+			"admin below its port":  {p.socket, "http://podd/api/v1/nodes/https:host:10250/proxy" + path},
+			"admin by TLS, as well": {p.client(t, "admin"), p.url + "/api/v1/nodes/host/proxy" + path},
+		} {
+			res, err := ask.client.Get(ask.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			if err != nil || res.StatusCode != http.StatusOK || !regexp.MustCompile(want).Match(body) {
+				t.Errorf("%s, GET %s: %s, %v, has no %s:\n%.600s", who, path, res.Status, err, want, body)
+			}
+			answers[who] = res
+		}
+		for who, res := range answers {
+			if got, want := res.Header.Get("Content-Type"), answers["reader by TLS"].Header.Get("Content-Type"); got != want || got == "" {
+				t.Errorf("%s, GET %s: is %q, by TLS %q", who, path, got, want)
+			}
 		}
 	}
 }
