@@ -42,7 +42,10 @@ import (
 // takes tasks that have ended for leaked ones when it starts, and deletes them with their exit status.
 func TestContainerdDies(t *testing.T) {
 	t.Parallel()
+	harness.Built(t)
+	began := time.Now()
 	s := start(t)
+	usual := time.Since(began) // a containerd that starts
 	var pods []fmt.Stringer
 	for i := range 20 {
 		pods = append(pods, pod{Name: fmt.Sprintf("sleeper-%d", i), Container: "command: [sleep, infinity]", Spec: "restartPolicy: Always"})
@@ -61,7 +64,7 @@ func TestContainerdDies(t *testing.T) {
 	touch(t, s.Dir+"/stopped")
 	eventually(t, func() error { return ended(before[ids["stopped"]]) })
 	s.until(t, "sleeper-0", "unknown", phase(v1.PodUnknown))
-	began := time.Now()
+	began = time.Now()
 	if pod := s.until(t, "sleeper-1", "there", func(p *v1.Pod) bool { return p != nil }); app(pod).State.Running == nil {
 		t.Errorf("while containerd hangs, the last known state is lost: %v", app(pod).State)
 	}
@@ -69,11 +72,15 @@ func TestContainerdDies(t *testing.T) {
 		t.Errorf("while containerd hangs, the API took %s to answer", took)
 	}
 	must(t, syscall.Kill(containerd, syscall.SIGCONT))
+	began = time.Now()
 	pod := s.until(t, "stopped", "failed", phase(v1.PodFailed))
 	if end := app(pod).State.Terminated; end == nil || end.ExitCode != 3 || end.Reason != "Error" {
 		t.Errorf("the container that ended while containerd was stopped is %v, want exit code 3", app(pod).State)
 	}
-	s.until(t, "sleeper-0", "running", phase(v1.PodRunning))
+	for i := range pods {
+		s.until(t, fmt.Sprintf("sleeper-%d", i), "running", phase(v1.PodRunning))
+	}
+	usual += time.Since(began) // and one that answers again is asked about all pods
 	must(t, syscall.Kill(containerd, syscall.SIGSTOP))
 	touch(t, s.Dir+"/dead")
 	eventually(t, func() error { return ended(before[ids["dead"]]) })
@@ -86,25 +93,19 @@ func TestContainerdDies(t *testing.T) {
 	for i := range pods {
 		s.until(t, fmt.Sprintf("sleeper-%d", i), "running again", phase(v1.PodRunning))
 	}
-	inTime(t, "containerd was killed", time.Since(began), 0, func() time.Duration {
-		s.Terminate()
-		must(t, bundle.Stop(t.Context(), bundle.Options{StateDir: s.Root, RunDir: s.State}))
-		again := time.Now()
-		s.Restart()
-		return time.Since(again)
-	})
+	inTime(t, "containerd was killed", time.Since(began), usual, nil)
 	s.same(t, before, ids["stopped"], ids["dead"], status.ContainerID(pod.UID, "", 0),
 		status.ContainerID(s.until(t, "stopped", "there", phase(v1.PodFailed)).UID, "", 0))
 }
 
-// inTime fails if after a death it took longer until all was right than the same work takes without one, and recovery. What
-// that is is measured when it is needed, once more if it was before: the host may have got busier.
+// inTime fails if after a death it took longer until all was right than recovery, beyond what the same work takes without one.
+// Of that twice is granted, and it is measured once more if need be: a busy host gets busier.
 func inTime(t *testing.T, death string, took, usual time.Duration, measure func() time.Duration) {
 	t.Helper()
-	if took > recovery+usual {
+	if measure != nil && took > recovery+2*usual {
 		usual = max(usual, measure())
 	}
-	if took > recovery+usual {
+	if took > recovery+2*usual {
 		t.Errorf("%s: all was right only %s later, where the same work takes %s", death, took, usual)
 		return
 	}
