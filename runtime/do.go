@@ -599,6 +599,25 @@ func (h *host) ask(ctx context.Context, pod *v1.Pod, s plan.Step, i containers.I
 	}
 }
 
+// signalName is upstream's name of a stop signal, which has names for those of real time as well
+// (k8s.io/api/core/v1 SIGRTMIN and following).
+func signalName(name string) v1.Signal {
+	const first, last, half = 34, 64, 15
+	n := stopSignal(name)
+	switch {
+	case n < first:
+		return v1.Signal(unix.SignalName(n))
+	case n == first:
+		return v1.SIGRTMIN
+	case n == last:
+		return v1.SIGRTMAX
+	case n <= first+half:
+		return v1.Signal(fmt.Sprintf("SIGRTMIN+%d", n-first))
+	default:
+		return v1.Signal(fmt.Sprintf("SIGRTMAX-%d", last-n))
+	}
+}
+
 // stopSignal reads an image's STOPSIGNAL: a name with or without SIG, or a number.
 func stopSignal(name string) syscall.Signal {
 	if n := unix.SignalNum(name); n != 0 {

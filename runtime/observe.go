@@ -169,7 +169,7 @@ func (h *host) container(i containers.Instance, now time.Time) status.Container 
 	c := status.Container{
 		Name: i.Name, Attempt: i.Attempt, ID: i.ID, Sandbox: i.Sandbox, State: state, Key: i.Key,
 		Image: i.Image, ImageID: i.ImageID, User: i.User,
-		Ref: i.Ref, Era: i.Era,
+		Ref: i.Ref, Era: i.Era, StopSignal: signalName(i.StopSignal),
 		CreatedAt: i.CreatedAt, Backoff: i.Backoff, Present: true,
 	}
 	if i.Resources != nil {

@@ -87,6 +87,9 @@ func instance(s *v1.ContainerStatus, i Container, c *v1.Container) {
 	s.ContainerID = "containerd://" + i.ID
 	s.RestartCount = int32(i.Attempt)
 	s.User = i.User.DeepCopy()
+	if i.StopSignal != "" {
+		s.StopSignal = &i.StopSignal
+	}
 	s.Resources = actual(c, i)
 	s.AllocatedResources = c.Resources.Requests.DeepCopy()
 }

@@ -137,6 +137,8 @@ type Container struct {
 	Image   string // reference as containerd names it
 	ImageID string // repository digest reference
 	User    *v1.ContainerUser
+	// StopSignal is what it is asked to end with, by upstream's name; "" is not known.
+	StopSignal v1.Signal
 
 	CreatedAt  time.Time
 	StartedAt  time.Time // zero if the process never started

@@ -135,6 +135,9 @@ func (s *story) show(out *bytes.Buffer) {
 		if c.LastTerminationState.Terminated != nil {
 			line += ", last " + shortState(c.LastTerminationState)
 		}
+		if c.StopSignal != nil {
+			line += ", stops by " + string(*c.StopSignal)
+		}
 		if r := c.Resources; r != nil && len(r.Requests)+len(c.AllocatedResources) > 0 {
 			line += fmt.Sprintf(", has cpu %s of %s", r.Requests.Cpu(), c.AllocatedResources.Cpu())
 		}
@@ -341,6 +344,8 @@ func (s *story) instance(name string, attempt int, state State, words []string) 
 			c.Era = s.number(value)
 		case "sandbox":
 			c.Sandbox = ContainerID(s.pod.UID, "", s.number(value))
+		case "stops":
+			c.StopSignal = v1.Signal(value)
 		case "startup":
 			c.Startup = Result(value)
 		case "readiness":

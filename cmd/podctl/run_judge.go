@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // stage is how far a pod is, as a run sees it.
@@ -126,6 +128,9 @@ func judgeContainer(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, h *his
 	}
 	w := s.State.Waiting
 	if w == nil {
+		if why := unanswered(pod, s, events, r, now); why != "" {
+			return never("%s", why)
+		}
 		return verdict{}
 	}
 	switch w.Reason {
@@ -143,6 +148,66 @@ func judgeContainer(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, h *his
 		}
 	}
 	return verdict{}
+}
+
+// unanswered is why a probe that is waited for will never have an answer; empty if it may have one. One that fails may
+// succeed yet.
+func unanswered(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, r rules, now time.Time) string {
+	c := specOf(pod, s.Name)
+	if c == nil || s.State.Running == nil {
+		return ""
+	}
+	kind, probe := "Startup", c.StartupProbe
+	if s.Started != nil && *s.Started || probe == nil {
+		kind, probe = "Readiness", c.ReadinessProbe
+	}
+	if probe == nil || s.Ready || r.until != untilReady && (kind == "Readiness" || !isSidecar(pod, s.Name)) {
+		return ""
+	}
+	if port := missingPort(c, probe); port != "" {
+		return fmt.Sprintf("its %s probe asks port %q, and it has no port of that name", strings.ToLower(kind), port)
+	}
+	if probe.Exec == nil {
+		return ""
+	}
+	for _, e := range slices.Backward(events) {
+		if e.Reason != "Unhealthy" || !strings.HasPrefix(e.Message, kind+" probe ") || !strings.Contains(e.InvolvedObject.FieldPath, "{"+s.Name+"}") {
+			continue
+		}
+		if !strings.Contains(e.Message, " probe errored ") || !slices.ContainsFunc(notRun, func(part string) bool { return strings.Contains(e.Message, part) }) {
+			return "" // another answer came after it
+		}
+		begun := e.FirstTimestamp.Time
+		if at := s.State.Running.StartedAt.Time; at.After(begun) {
+			begun = at
+		}
+		if max(e.Count, seriesCount(e)) > 1 && now.Sub(begun) >= startLimit {
+			return strings.TrimSpace(e.Message)
+		}
+		return ""
+	}
+	return ""
+}
+
+// notRun is what is said of a command that could not be begun.
+var notRun = []string{"executable file not found", "no such file or directory", "permission denied", "exec format error", "not a directory", "is a directory"}
+
+// missingPort is the name of the port that a probe asks, if the container has none of that name.
+func missingPort(c *v1.Container, probe *v1.Probe) string {
+	var port intstr.IntOrString
+	switch {
+	case probe.HTTPGet != nil:
+		port = probe.HTTPGet.Port
+	case probe.TCPSocket != nil:
+		port = probe.TCPSocket.Port
+	}
+	if port.Type != intstr.String || slices.ContainsFunc(c.Ports, func(p v1.ContainerPort) bool { return p.Name == port.StrVal }) {
+		return ""
+	}
+	if _, err := strconv.Atoi(port.StrVal); err == nil {
+		return ""
+	}
+	return port.StrVal
 }
 
 // worn finds a container that was restarted as often as it may be and has ended again, or was restarted once more already.

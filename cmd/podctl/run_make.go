@@ -317,10 +317,16 @@ func policyOf(pod *v1.Pod, name string, code int32) bool {
 	if isInit(pod, name) && !isSidecar(pod, name) && code == 0 {
 		return false
 	}
+	c := specOf(pod, name)
+	return c != nil && status.ShouldRestart(pod, c, code)
+}
+
+// specOf is what the spec says of a container; nil if it has none of that name.
+func specOf(pod *v1.Pod, name string) *v1.Container {
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		if c.Name == name {
-			return status.ShouldRestart(pod, &c, code)
+			return &c
 		}
 	}
-	return false
+	return nil
 }

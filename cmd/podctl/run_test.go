@@ -17,6 +17,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -47,6 +48,20 @@ func TestJudge(t *testing.T) {
 	pulls := func(n int) *history { return &history{pulls: map[string]int{"app": n}} }
 	crash := func(n string) string {
 		return app("restartCount: " + n + ", lastState: " + ended("3") + ", state: {waiting: {reason: CrashLoopBackOff}}")
+	}
+	probed := func(probe, more string) string {
+		return strings.Replace(app("state: {running: {startedAt: '2026-01-02T11:50:00Z'}}"), "name: app}", "name: app, "+probe+"}", 1) + more
+	}
+	errored := func(kind, message string, count int32, ago time.Duration) []v1.Event {
+		at := v1.ObjectReference{FieldPath: "spec.containers{app}"}
+		return []v1.Event{
+			{Type: "Warning", Reason: "Unhealthy", Message: kind + " probe errored and resulted in unknown state: " + message, Count: count, InvolvedObject: at, FirstTimestamp: metav1.NewTime(noon.Add(-ago))},
+			{Type: "Warning", Reason: "Unhealthy", Message: "Liveness probe failed: 503", Count: 9, InvolvedObject: at},
+		}
+	}
+	const run = "readinessProbe: {exec: {command: [x]}}"
+	sidecar := func(probe string) string {
+		return "spec: {initContainers: [{name: app, restartPolicy: Always, " + probe + "}]}\nstatus: {phase: Pending, initContainerStatuses: [{name: app, state: {running: {}}}]}"
 	}
 	isReady := "status: {phase: Running, conditions: [{type: Ready, status: 'True'}]}"
 	warned := func(reason, message string, count int32) []v1.Event {
@@ -96,6 +111,20 @@ func TestJudge(t *testing.T) {
 		"runs again":               {pod: app("restartCount: 3, lastState: " + ended("3") + ", state: {running: {}}")},
 		"runs once more":           {pod: app("restartCount: 4, lastState: " + ended("3") + ", state: {running: {}}"), stage: hopeless, why: "restarted 4 times", code: 3},
 		"ended, runs again soon":   {pod: "spec: {restartPolicy: OnFailure, containers: [{name: app}]}\n" + strings.SplitN(app("restartCount: 3, state: "+ended("4")), "\n", 2)[1], stage: hopeless, why: "restarted 3 times and has ended again: it ended with exit code 4", code: 4},
+		"no such port":             {pod: probed("readinessProbe: {httpGet: {port: web}}", ""), until: untilReady, stage: hopeless, why: `its readiness probe asks port "web", and it has no port of that name`},
+		"no such port to start":    {pod: probed("startupProbe: {tcpSocket: {port: web}}, "+run, ""), until: untilReady, stage: hopeless, why: `its startup probe asks port "web"`},
+		"port as text":             {pod: probed("readinessProbe: {httpGet: {port: '80'}}", ""), until: untilReady},
+		"port of that name":        {pod: probed("ports: [{name: web, containerPort: 80}], readinessProbe: {httpGet: {port: web}}", ""), until: untilReady},
+		"nobody waits for ready":   {pod: probed("readinessProbe: {httpGet: {port: web}}", "")},
+		"sidecar never starts":     {pod: sidecar("startupProbe: {tcpSocket: {port: web}}"), stage: hopeless, why: "startup probe asks"},
+		"sidecar is never ready":   {pod: sidecar("readinessProbe: {tcpSocket: {port: web}}")},
+		"liveness has no answer":   {pod: probed("livenessProbe: {tcpSocket: {port: web}}", ""), until: untilReady},
+		"no such command":          {pod: probed(run, ""), events: errored("Readiness", "executable file not found", 2, startLimit), until: untilReady, stage: hopeless, why: "executable file not found"},
+		"no such command just now": {pod: probed(run, ""), events: errored("Readiness", "executable file not found", 2, startLimit-1), until: untilReady},
+		"no such command once":     {pod: probed(run, ""), events: errored("Readiness", "executable file not found", 1, startLimit), until: untilReady},
+		"command of another probe": {pod: probed(run, ""), events: errored("Startup", "executable file not found", 2, startLimit), until: untilReady},
+		"no answer, it may yet":    {pod: probed(run, ""), events: errored("Readiness", "containerd is away", 2, startLimit), until: untilReady},
+		"probe fails, it may yet":  {pod: probed(run, ""), events: warned("Unhealthy", "Readiness probe failed: no such file or directory", 9), until: untilReady},
 		"mounts fail":              {pod: "status: {phase: Pending}", events: warned("FailedMount", "no such directory", mounts), stage: hopeless, why: "FailedMount: no such directory"},
 		"a mount failed":           {pod: "status: {phase: Pending}", events: warned("FailedMount", "no such directory", mounts-1)},
 		"init is done":             {pod: "spec: {initContainers: [{name: i}], containers: [{name: app}]}\nstatus: {phase: Pending, initContainerStatuses: [{name: i, restartCount: 3, state: {terminated: {exitCode: 0}}}]}"},

@@ -39,6 +39,10 @@ func (m *model) judge(s Step) string {
 		if m.rejected() && m.w.verdict == nil && !m.w.reachable {
 			return "containerd may know of it"
 		}
+	case Evict:
+		if m.w.d.beyond == "" || m.w.evicted != nil || m.w.gone || m.w.pod.DeletionTimestamp != nil || m.w.verdict != nil {
+			return "there is nothing to evict for"
+		}
 	case BeginEra:
 		switch {
 		case b == nil || b.exit == nil || b.last != b.exit || b.old || s.Attempt != m.w.era+1:
@@ -187,7 +191,8 @@ func (m *model) judgeCondemn(s Step, b *being, i *status.Container) string {
 		"postStart": i.PostStart.Failed != "",
 		"spec":      i.Ref != b.spec.Image,
 		"resize":    true,
-		"deadline":  m.overdue(),
+		"deadline":  m.overdue() && !m.evicted(),
+		"eviction":  m.evicted(),
 		"end":       m.spent(),
 	}
 	if !because[s.Cause] {
@@ -235,6 +240,9 @@ func (m *model) limits(b *being, i *status.Container) (out []time.Time) {
 		probe := map[status.Cause]*v1.Probe{"liveness": b.spec.LivenessProbe, "startup": b.spec.StartupProbe}[c.By]
 		if probe != nil && probe.TerminationGracePeriodSeconds != nil {
 			own = time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second
+		}
+		if c.By == "eviction" {
+			own = min(own, time.Second)
 		}
 		return []time.Time{c.At.Add(own)}
 	}

@@ -20,6 +20,7 @@ type daemon struct {
 	jobs     map[status.Task]*job
 	failures map[status.Task]status.Failed
 	pulled   map[string]time.Time
+	beyond   string        // which limit the pod was found to be beyond
 	seen     *status.Facts // the last look while containerd answered
 	prev     v1.PodStatus
 	last     v1.PodStatus // the last result of status.Of
@@ -114,7 +115,8 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		Now: w.now, Reachable: w.reachable, Limits: status.DefaultLimits(), Started: w.started, Gone: w.gone, Verdict: w.verdict,
 		Node:   status.Node{Name: "host", IPs: []string{hostIP}, Allocatable: w.allocatable},
 		Static: w.pod.Annotations["static"] != "",
-		Era:    w.era, EraBy: w.eraBy, Allocated: maps.Clone(w.allocated), Room: w.room,
+		Beyond: d.beyond, Evicted: w.evicted,
+		Era: w.era, EraBy: w.eraBy, Allocated: maps.Clone(w.allocated), Room: w.room,
 		Ground: w.ground, GroundLeft: w.groundLeft, Network: w.network,
 		Images: map[string]status.Image{}, Pulled: maps.Clone(d.pulled), Mounted: maps.Clone(w.mounted), Failures: maps.Clone(d.failures),
 	}

@@ -155,7 +155,7 @@ func trouble(w *world, rng *rand.Rand) {
 		if w.finished || w.looks > eventful {
 			return
 		}
-		switch rng.IntN(16) {
+		switch rng.IntN(17) {
 		case 11:
 			w.happens(func() { w.log("-- debug"); w.images["img-"+debugger] = rng.IntN(2) == 0; w.debug() })
 		case 0, 1:
@@ -190,6 +190,10 @@ func trouble(w *world, rng *rand.Rand) {
 		case 7:
 			if rng.IntN(4) == 0 {
 				w.happens(func() { w.log("-- delete by force"); w.gone = true })
+			}
+		case 16:
+			if rng.IntN(3) == 0 {
+				w.happens(func() { w.log("-- it stores too much"); w.d.beyond = "too much" })
 			}
 		case 12, 13, 14, 15:
 			w.happens(func() { change(w, rng) })

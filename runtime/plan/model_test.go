@@ -224,18 +224,33 @@ func (m *model) settled() bool {
 	return !m.busy
 }
 
-// overdue tells whether activeDeadlineSeconds are over.
-func (m *model) overdue() bool {
-	limit := m.w.pod.Spec.ActiveDeadlineSeconds
-	return limit != nil && m.w.now.Sub(m.w.started) >= time.Duration(*limit)*time.Second
+// evicted tells whether podd has noted that the pod is to end for what it stores.
+func (m *model) evicted() bool { return m.w.evicted != nil && !m.w.now.Before(m.w.evicted.At) }
+
+// end is when the pod had to end, whatever its containers do: by activeDeadlineSeconds or its eviction.
+func (m *model) end() (at time.Time, ok bool) {
+	if limit := m.w.pod.Spec.ActiveDeadlineSeconds; limit != nil {
+		at = m.w.started.Add(time.Duration(*limit) * time.Second)
+		ok = !m.w.now.Before(at)
+	}
+	if m.evicted() && (!ok || m.w.evicted.At.Before(at)) {
+		return m.w.evicted.At, true
+	}
+	return at, ok
 }
 
-// overran tells whether a container was at it yet when activeDeadlineSeconds were over.
+// overdue tells whether activeDeadlineSeconds are over, or the pod is evicted.
+func (m *model) overdue() bool {
+	_, ok := m.end()
+	return ok
+}
+
+// overran tells whether a container was at it yet when the pod had to end.
 func (m *model) overran() bool {
-	if !m.overdue() {
+	end, ok := m.end()
+	if !ok {
 		return false
 	}
-	end := m.w.started.Add(time.Duration(*m.w.pod.Spec.ActiveDeadlineSeconds) * time.Second)
 	for _, b := range m.all {
 		for _, i := range b.known {
 			if i.State == "exited" && !i.FinishedAt.Before(end) {
@@ -292,8 +307,12 @@ func (m *model) verdict(v *status.Verdict) string {
 		want = phase
 	case m.overdue():
 		want = "Failed"
-		if v.Reason != "DeadlineExceeded" {
-			return "the model says DeadlineExceeded"
+		reason := "DeadlineExceeded"
+		if m.evicted() {
+			reason = "Evicted"
+		}
+		if v.Reason != reason {
+			return "the model says " + reason
 		}
 	case m.w.pod.DeletionTimestamp != nil && m.w.pod.Annotations["static"] == "":
 		if want = m.phase(true); want != "Succeeded" {

@@ -32,6 +32,7 @@ type world struct {
 	era       int
 	eraBy     string
 	allocated map[string]v1.ResourceRequirements
+	evicted   *status.Eviction
 	removed   *status.Sandbox // the newest sandbox that podd has removed: its number is used up
 
 	// On the host.
@@ -276,6 +277,10 @@ func (w *world) effect(s Step) {
 	case Resize:
 		if c := w.running(s); c != nil {
 			c.Resources = w.resources(s.Name)
+		}
+	case Evict:
+		if w.evicted == nil {
+			w.evicted = &status.Eviction{At: w.now, Message: s.Why}
 		}
 	case Conclude:
 		if wrong := w.misjudged(s); wrong != "" && w.verdict == nil {

@@ -275,7 +275,13 @@ func testStopSignals(t *testing.T, s *suite) {
 			dir := t.TempDir()
 			p := hostDir(pod{Name: "stop-" + name, Script: "trap 'echo TERM >>/host/got; exit 5' TERM; trap 'echo USR1 >>/host/got; exit 5' USR1; touch /host/ready; sleep 1000000 & wait",
 				Spec: c.spec + "terminationGracePeriodSeconds: 30", Container: "image: " + c.image + c.more}, dir)
-			s.running(t, p)
+			shows := func(pod *v1.Pod) {
+				t.Helper()
+				if got := app(pod).StopSignal; got == nil || "SIG"+c.want != string(*got)+"\n" {
+					t.Errorf("the status says that it is stopped by %v", got)
+				}
+			}
+			shows(s.running(t, p))
 			eventually(t, func() error { _, err := os.Stat(filepath.Join(dir, "ready")); return err })
 			last := s.lastState(t, p.Name)
 			s.must(t, "delete", "pod", p.Name)
@@ -283,6 +289,7 @@ func testStopSignals(t *testing.T, s *suite) {
 				t.Errorf("it got %q, want %q", got, c.want)
 			}
 			pod := <-last
+			shows(pod)
 			if st := app(pod).State.Terminated; st == nil || st.ExitCode != 5 || st.Reason != "Error" {
 				t.Errorf("the last that was seen: %+v", app(pod))
 			}

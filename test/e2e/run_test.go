@@ -434,8 +434,18 @@ func testRunProbes(t *testing.T, s *suite) {
 		t.Errorf("exit %d, %q", code, errs)
 	}
 	p.Script = sleepScript
-	if _, errs, code := s.runs(t, p.String(), "--until=ready", "--timeout=15s"); code != 124 || !strings.Contains(errs, "Readiness probe failed: ") {
+	if _, errs, code := s.runs(t, p.String(), "--until=ready", "--timeout=8s"); code != 124 || !strings.Contains(errs, "Readiness probe failed: ") {
 		t.Errorf("nobody listens: exit %d, %q", code, errs)
+	}
+	p.Container = "readinessProbe: {httpGet: {port: nowhere}}"
+	if _, errs, code := s.runs(t, p.String(), "--until=ready"); code != 125 || !strings.Contains(errs, `cannot succeed: container app: its readiness probe asks port "nowhere"`) {
+		t.Errorf("a port that is not there: exit %d, %q", code, errs)
+	}
+	for _, kind := range []string{"Startup", "Readiness"} {
+		p.Container = strings.ToLower(kind) + "Probe: {exec: {command: [nothing]}, periodSeconds: 1}"
+		if _, errs, code := s.runs(t, p.String(), "--until=ready"); code != 125 || !strings.Contains(errs, "cannot succeed: container app: "+kind+" probe errored") {
+			t.Errorf("a command that is not there: exit %d, %q", code, errs)
+		}
 	}
 	p.Container, p.Spec = "livenessProbe: "+probe, "restartPolicy: Always"
 	_, errs, code := s.runs(t, p.String(), "--until=complete", "--exit-from=app", "--timeout=60s")
