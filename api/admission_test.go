@@ -225,6 +225,13 @@ func TestImmutable(t *testing.T) {
 	if _, err := maps.Create(ctx, big, metav1.CreateOptions{}); !apierrors.IsRequestEntityTooLargeError(err) && !apierrors.IsInvalid(err) {
 		t.Errorf("a map of more than 1 MiB: %v", err)
 	}
+	most, more := make([]byte, v1.MaxSecretSize-1), make([]byte, v1.MaxSecretSize)
+	for size, data := range map[string]map[string][]byte{"as large as it may be": {"a": most, "b": {1}}, "larger": {"a": more, "b": {1}}} {
+		_, err := secrets.Create(ctx, &v1.Secret{ObjectMeta: metav1.ObjectMeta{GenerateName: "big-"}, Data: data}, metav1.CreateOptions{})
+		if large := apierrors.IsRequestEntityTooLargeError(err) || apierrors.IsInvalid(err); large != (size == "larger") || !large && err != nil {
+			t.Errorf("a secret that is %s: %v", size, err)
+		}
+	}
 }
 
 // TestSliceGeneration: endpoint slices have no status, so everything but annotations counts.

@@ -286,7 +286,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	image, err := h.image(ctx, c.Image)
 	if err != nil {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "InspectFailed", "Failed to inspect image %q: %v", c.Image, err)
-		return because("CreateContainerError", err)
+		return err
 	}
 	env, err := h.environment(ctx, pod, c)
 	if err != nil {
@@ -411,15 +411,15 @@ func (h *host) sandboxAttempt(s plan.Step) (int, error) {
 // image is what a container needs to know of its image; the account files are read once per image.
 func (h *host) image(ctx context.Context, ref string) (containers.Image, error) {
 	info, ok, err := h.r.Images.Look(ctx, ref)
-	if err != nil {
-		return containers.Image{}, err
+	if err == nil && !ok {
+		err = fmt.Errorf("image %s: is not on this host any more", ref)
 	}
-	if !ok {
-		return containers.Image{}, fmt.Errorf("image %s: is not on this host any more", ref)
+	if err != nil {
+		return containers.Image{}, because("ImageInspectError", err)
 	}
 	accounts, err := h.r.accountsOf(ctx, info.ChainID)
 	if err != nil {
-		return containers.Image{}, err
+		return containers.Image{}, because("CreateContainerError", err)
 	}
 	return containers.Image{
 		Name: info.Name, ID: imageID(info), ChainID: info.ChainID, Config: info.Config,

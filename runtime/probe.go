@@ -95,8 +95,8 @@ func (h *host) asked(pod *v1.Pod, s plan.Step) (probes.Target, error) {
 		t.IP = ips[0]
 	}
 	id := status.ContainerID(h.uid, s.Name, s.Attempt)
-	t.Run = func(ctx context.Context, command []string, stdout, stderr io.Writer) (int, error) {
-		return h.r.Containers.Exec(ctx, id, containers.Exec{Cmd: command, Stdout: stdout, Stderr: stderr, Own: true})
+	t.Run = func(ctx context.Context, command []string, stdout, stderr io.Writer, started func()) (int, error) {
+		return h.r.Containers.Exec(ctx, id, containers.Exec{Cmd: command, Stdout: stdout, Stderr: stderr, Started: started, Own: true})
 	}
 	return t, nil
 }

@@ -142,7 +142,7 @@ func judgeContainer(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, h *his
 		if n := max(h.pulls[s.Name], failedPulls(events, s.Image)); n >= otherPulls || n >= surePulls && sure(w.Message) {
 			return never("image %s could not be pulled in %d attempts: %s", s.Image, n, w.Message)
 		}
-	case "CreateContainerError", "RunContainerError":
+	case "ImageInspectError", "CreateContainerError", "RunContainerError":
 		if since, known := h.since[s.Name]; known && now.Sub(since) >= startLimit {
 			return never("%s: %s", w.Reason, w.Message)
 		}

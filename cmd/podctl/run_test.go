@@ -104,6 +104,7 @@ func TestJudge(t *testing.T) {
 		"refused five times":       {pod: pull("ErrImagePull", "connection refused"), history: pulls(5), stage: hopeless, why: "in 5 attempts"},
 		"does not start, just now": {pod: pull("RunContainerError", "no such file"), history: &history{since: map[string]time.Time{"app": noon.Add(-startLimit + 1)}}},
 		"does not start":           {pod: pull("RunContainerError", "no such file"), history: &history{since: map[string]time.Time{"app": noon.Add(-startLimit)}}, stage: hopeless, why: "RunContainerError: no such file"},
+		"is not inspected":         {pod: pull("ImageInspectError", "no such blob"), history: &history{since: map[string]time.Time{"app": noon.Add(-startLimit)}}, stage: hopeless, why: "ImageInspectError: no such blob"},
 		"creating":                 {pod: pull("ContainerCreating", "")},
 		"crashed twice":            {pod: crash("2")},
 		"crashed three times":      {pod: crash("3"), stage: hopeless, why: "container app was restarted 3 times and has ended again: it ended with exit code 3", code: 3},

@@ -158,6 +158,7 @@ type Exec struct {
 	Stdin io.Reader
 	// Stdout and Stderr must fail, not block, once the context is done. Stderr is not used with TTY. nil: discarded.
 	Stdout, Stderr io.Writer
+	Started        func() // if set, is called when the process has started
 	// Own is for podd's own processes, whose number the caller bounds: they do not count among maxExecs.
 	Own bool
 }

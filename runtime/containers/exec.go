@@ -125,6 +125,9 @@ func (p *execProcess) run(ctx context.Context, e Exec, s *streams) (int, error) 
 		return 0, startError("exec", native(err))
 	}
 	killpoint.At("containers.exec.started")
+	if e.Started != nil {
+		e.Started()
+	}
 	over := make(chan struct{}) // closed when the process has ended
 	pumped := s.pump(e, over, func() { p.closeStdin(ctx) })
 	resized := make(chan struct{})

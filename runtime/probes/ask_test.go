@@ -326,7 +326,10 @@ func TestGivenUp(t *testing.T) {
 	t.Parallel()
 	address := listen(t, untilClosed)
 	ip, port := place(t, address)
-	hang := func(ctx context.Context, _ []string, _, _ io.Writer) (int, error) { <-ctx.Done(); return 0, ctx.Err() }
+	hang := func(ctx context.Context, _ []string, _, _ io.Writer, _ func()) (int, error) {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
 	for name, handler := range map[string]v1.ProbeHandler{
 		"http": {HTTPGet: &v1.HTTPGetAction{Port: intstr.FromInt(port)}},
 		"grpc": {GRPC: &v1.GRPCAction{Port: int32(port)}},
@@ -478,27 +481,27 @@ func TestExec(t *testing.T) {
 	broken := errors.New("no such file")
 	for _, c := range []struct {
 		name   string
-		run    func(ctx context.Context, command []string, stdout, stderr io.Writer) (int, error)
+		run    func(ctx context.Context, command []string, stdout, stderr io.Writer, _ func()) (int, error)
 		took   time.Duration
 		result probe.Result
 		output string
 		err    error
 	}{
-		{"success", func(_ context.Context, cmd []string, out, _ io.Writer) (int, error) {
+		{"success", func(_ context.Context, cmd []string, out, _ io.Writer, _ func()) (int, error) {
 			_, err := fmt.Fprint(out, cmd)
 			return 0, err
 		}, 0, probe.Success, "[say 1 $(B) $(NONE)]", nil},
-		{"failure", func(_ context.Context, _ []string, out, errs io.Writer) (int, error) {
+		{"failure", func(_ context.Context, _ []string, out, errs io.Writer, _ func()) (int, error) {
 			_, _ = io.WriteString(errs, "second")
 			_, err := io.WriteString(out, "first ")
 			return 3, err
 		}, 0, probe.Failure, "first second", nil},
-		{"cannot be run", func(context.Context, []string, io.Writer, io.Writer) (int, error) { return 0, broken }, 0, probe.Unknown, "", broken},
-		{"hangs", func(ctx context.Context, _ []string, _, _ io.Writer) (int, error) {
+		{"cannot be run", func(context.Context, []string, io.Writer, io.Writer, func()) (int, error) { return 0, broken }, 0, probe.Unknown, "", broken},
+		{"hangs", func(ctx context.Context, _ []string, _, _ io.Writer, _ func()) (int, error) {
 			<-ctx.Done()
 			return 0, context.Cause(ctx)
 		}, time.Second, probe.Failure, `command timed out: "say 1 $(B) $(NONE)" timed out after 1s`, nil},
-		{"writes without end", func(ctx context.Context, _ []string, out, _ io.Writer) (int, error) {
+		{"writes without end", func(ctx context.Context, _ []string, out, _ io.Writer, _ func()) (int, error) {
 			for text := bytes.Repeat([]byte("x"), 32<<10); ctx.Err() == nil; {
 				if n, err := out.Write(text); n != len(text) || err != nil {
 					return 0, fmt.Errorf("wrote %d, %w", n, err)
@@ -506,7 +509,7 @@ func TestExec(t *testing.T) {
 			}
 			return 0, ctx.Err()
 		}, time.Second, probe.Failure, `command timed out: "say 1 $(B) $(NONE)" timed out after 1s`, nil},
-		{"writes much", func(_ context.Context, _ []string, out, errs io.Writer) (int, error) {
+		{"writes much", func(_ context.Context, _ []string, out, errs io.Writer, _ func()) (int, error) {
 			for range 100 {
 				_, _ = out.Write(bytes.Repeat([]byte("o"), 9999))
 				_, _ = errs.Write(bytes.Repeat([]byte("e"), 9999))
@@ -528,36 +531,55 @@ func TestExec(t *testing.T) {
 	}
 }
 
-// TestExecsAreBounded: when as many commands hang as may run at one time, the next one has no answer, and other probes do.
-func TestExecsAreBounded(t *testing.T) {
+// TestHangingExecs: commands that hang hold up no other probe however many they are. Commands that are slow to start are
+// bounded in number: one more has no answer, and other probes do.
+func TestHangingExecs(t *testing.T) {
 	t.Parallel()
 	p := New()
-	var running, most atomic.Int32
 	release := make(chan struct{})
-	target := Target{Container: &v1.Container{}, Run: func(ctx context.Context, _ []string, _, _ io.Writer) (int, error) {
-		most.Store(max(most.Load(), running.Add(1)))
-		defer running.Add(-1)
-		select {
-		case <-release:
-		case <-ctx.Done():
-		}
-		return 0, ctx.Err()
-	}}
+	var running, starting, most atomic.Int32
+	target := func(starts, ends <-chan struct{}) Target {
+		return Target{Container: &v1.Container{}, Run: func(ctx context.Context, _ []string, _, _ io.Writer, started func()) (int, error) {
+			most.Store(max(most.Load(), starting.Add(1)))
+			<-starts
+			starting.Add(-1)
+			started()
+			running.Add(1)
+			select {
+			case <-ends:
+			case <-ctx.Done():
+			}
+			return 0, ctx.Err()
+		}}
+	}
+	now := make(chan struct{})
+	close(now)
 	spec := func(limit int32) *v1.Probe {
 		return &v1.Probe{TimeoutSeconds: limit, ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"x"}}}}
 	}
-	done := make(chan error, maxExecs)
-	for range maxExecs {
-		go func() {
-			_, _, err := p.Ask(t.Context(), spec(3600), target)
-			done <- err
-		}()
+	done := make(chan error, 5*maxStarts)
+	ask := func(n int, of Target) {
+		for range n {
+			go func() {
+				_, _, err := p.Ask(t.Context(), spec(3600), of)
+				done <- err
+			}()
+		}
 	}
-	for running.Load() < maxExecs {
-		time.Sleep(time.Millisecond)
+	until := func(n *atomic.Int32, want int32) {
+		for n.Load() < want {
+			time.Sleep(time.Millisecond)
+		}
 	}
+	ask(3*maxStarts, target(now, release))
+	until(&running, 3*maxStarts)
+	if result, _, err := p.Ask(t.Context(), spec(3600), target(now, now)); result != probe.Success || err != nil {
+		t.Errorf("beside those that hang: %s %v", result, err)
+	}
+	ask(2*maxStarts, target(release, release))
+	until(&starting, maxStarts)
 	timed(t, time.Second, func() {
-		if result, _, err := p.Ask(t.Context(), spec(1), target); result != probe.Unknown || !errors.Is(err, errFull) {
+		if result, _, err := p.Ask(t.Context(), spec(1), target(now, now)); result != probe.Unknown || !errors.Is(err, errFull) {
 			t.Errorf("%s %v", result, err)
 		}
 	})
@@ -567,16 +589,16 @@ func TestExecsAreBounded(t *testing.T) {
 		t.Errorf("another probe: %s %v", result, err)
 	}
 	close(release)
-	for range maxExecs {
+	for range cap(done) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	}
-	if result, _, err := p.Ask(t.Context(), spec(1), target); result != probe.Success || err != nil {
+	if result, _, err := p.Ask(t.Context(), spec(1), target(now, now)); result != probe.Success || err != nil {
 		t.Errorf("afterwards: %s %v", result, err)
 	}
-	if most.Load() > maxExecs {
-		t.Errorf("%d ran at one time", most.Load())
+	if most.Load() > maxStarts {
+		t.Errorf("%d were being started at one time", most.Load())
 	}
 }
 
@@ -605,8 +627,8 @@ func TestHooks(t *testing.T) {
 		return v1.LifecycleHandler{HTTPGet: &v1.HTTPGetAction{Path: "/hook", Port: intstr.FromInt(port), Scheme: scheme, HTTPHeaders: headers}}
 	}
 	exec := v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"a", "$(B)"}}}
-	exits := func(code int, err error) func(context.Context, []string, io.Writer, io.Writer) (int, error) {
-		return func(_ context.Context, _ []string, out, errs io.Writer) (int, error) {
+	exits := func(code int, err error) func(context.Context, []string, io.Writer, io.Writer, func()) (int, error) {
+		return func(_ context.Context, _ []string, out, errs io.Writer, _ func()) (int, error) {
 			_, _ = io.WriteString(out, "out ")
 			_, _ = io.WriteString(errs, "errs")
 			return code, err
@@ -622,7 +644,7 @@ func TestHooks(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		handler v1.LifecycleHandler
-		run     func(context.Context, []string, io.Writer, io.Writer) (int, error)
+		run     func(context.Context, []string, io.Writer, io.Writer, func()) (int, error)
 		took    time.Duration
 		failed  string
 		told    string
@@ -679,7 +701,7 @@ func TestHooksAreGivenUp(t *testing.T) {
 			timed(t, time.Second, func() {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				err := New().Hook(ctx, &h, Target{IP: "127.0.0.1", Container: &v1.Container{}, Run: func(ctx context.Context, _ []string, _, _ io.Writer) (int, error) {
+				err := New().Hook(ctx, &h, Target{IP: "127.0.0.1", Container: &v1.Container{}, Run: func(ctx context.Context, _ []string, _, _ io.Writer, _ func()) (int, error) {
 					<-ctx.Done()
 					return 0, ctx.Err()
 				}}, func(string) {})

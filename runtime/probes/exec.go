@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -12,23 +13,24 @@ import (
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
-var errFull = errors.New("too many commands of probes are being run")
+var errFull = errors.New("too many commands of probes are being started")
 
 // exec runs a command in the container: exit code 0 is success (upstream: pkg/probe/exec).
 func (p *Prober) exec(ctx context.Context, command []string, t Target, limit time.Duration) (probe.Result, string, error) {
 	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	select {
-	case p.execs <- struct{}{}:
-		defer func() { <-p.execs }()
+	case p.starts <- struct{}{}:
 	case <-wait.Done():
 		return probe.Unknown, "", errFull
 	}
+	started := sync.OnceFunc(func() { <-p.starts })
+	defer started()
 	run, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	command = expand(command, t.Container.Env)
 	var out output
-	code, err := t.Run(run, command, &out.stdout, &out.stderr)
+	code, err := t.Run(run, command, &out.stdout, &out.stderr, started)
 	switch {
 	case err != nil && run.Err() != nil && ctx.Err() == nil:
 		return probe.Failure, fmt.Sprintf("command timed out: %q timed out after %s", strings.Join(command, " "), limit), nil

@@ -54,7 +54,7 @@ func (e *hookError) Unwrap() error { return e.cause }
 
 // run runs a command, which has to exit with 0.
 func run(ctx context.Context, command []string, t Target, out *output) error {
-	code, err := t.Run(ctx, command, &out.stdout, &out.stderr)
+	code, err := t.Run(ctx, command, &out.stdout, &out.stderr, nil)
 	if err == nil && code != 0 {
 		err = fmt.Errorf("command '%s' exited with %d: %s", strings.Join(command, " "), code, out.stderr.kept)
 	}

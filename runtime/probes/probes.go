@@ -20,9 +20,10 @@ import (
 	"k8s.io/kubernetes/pkg/probe"
 )
 
-// maxExecs bounds the commands of probes that run at one time, over all containers. One that finds no place waits for its
-// time limit, and has no answer then.
-const maxExecs = 128
+// maxStarts bounds the commands of probes that are being started at one time, over all containers. One that finds no place
+// waits for its time limit, and has no answer then. A command that has started holds up nobody: of each probe there is one
+// at a time, and how long it runs is the container's to say.
+const maxStarts = 128
 
 // maxOutput is how much is kept of what a command writes (upstream: pkg/probe/exec).
 const maxOutput = 10 << 10
@@ -33,19 +34,19 @@ type Target struct {
 	Pod       string // how messages name the pod
 	IP        string // where it is reached; "" is nowhere
 	// Run runs a command in it, and returns when nothing of the command goes on, which is soon after ctx has ended. The
-	// writers do not block.
-	Run func(ctx context.Context, command []string, stdout, stderr io.Writer) (code int, err error)
+	// writers do not block. It calls started, if that is set, when the command has been started.
+	Run func(ctx context.Context, command []string, stdout, stderr io.Writer, started func()) (code int, err error)
 }
 
 // Prober asks once. It holds what all probes of a host share.
 type Prober struct {
 	client *client
-	execs  chan struct{} // a slot per command that runs
+	starts chan struct{} // a slot per command that is being started
 }
 
 // New gives a Prober.
 func New() *Prober {
-	return &Prober{client: newClient(), execs: make(chan struct{}, maxExecs)}
+	return &Prober{client: newClient(), starts: make(chan struct{}, maxStarts)}
 }
 
 // Ask asks once; timeouts are failures. An error says that there is no answer: it counts for nothing (upstream:

@@ -70,6 +70,15 @@ func (s *suite) patchMap(t *testing.T, name, data string) {
 	}
 }
 
+// patched changes an object of the core group.
+func (s *suite) patched(t *testing.T, resource, name, patch string) {
+	t.Helper()
+	if err := s.client.CoreV1().RESTClient().Patch(types.MergePatchType).Namespace(metav1.NamespaceDefault).Resource(resource).Name(name).
+		Body([]byte(patch)).Do(t.Context()).Error(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Every source of a variable, in the process, in its arguments, and in a process that enters.
 func testEnvironment(t *testing.T, s *suite) {
 	s.configMap(t, "env-map", map[string]string{"greeting": "hello", "LEVEL": "info", "dotted.name": "odd", "over": "from the map"})
@@ -300,6 +309,9 @@ func testSourceDeleted(t *testing.T, s *suite) {
 	s.sh(t, p.Name, "until [ $(cat /v/k) = new ]; do sleep 0.05; done")
 }
 
+// followLimit is how long after the API's answer a volume may be as its source was.
+const followLimit = 2 * time.Second
+
 // Volumes follow their sources within two seconds: an object, and the pod's own labels. The environment does not, and
 // nor does what a subPath shows.
 func testFollows(t *testing.T, s *suite) {
@@ -316,33 +328,36 @@ volumes:
 	p.Container = "env: [{name: K, valueFrom: {configMapKeyRef: {name: follows, key: k}}}]\nvolumeMounts: [{name: v, mountPath: /v}, {name: d, mountPath: /d}, {name: p, mountPath: /p}, {name: v, mountPath: /part, subPath: k}]"
 	pod := s.running(t, p)
 	dir := filepath.Join(s.Root, "pods", string(pod.UID), "volumes", ".content")
-	until := func(path, text string) time.Duration {
-		began := time.Now()
-		eventually(t, func() error {
-			got, err := os.ReadFile(filepath.Join(dir, path))
-			if err == nil && string(got) != text {
-				err = fmt.Errorf("%s has %q, want %q", path, got, text)
-			}
-			return err
-		})
-		return time.Since(began)
+	// follows changes a source some times, and says how long after the API's answer its file was the new one.
+	follows := func(path, text string, n int, change func(i int)) {
+		t.Helper()
+		var took []time.Duration
+		for i := range n {
+			change(i)
+			began := time.Now()
+			want := fmt.Sprintf(text, i)
+			eventually(t, func() error {
+				got, err := os.ReadFile(filepath.Join(dir, path))
+				if err == nil && string(got) != want {
+					err = fmt.Errorf("%s has %q, want %q", path, got, want)
+				}
+				return err
+			})
+			took = append(took, time.Since(began))
+		}
+		slices.Sort(took)
+		t.Logf("%s: %d changes within %s, half of them within %s, the first within %s", path, n, took[n-1], took[n/2], took[0])
+		if took[0] > followLimit || n > 10 && took[n/2] > followLimit { // single ones may have waited for the machine
+			t.Errorf("%s follows its source only after %s, half of the times after %s", path, took[0], took[n/2])
+		}
 	}
-	var took []time.Duration
-	for i := range 20 {
-		s.patchMap(t, "follows", fmt.Sprintf(`{"k":"%d"}`, i+1))
-		took = append(took, until("v/k", fmt.Sprint(i+1)))
-	}
-	slices.Sort(took)
-	t.Logf("20 changes came into the volume within %s, half of them within %s", took[19], took[9])
-	if took[9] > 2*time.Second {
-		t.Errorf("half of the changes took longer than %s", took[9])
-	}
-	s.must(t, "label", "pod", p.Name, "app=other", "--overwrite")
-	until("d/labels", `app="other"`)
-	s.must(t, "patch", "secret", "follows", "-p", `{"stringData":{"s":"21"}}`)
-	until("s/s", "21")
-	until("p/s", "21")
-	if got := s.sh(t, p.Name, "cat /v/k /d/labels; echo $K; cat /p/k /p/s; echo; cat /part"); got != "20app=\"other\"0\n2021\n0" {
+	follows("v/k", "%d", 20, func(i int) { s.patchMap(t, "follows", fmt.Sprintf(`{"k":"%d"}`, i)) })
+	follows("d/labels", `app="other-%d"`, 4, func(i int) {
+		s.patched(t, "pods", p.Name, fmt.Sprintf(`{"metadata":{"labels":{"app":"other-%d"}}}`, i))
+	})
+	follows("s/s", "%d", 4, func(i int) { s.patched(t, "secrets", "follows", fmt.Sprintf(`{"stringData":{"s":"%d"}}`, i)) })
+	follows("p/s", "1%d", 4, func(i int) { s.patched(t, "secrets", "follows", fmt.Sprintf(`{"stringData":{"s":"%d"}}`, i+10)) })
+	if got := s.sh(t, p.Name, "cat /v/k /d/labels; echo $K; cat /p/k /p/s; echo; cat /part"); got != "19app=\"other-3\"0\n1913\n0" {
 		t.Errorf("in the container: %q", got)
 	}
 }
@@ -411,6 +426,7 @@ func testPodctlContent(t *testing.T, s *suite) {
 	if got := s.must(t, "get", "secrets", "made", "made-tls", "made-registry", "-o", "jsonpath={.items[*].type}"); got != "example.com/own kubernetes.io/tls kubernetes.io/dockerconfigjson" {
 		t.Errorf("types: %q", got)
 	}
+	testSecretTypes(t, s)
 	s.must(t, "patch", "configmap", "made", "--type=merge", "-p", `{"immutable":true}`)
 	if got := s.refused(t, "", "patch", "configmap", "made", "--type=merge", "-p", `{"data":{"x":"z"}}`); !strings.Contains(got, "field is immutable when `immutable` is set") {
 		t.Errorf("a change of what is immutable: %q", got)
@@ -418,6 +434,41 @@ func testPodctlContent(t *testing.T, s *suite) {
 	if got := s.refused(t, "", "create", "configmap", "too-large", "--from-file="+write("large", strings.Repeat("x", 1<<20+1))); !strings.Contains(got, "1048576") {
 		t.Errorf("a configmap that is too large: %q", got)
 	}
+	if got := s.refused(t, "", "create", "secret", "generic", "too-large", "--from-file="+write("large", strings.Repeat("x", 1<<20+1))); !strings.Contains(got, "1048576") {
+		t.Errorf("a secret that is too large: %q", got)
+	}
+}
+
+// testSecretTypes makes a secret of each type that needs something, and one that does not have it.
+func testSecretTypes(t *testing.T, s *suite) {
+	t.Helper()
+	secret := func(name, kind, data, more string) text {
+		return text("apiVersion: v1\nkind: Secret\nmetadata: {name: " + name + more + "}\ntype: " + kind + "\nstringData: {" + data + "}\n")
+	}
+	var names []string
+	for i, c := range []struct{ kind, good, more, bad, says string }{
+		{"kubernetes.io/basic-auth", "username: u", "", "other: u", "data[username]"},
+		{"kubernetes.io/ssh-auth", "ssh-privatekey: k", "", "other: k", "data[ssh-privatekey]"},
+		{"kubernetes.io/tls", "tls.crt: c, tls.key: k", "", "tls.crt: c", "data[tls.key]"},
+		{"kubernetes.io/dockercfg", `.dockercfg: "{}"`, "", ".dockercfg: no", "data[.dockercfg]"},
+		{"kubernetes.io/dockerconfigjson", `.dockerconfigjson: "{}"`, "", `.dockercfg: "{}"`, "data[.dockerconfigjson]"},
+		{"kubernetes.io/service-account-token", "token: mine", ", annotations: {kubernetes.io/service-account.name: default}", "token: mine", "kubernetes.io/service-account.name"},
+		{"bootstrap.kubernetes.io/token", "token-id: abcdef", "", "", ""},
+	} {
+		name := fmt.Sprintf("typed-%d", i)
+		s.apply(t, secret(name, c.kind, c.good, c.more))
+		names = append(names, "secret/"+name)
+		if got := s.must(t, "get", "secret", name, "-o", "jsonpath={.type}"); got != c.kind {
+			t.Errorf("%s has become %s", c.kind, got)
+		}
+		if c.bad == "" {
+			continue
+		}
+		if got := s.refused(t, string(secret("bad-"+name, c.kind, c.bad, "")), "apply", "-f", "-"); !strings.Contains(got, c.says) {
+			t.Errorf("%s with %q alone: %q, want %q", c.kind, c.bad, got, c.says)
+		}
+	}
+	s.must(t, append([]string{"delete"}, names...)...)
 }
 
 // pair makes files with a certificate and its key.

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net"
@@ -78,6 +79,8 @@ func TestCVE(t *testing.T) {
 type bystander struct{ dir, print string }
 
 const secret = "the-secret-of-the-host"
+
+var swaps = flag.Int("swaps", 12, "pods that are started while links are exchanged in a volume of theirs")
 
 func newBystander(t *testing.T, s *suite) bystander {
 	t.Helper()
@@ -274,7 +277,8 @@ func testHugePasswd(t *testing.T, s *suite) {
 			i.Layers = append(i.Layers, []ociimage.File{{Path: "etc/passwd", Link: up + "/etc/passwd"}})
 		},
 	})
-	before := rss(t, s.Pid())
+	containerd := s.containerd(t)
+	before, beside := rss(t, s.Pid()), rss(t, containerd)
 	for image, want := range map[string]string{"passwd": "larger than", "group": "larger than"} {
 		out, why := s.attempt(t, pod{Name: "huge-" + image, Script: "echo ran", Container: "image: " + image + ":cve"})
 		if out != "" || !strings.Contains(why, want) {
@@ -283,6 +287,9 @@ func testHugePasswd(t *testing.T, s *suite) {
 	}
 	if grown := rss(t, s.Pid()) - before; grown > 32<<20 {
 		t.Errorf("podd's memory grew by %d MiB", grown>>20)
+	}
+	if grown := rss(t, containerd) - beside; grown > 32<<20 {
+		t.Errorf("containerd's memory grew by %d MiB", grown>>20)
 	}
 	// A link is followed inside the image only, where there is neither the device nor another file.
 	for _, image := range []string{"fifo", "outside"} {
@@ -546,9 +553,13 @@ func testLinksInSharedVolumes(t *testing.T, s *suite, v bystander) {
 	swapper := pod{Name: "swapper", Spec: "volumes: [{name: v, hostPath: {path: " + dir + "}}]",
 		Container: "image: probe:cve\ncommand: [probe, swap, /v/d, /v/link]\nresources: {limits: {cpu: 300m}}\nvolumeMounts: [{name: v, mountPath: /v}]"}
 	s.running(t, swapper)
+	changes := watched(t, v.dir, filepath.Join(v.dir, "d"))
 	var wg sync.WaitGroup
-	for i := range 12 {
+	few := make(chan struct{}, 12)
+	for i := range *swaps {
+		few <- struct{}{}
 		wg.Go(func() {
+			defer func() { <-few }()
 			p := pod{Name: fmt.Sprintf("swapped-%d", i), Script: "find /v /etc -name marker | head; cat /v/d/marker /v/d/d/marker /v/link/marker; echo ran",
 				Spec:      "volumes: [{name: v, hostPath: {path: " + dir + "}}, {name: own, emptyDir: {}}]",
 				Container: "volumeMounts: [{name: v, mountPath: /v}, {name: own, mountPath: /v/d/made}, {name: own, mountPath: /v/link/d}]"}
@@ -560,6 +571,27 @@ func testLinksInSharedVolumes(t *testing.T, s *suite, v bystander) {
 	wg.Wait()
 	s.remove(t, swapper.Name)
 	v.unharmed(t)
+	changes()
+}
+
+// watched has the kernel note every change of directories and of what is in them, also one that is undone. The function that it
+// returns says which there were.
+func watched(t *testing.T, dirs ...string) (changes func()) {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	must(t, err)
+	t.Cleanup(func() { must(t, unix.Close(fd)) })
+	for _, dir := range dirs {
+		_, err := unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_ATTRIB|unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVE|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_UNMOUNT)
+		must(t, err)
+	}
+	return func() {
+		t.Helper()
+		b := make([]byte, 64<<10)
+		if n, err := unix.Read(fd, b); !errors.Is(err, unix.EAGAIN) {
+			t.Errorf("the host was changed, and it may have been undone: %q, %v", b[:max(n, 0)], err)
+		}
+	}
 }
 
 // What a pod writes to the files that podd gives it is bounded, and does not count on the host's disk.
@@ -599,6 +631,8 @@ func testPermissions(t *testing.T, s *suite, _ bystander) {
 			}
 		})
 	}
+	modesBelow(t, s.Root, 0o700, inRoot)
+	modesBelow(t, s.State, 0o711, inState)
 	reachable(t, s.LogDir, func(path string, info fs.FileInfo) {
 		if !info.IsDir() && info.Mode()&fs.ModeSymlink == 0 && info.Mode().Perm()&0o007 != 0 || info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSymlink == 0 {
 			t.Errorf("%s is open to everybody: %v", path, info.Mode())
@@ -614,6 +648,54 @@ func testPermissions(t *testing.T, s *suite, _ bystander) {
 		t.Errorf("root connects to the API: %v", err)
 	}
 	s.remove(t, p.Name)
+}
+
+// What is below podd's directories and may be open to others, each behind a directory that is not.
+var (
+	inRoot = regexp.MustCompile(`^(containerd/.+` + // containerd's own, the files of images among them
+		`|cni/ipam(/.*)?` + // the addresses, as the plugin keeps them
+		`|pause(/.*)?` + // the root directory of sandboxes
+		`|pods/[^/]+/volumes/.+|claims/.+)$`) // what containers write
+	inState = regexp.MustCompile(`^(podd\.sock` + // for the group of the API
+		`|containerd/.+` +
+		`|netns/.+|pods/[^/]+/ns/.+` + // namespaces, whose modes are the kernel's
+		`|pods/[^/]+/(etc|shm|messages)(/.*)?)$`) // what containers read or write
+)
+
+// modesBelow holds all that is below a directory, as root sees it, to 0700 for directories and 0600 for files, but for
+// exceptions.
+func modesBelow(t *testing.T, dir string, top fs.FileMode, except *regexp.Regexp) {
+	t.Helper()
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != top {
+		t.Errorf("%s: %v, %v, want %v", dir, info.Mode(), err, top)
+	}
+	seen := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || path == dir {
+			return nil // other tests make and take away
+		}
+		if err != nil {
+			return err
+		}
+		if name, _ := filepath.Rel(dir, path); except.MatchString(name) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		seen++
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil && info.Mode()&fs.ModeSymlink == 0 && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s is open to others: %v", path, info.Mode())
+		}
+		return err
+	})
+	if err != nil || seen < 5 {
+		t.Errorf("%s: looked at %d: %v", dir, seen, err)
+	}
 }
 
 // connectAs connects to a socket with the rights that a user without groups has to files.

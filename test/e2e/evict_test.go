@@ -51,6 +51,11 @@ func testBeyond(t *testing.T, s *suite, fill func(string) string) {
 			if pod.Status.Reason != "Evicted" || pod.Status.Message != c.says {
 				t.Errorf("reason %s, message %q", pod.Status.Reason, pod.Status.Message)
 			}
+			for _, c := range pod.Status.Conditions { // the pod's own limits are no disruption (eviction_manager.go localStorageEviction)
+				if c.Type == v1.DisruptionTarget {
+					t.Errorf("condition %+v", c)
+				}
+			}
 			if end := app(pod).State.Terminated; end == nil {
 				t.Errorf("app is %+v", app(pod).State)
 			}

@@ -28,6 +28,7 @@ func testInit(t *testing.T, s *suite) {
 		"retry":             testInitRetry,
 		"fails":             testInitFails,
 		"sidecar-restarted": testSidecarRestarted,
+		"sidecar-attended":  testSidecarAttended,
 		"completes":         testCompletes,
 		"grace-is-one":      testGraceIsOne,
 		"restart-all":       testRestartAll,
@@ -249,6 +250,46 @@ func testSidecarRestarted(t *testing.T, s *suite) {
 		return nil
 	})
 	wantNotes(t, dir, "init", "side", "app begins", "side")
+}
+
+// A sidecar's probes: until it is started nothing comes after it, it counts for the pod's readiness, and it is restarted by
+// itself when it is not alive. Its preStop hook goes before its signal, then and in the end.
+func testSidecarAttended(t *testing.T, s *suite) {
+	hook, _ := json.Marshal(note + "note 'side stops'")
+	side := member("side", "rm -f /host/hangs; trap 'note \"side told\"; exit 0' TERM; note 'side begins'; while :; do usleep 20000; done", fmt.Sprintf(`, restartPolicy: Always,
+  startupProbe: {exec: {command: [test, -e, /host/started]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1000},
+  readinessProbe: {exec: {command: [test, -e, /host/ready]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1},
+  livenessProbe: {exec: {command: [test, '!', -e, /host/hangs]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1},
+  lifecycle: {preStop: {exec: {command: [sh, -c, %s]}}}`, hook))
+	p, dir := inits(t, "sidecar-attended", "trap 'note \"app told\"; exit 0' TERM; note 'app begins'; sleep 1000000 & wait", "terminationGracePeriodSeconds: 60", side)
+	s.apply(t, p)
+	const of = "spec.initContainers{side} "
+	pod := s.until(t, p.Name, "with a sidecar", func(pod *v1.Pod) bool { return initStatus(pod, "side").State.Running != nil })
+	s.hears(t, p.Name, of+"Warning Unhealthy Startup probe failed")
+	if pod = s.until(t, p.Name, "there", func(pod *v1.Pod) bool { return pod != nil }); *initStatus(pod, "side").Started || app(pod).ContainerID != "" {
+		t.Errorf("not started: %+v", pod.Status)
+	}
+	touch(t, dir+"/started")
+	awaitNote(t, dir, "app begins")
+	s.hears(t, p.Name, of+"Warning Unhealthy Readiness probe failed")
+	before := s.until(t, p.Name, "there", func(pod *v1.Pod) bool { return app(pod).State.Running != nil })
+	if side := initStatus(before, "side"); !*side.Started || side.Ready || ready(before) {
+		t.Errorf("started: %+v", before.Status)
+	}
+	touch(t, dir+"/ready")
+	s.until(t, p.Name, "ready", ready)
+	touch(t, dir+"/hangs")
+	pod = s.until(t, p.Name, "running again", func(pod *v1.Pod) bool { return initStatus(pod, "side").RestartCount == 1 && ready(pod) })
+	if app(pod).ContainerID != app(before).ContainerID || app(pod).RestartCount != 0 {
+		t.Errorf("the other container: %+v", app(pod))
+	}
+	awaitNote(t, dir, "side told")
+	s.remove(t, p.Name)
+	got, _ := notes(t, dir)
+	if n := len(got); n != 8 || !slices.Equal(got[:5], []string{"side begins", "app begins", "side stops", "side told", "side begins"}) ||
+		!slices.Contains(got[5:7], "side stops") || !slices.Contains(got[5:7], "app told") || got[7] != "side told" {
+		t.Errorf("it happened in this order:\n%s", strings.Join(got, "\n"))
+	}
 }
 
 // A pod ends with its regular containers: the sidecars are then told to end.

@@ -439,13 +439,8 @@ func TestProbesOfMany(t *testing.T) {
 	})
 	s.hears(t, "flooding", ofApp+`Warning Unhealthy Readiness probe failed: command timed out: "yes" timed out after 2s`)
 	before := poddMemory(t, s)
-	began := time.Now()
-	s.running(t, pod{Name: "other", Script: sleepScript, Container: "readinessProbe: " + every("exec: {command: ['true']}", "") +
-		"\nlivenessProbe: " + every("exec: {command: ['true']}", "")})
-	t.Logf("another pod was ready after %s", time.Since(began).Round(time.Millisecond))
-	for range 5 {
-		s.sh(t, "hanging", "true")
-	}
+	slow := asksSlowly(t, s, "other")
+	slowExec := execTime(t, s, "hanging")
 	if p := s.until(t, "hanging", "there", func(p *v1.Pod) bool { return p != nil }); ready(p) || container(p, "c3").State.Running == nil {
 		t.Errorf("hanging: %+v", p.Status)
 	}
@@ -454,9 +449,59 @@ func TestProbesOfMany(t *testing.T) {
 			t.Fatalf("podd's memory grew from %.1f to %.1f MB", before, now)
 		}
 	}
-	for _, name := range []string{"hanging", "flooding", "other"} {
+	for _, name := range []string{"hanging", "flooding"} {
 		s.remove(t, name)
 	}
+	// The same once more with nothing that hangs or floods: what the host and its other work take is in both.
+	usual, usualExec := asksSlowly(t, s, "usual"), execTime(t, s, "usual")
+	t.Logf("questions %s apart, %s without; a command took %s, %s without", slow, usual, slowExec, usualExec)
+	if slow > 3*usual+time.Second {
+		t.Errorf("a probe of another pod was asked %s apart beside what hangs, and %s without", slow, usual)
+	}
+	if slowExec > 3*usualExec+time.Second {
+		t.Errorf("a command took %s beside what hangs, and %s without", slowExec, usualExec)
+	}
+	s.remove(t, "other")
+	s.remove(t, "usual")
+}
+
+// asksSlowly makes a pod with an exec probe every second, and is the median of the time between its questions, as they are
+// seen in the container.
+func asksSlowly(t *testing.T, s *suite, name string) time.Duration {
+	t.Helper()
+	s.running(t, pod{Name: name, Script: sleepScript, Container: "readinessProbe: {exec: {command: [sh, -c, 'read up idle </proc/uptime; echo $up >>/tmp/asked']}, periodSeconds: 1, timeoutSeconds: 20}"})
+	var times []float64
+	eventually(t, func() error {
+		times = times[:0]
+		for word := range strings.FieldsSeq(s.sh(t, name, "cat /tmp/asked")) {
+			if at, err := strconv.ParseFloat(word, 64); err == nil {
+				times = append(times, at)
+			}
+		}
+		if len(times) < 6 {
+			return fmt.Errorf("it was asked %d times", len(times))
+		}
+		return nil
+	})
+	var apart []time.Duration
+	for i := range times[1:] {
+		apart = append(apart, time.Duration((times[i+1]-times[i])*float64(time.Second)))
+	}
+	slices.Sort(apart)
+	return apart[len(apart)/2]
+}
+
+// execTime is the median of what a user's command takes in a container.
+func execTime(t *testing.T, s *suite, name string) time.Duration {
+	t.Helper()
+	var took []time.Duration
+	for range 5 {
+		began := time.Now()
+		s.sh(t, name, "true")
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
 }
 
 // commands is how many processes of this machine have that command line.
@@ -475,8 +520,8 @@ func commands(t *testing.T, line string) int {
 	return n
 }
 
-// TestProbesSurvive kills podd while a container is ready, and another one holds to its preStop hook: neither is seen to
-// change, and the grace period does not begin again.
+// TestProbesSurvive kills podd while a container is ready: it is not seen to change, and is not asked again whether it has started.
+// What becomes of a preStop hook is told by the story pre-stop-podd-killed, and TestKillPoints kills podd at its end.
 func TestProbesSurvive(t *testing.T) {
 	t.Parallel()
 	s := start(t)
