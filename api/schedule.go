@@ -437,8 +437,16 @@ func (s *scheduler) until(pod *v1.Pod, taint v1.Taint) (until time.Time, stays b
 	return begun.Add(time.Duration(max(0, shortest)) * time.Second), false
 }
 
+// lookDelay is what the followers, each of which reads all objects first, leave to podd's first answers.
+const lookDelay = 50 * time.Millisecond
+
 // keepMeaning keeps true what objects mean to each other, until ctx is done.
 func (s *Server) keepMeaning(ctx context.Context) {
+	select {
+	case <-time.After(lookDelay):
+	case <-ctx.Done():
+		return
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.follow(ctx, "namespace stays as it is for now", &keeper{server: s}) })

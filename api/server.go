@@ -73,6 +73,8 @@ type Server struct {
 	orphans    orphans
 	bearers    bearers
 
+	serving chan struct{} // closed when Run serves
+
 	stored storedKinds
 	known  atomic.Pointer[knownNode]
 	room   *room
@@ -97,7 +99,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
-	s := &Server{Config: c, events: make(chan *v1.Event, 1000), room: newRoom(),
+	s := &Server{Config: c, events: make(chan *v1.Event, 1000), room: newRoom(), serving: make(chan struct{}),
 		authorizer: &roles{access: access{c.Store}}, patience: defaultPatience()}
 	s.commands.name, s.commands.limit = "commands in containers", maxCommands
 	if err := s.openPKI(); err != nil {
@@ -116,7 +118,10 @@ func New(c Config) (*Server, error) {
 // Handler serves the API without a listener, to root.
 func (s *Server) Handler() http.Handler { return as(root, s.handler) }
 
-// Run serves until ctx is done and everything is down.
+// Serving is closed when Run serves.
+func (s *Server) Serving() <-chan struct{} { return s.serving }
+
+// Run serves until ctx is done and everything is down. It is called once.
 func (s *Server) Run(ctx context.Context) error {
 	if err := s.ensureNamespaces(ctx); err != nil {
 		return err
@@ -163,6 +168,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	server := s.httpServer()
 	server.ConnContext = withPeer
+	close(s.serving)
 	err = serve(ctx, server, func() error { return server.Serve(listener) })
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause

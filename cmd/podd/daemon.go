@@ -95,8 +95,14 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	return nil
 }
 
-// runPods waits for containerd and the log writer, then runs pods and follows the manifest directory.
+// runPods waits for the API, whose start it would slow down, for containerd and the log writer, then runs pods and follows the
+// manifest directory.
 func (p *podd) runPods(ctx context.Context) error {
+	select {
+	case <-p.api.Serving():
+	case <-ctx.Done():
+		return nil
+	}
 	wait, cancel := context.WithTimeout(ctx, bundleWait)
 	if err := p.bundle.Ready(wait); err != nil && ctx.Err() == nil {
 		p.log.Warn("containerd is not there yet", "err", err)

@@ -102,12 +102,11 @@ func quieter(level slog.Level) slog.Level {
 	return slog.LevelWarn
 }
 
-// collect keeps podd small once it has started: half as much garbage before a collection as Go's default, which was measured
-// to cost no latency.
+// collect keeps podd small once it has started.
 func collect() {
 	early.Over()
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(100)
 	}
 	debug.FreeOSMemory()
 	early.Unmap()
