@@ -240,7 +240,7 @@ func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time, due bool) v1.Nod
 	facts := s.hostFacts()
 	next := *old.DeepCopy()
 	next.Capacity = facts.capacity()
-	next.Allocatable = next.Capacity.DeepCopy()
+	next.Allocatable = facts.allocatable()
 	next.Addresses = s.nodeAddresses()
 	next.Conditions = s.nodeConditions(old.Conditions, facts, now)
 	next.NodeInfo = machineInfo()
@@ -345,6 +345,20 @@ func (f hostFacts) capacity() v1.ResourceList {
 		v1.ResourcePods:             *resource.NewQuantity(int64(f.pods), resource.DecimalSI),
 	}
 	maps.Copy(out, f.hugepages)
+	return out
+}
+
+// allocatable is the capacity, of the memory without that of the huge pages (pkg/kubelet/nodestatus/setters.go).
+func (f hostFacts) allocatable() v1.ResourceList {
+	out := f.capacity()
+	memory := out[v1.ResourceMemory]
+	for _, pages := range f.hugepages {
+		memory.Sub(pages)
+	}
+	if memory.Sign() < 0 {
+		memory.Set(0)
+	}
+	out[v1.ResourceMemory] = memory
 	return out
 }
 

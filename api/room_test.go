@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -74,6 +75,38 @@ func TestRoom(t *testing.T) {
 	e.ends(t, "second", v1.PodSucceeded)
 	e.scheduled(t, "third", "host", "", "")
 	e.scheduled(t, "huge", "", "Unschedulable", "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory.")
+}
+
+// Huge pages are counted by their size, and those of a size that the node has not are lacking.
+func TestRoomOfHugePages(t *testing.T) {
+	e := serve(t)
+	asks := func(name, size, amount string) *v1.Pod {
+		p, pages := asking(name, 1, ""), v1.ResourceName("hugepages-"+size)
+		p.Spec.Containers[0].Resources.Limits = v1.ResourceList{pages: resource.MustParse(amount)}
+		return p
+	}
+	e.create(t, asks("odd", "3Mi", "3Mi"))
+	e.scheduled(t, "odd", "", "Unschedulable", "0/1 nodes are available: 1 Insufficient hugepages-3Mi.")
+	e.create(t, asks("many", "2Mi", "1Ti"))
+	e.scheduled(t, "many", "", "Unschedulable", "0/1 nodes are available: 1 Insufficient hugepages-2Mi.")
+	for _, c := range []struct {
+		name, want string
+		r          v1.ResourceRequirements
+	}{
+		{"alone", "HugePages require cpu or memory", v1.ResourceRequirements{Limits: v1.ResourceList{"hugepages-2Mi": resource.MustParse("2Mi")}}},
+		{"half", "must be equal to hugepages-2Mi limit of 4Mi", v1.ResourceRequirements{Limits: v1.ResourceList{"hugepages-2Mi": resource.MustParse("4Mi")},
+			Requests: v1.ResourceList{"cpu": resource.MustParse("1"), "hugepages-2Mi": resource.MustParse("2Mi")}}},
+		{"unlimited", "Limit must be set for non overcommitable resources", v1.ResourceRequirements{
+			Requests: v1.ResourceList{"cpu": resource.MustParse("1"), "hugepages-2Mi": resource.MustParse("2Mi")}}},
+		{"part", "3Mi is not positive integer multiple of hugepages-2Mi", v1.ResourceRequirements{
+			Limits: v1.ResourceList{"cpu": resource.MustParse("1"), "hugepages-2Mi": resource.MustParse("3Mi")}}},
+	} {
+		p := pod("wrong-" + c.name)
+		p.Spec.Containers[0].Resources = c.r
+		if _, err := e.client.CoreV1().Pods("default").Create(t.Context(), p, metav1.CreateOptions{}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
 }
 
 // TestRoomPriority: of those that wait the one of more priority is first, then the older one.

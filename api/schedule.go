@@ -159,7 +159,7 @@ func (s *scheduler) change(c store.Change) {
 // take notes what a pod takes of the node. When it takes less than before, all that wait for room are due.
 func (s *scheduler) take(key string, now fit.Amount) {
 	was := s.takes[key]
-	if now == (fit.Amount{}) {
+	if now.Same(fit.Amount{}) {
 		delete(s.takes, key)
 	} else {
 		s.takes[key] = now
@@ -176,7 +176,7 @@ func (s *scheduler) lookAtNode() {
 	node := s.server.thisNode()
 	if node == nil || s.node != nil && s.node.Spec.Unschedulable == node.Spec.Unschedulable &&
 		equality.Semantic.DeepEqual(s.node.Spec.Taints, node.Spec.Taints) && maps.Equal(s.node.Labels, node.Labels) &&
-		fit.Capacity(s.node.Status.Allocatable) == fit.Capacity(node.Status.Allocatable) {
+		fit.Capacity(s.node.Status.Allocatable).Same(fit.Capacity(node.Status.Allocatable)) {
 		return
 	}
 	was := s.evicting()

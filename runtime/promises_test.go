@@ -259,7 +259,7 @@ func TestPromiseBesideAnotherChange(t *testing.T) {
 		p.promises.mu.Lock()
 		defer p.promises.mu.Unlock()
 		if got, _ := p.others("another"); got.CPU != quantity(want) {
-			t.Errorf("the pod holds %dm of cpu, want %s", got, want)
+			t.Errorf("the pod holds %vm of cpu, want %s", got, want)
 		}
 	}
 	promise := func(cpu string) {

@@ -32,7 +32,13 @@ func (h *host) admit(ctx context.Context, pod *v1.Pod) error {
 		return errRefused(pod, lacks)
 	}
 	defer h.settle()
-	return h.change(ctx, took)
+	if err := h.change(ctx, took); err != nil {
+		return err
+	}
+	if len(fit.Of(pod).Huge) > 0 && !h.r.Sandboxes.LimitsHugePages() {
+		h.event(pod, v1.EventTypeWarning, "HugePagesNotLimited", "nothing holds the pod to the huge pages that it asks for: the cgroup controller hugetlb is not mounted")
+	}
+	return nil
 }
 
 // conclude stores the verdict over the pod. One that was never taken up is told why, as the kubelet does.

@@ -37,12 +37,13 @@ type hierarchy struct {
 func (h hierarchy) has(controller string) bool { return slices.Contains(h.controllers, controller) }
 
 // cgroups is the host's trees: every mounted v1 hierarchy, or the one of v2. spare is an empty v2 tree beside v1 ones,
-// in which nothing is made and from which all is removed.
+// in which nothing is made, but for huge pages, and from which all is removed.
 type cgroups struct {
 	parent string
 	trees  []hierarchy
 	spare  []hierarchy
 	v2     bool
+	huge   *hierarchy // the one that limits huge pages; nil: none does
 
 	mu sync.Mutex // one change of what pods have in common at a time
 }
@@ -70,6 +71,7 @@ func openCgroups(parent string) (*cgroups, error) {
 		}
 	}
 	unified = unified[:min(len(unified), 1)]
+	c.huge = limitsHugePages(c.trees, unified)
 	if len(c.trees) > 0 {
 		c.spare = unified
 		return c, nil
@@ -201,6 +203,9 @@ func (s *Sandboxes) EnsureCgroup(ctx context.Context, pod *v1.Pod) error {
 		if err := h.apply(filepath.Join(h.at, c.podPath(pod)), l); err != nil {
 			return fmt.Errorf("ensure cgroup: %w", err)
 		}
+	}
+	if err := c.limitHugePages(pod); err != nil {
+		return fmt.Errorf("ensure cgroup: limit huge pages: %w", err)
 	}
 	killpoint.At("sandbox.cgroup.limited")
 	if err := c.balance(); err != nil {

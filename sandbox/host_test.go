@@ -9,10 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	cgconv "github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -272,5 +275,86 @@ func TestMessages(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "pods/u1")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("directory left: %v", err)
+	}
+}
+
+// TestCgroupHugePages: a pod's cgroup may have the huge pages that the pod asks for, and none of other sizes, in the tree
+// that has the controller, and in one of v1, which is mounted for this test alone where nothing has the controller in use.
+func TestCgroupHugePages(t *testing.T) {
+	if !slices.Contains(cgconv.HugePageSizes(), "2MB") {
+		t.Skip("this kernel has no huge pages of 2 MiB")
+	}
+	t.Run("as it is", limitHugePages)
+	t.Run("mounted", func(t *testing.T) {
+		at, done := t.TempDir(), make(chan error)
+		go func() { // the thread ends with it, and its mount namespace
+			runtime.LockOSThread()
+			err := mountHugetlb(at)
+			if err == nil {
+				limitHugePages(t)
+			}
+			done <- err
+		}()
+		if err := <-done; errors.Is(err, unix.EBUSY) {
+			t.Skip("the controller hugetlb is in use")
+		} else if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// mountHugetlb mounts the cgroup controller of huge pages in a mount namespace of this thread's own, if v1 has it not.
+func mountHugetlb(at string) error {
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	cg, err := openCgroups("/any")
+	if err != nil || cg.v2 || cg.huge != nil && !cg.huge.v2 {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	return unix.Mount("cgroup", at, "cgroup", 0, "hugetlb")
+}
+
+func limitHugePages(t *testing.T) {
+	s, err := Open(Options{CgroupParent: fmt.Sprintf("/podd-sandbox-huge-%d", os.Getpid())})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if !s.LimitsHugePages() {
+		t.Log("no tree has the controller hugetlb")
+		return
+	}
+	pod := testPod(func(p *v1.Pod) {
+		p.UID = types.UID(fmt.Sprintf("cg-huge-%d", os.Getpid()))
+		p.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse("1m"), "hugepages-2Mi": resource.MustParse("4Mi")}
+		p.Spec.Containers[0].Resources.Limits = v1.ResourceList{"hugepages-2Mi": resource.MustParse("4Mi")}
+	})
+	for range 2 {
+		if err := s.EnsureCgroup(t.Context(), pod); err != nil {
+			t.Error(err)
+		}
+	}
+	h, suffix := s.cg.huge, ".limit_in_bytes"
+	if h.v2 {
+		suffix = ".max"
+	}
+	for _, size := range cgconv.HugePageSizes() {
+		want := map[bool]string{true: "4194304", false: "0"}[size == "2MB"]
+		for _, file := range []string{"hugetlb." + size + suffix, "hugetlb." + size + ".rsvd" + suffix} {
+			got, err := os.ReadFile(filepath.Join(h.at, s.cg.podPath(pod), file))
+			if err != nil || strings.TrimSpace(string(got)) != want {
+				t.Errorf("%s: got %q %v, want %s", file, got, err, want)
+			}
+		}
+	}
+	if err := errors.Join(s.RemoveCgroup(t.Context(), string(pod.UID)), s.RemoveParent()); err != nil {
+		t.Error(err)
+	}
+	if left := s.cg.podDirs(string(pod.UID)); len(left) > 0 {
+		t.Errorf("left: %v", left)
 	}
 }

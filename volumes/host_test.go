@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"podd/test/hugepages"
 )
 
 // noMounts fails the test if a mount below the directory is left.
@@ -378,5 +380,82 @@ func TestImageIsReadOnlyAfterDeath(t *testing.T) {
 	}
 	if err := v.Remove(t.Context(), "uid-1"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestEmptyDirOfHugePages: a hugetlbfs with the owner and mode of an emptyDir, as large as the pod may have, made once,
+// made again after a reboot, and taken away with what is in it.
+func TestEmptyDirOfHugePages(t *testing.T) {
+	if err := hugepages.More(t, 4); err != nil {
+		t.Skip(err)
+	}
+	v := open(t)
+	noMounts(t, v)
+	p, group := pod(emptyDir("huge", "HugePages"), emptyDir("named", "HugePages-2Mi")), int64(2000)
+	half := resource.MustParse("2Mi")
+	p.Spec.Volumes[1].EmptyDir.SizeLimit = &half
+	p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
+	p.Spec.Containers = []v1.Container{{Resources: v1.ResourceRequirements{Requests: v1.ResourceList{"hugepages-2Mi": resource.MustParse("4Mi")}}}}
+	for range 2 {
+		if err := v.Ensure(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, size := range map[string]uint64{"huge": 4 << 20, "named": 2 << 20} {
+		path := filepath.Join(v.path("uid-1"), name)
+		if points, _ := mountsBelow(path); len(points) != 1 {
+			t.Errorf("mounts = %v, want one", points)
+		}
+		if m := mode(t, path); m != os.ModeDir|os.ModeSetgid|0o777 {
+			t.Errorf("mode = %v", m)
+		}
+		if _, gid := owner(t, path); gid != 2000 {
+			t.Errorf("group = %d", gid)
+		}
+		var fsys unix.Statfs_t
+		if err := unix.Statfs(path, &fsys); err != nil || fsys.Type != unix.HUGETLBFS_MAGIC || fsys.Bsize != 2<<20 || fsys.Blocks*uint64(fsys.Bsize) != size {
+			t.Errorf("%s: %+v, %v", name, fsys, err)
+		}
+		f, err := os.Create(filepath.Join(path, "pages"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(size)); err != nil {
+			t.Errorf("%s: %d bytes: %v", name, size, err)
+		}
+		if err := unix.Fallocate(int(f.Fd()), 0, int64(size), 2<<20); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("%s: one page more than %d bytes: %v", name, size, err)
+		}
+		f.Close()
+	}
+	if err := unix.Unmount(filepath.Join(v.path("uid-1"), "huge"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := v.Look("uid-1", p); ok || err != nil {
+		t.Errorf("Look without the mount = %v, %v", ok, err)
+	}
+	if err := v.Ensure(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := v.Look("uid-1", p); !ok || err != nil {
+		t.Errorf("Look = %v, %v", ok, err)
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Pages of a size that this kernel has not are one clear reason.
+func TestNoSuchHugePages(t *testing.T) {
+	v := open(t)
+	noMounts(t, v)
+	p := pod(emptyDir("huge", "HugePages-3Mi"))
+	p.Spec.Containers = []v1.Container{{Resources: v1.ResourceRequirements{Requests: v1.ResourceList{"hugepages-3Mi": resource.MustParse("3Mi")}}}}
+	err := v.Ensure(t.Context(), p)
+	if err == nil || err.Error() != "volume huge: mount hugetlbfs: this kernel has no huge pages of 3Mi" {
+		t.Errorf("error %v", err)
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -5,7 +5,7 @@
 // crosses into another mount. The content of a hostPath is the user's; it is never changed or deleted.
 //
 // A volume is there or it is not: an emptyDir gets its owner and mode under another name and is then renamed, a tmpfs
-// gets them with the mount. What the pod's containers do to their volume later is left as it is.
+// gets them with the mount, a hugetlbfs before it is attached. What the pod's containers do to their volume later is left as it is.
 package volumes
 
 import (
@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	resourcehelper "k8s.io/component-helpers/resource"
+	v1helper "k8s.io/kubernetes/pkg/apis/core/v1/helper"
 
 	"podd/runtime/killpoint"
 )
@@ -72,7 +73,7 @@ func Open(o Options) (*Volumes, error) {
 	return &Volumes{dir: dir, claims: o.Claims, wanted: o.Wanted, programs: programs{dirs: o.Programs, self: o.Unmounter, held: map[string]int{}}}, nil
 }
 
-// Ensure makes all volumes of the pod: emptyDir directories and tmpfs mounts; hostPaths are checked, and created where
+// Ensure makes all volumes of the pod: emptyDir directories, tmpfs and hugetlbfs mounts; hostPaths are checked, and created where
 // their type says so. It is repeatable and keeps what is there.
 func (v *Volumes) Ensure(ctx context.Context, pod *v1.Pod) error {
 	dir, err := v.openDir(string(pod.UID), true)
@@ -131,6 +132,8 @@ func (v *Volumes) ensureOne(ctx context.Context, dir int, pod *v1.Pod, vol *v1.V
 		return ensureDir(dir, vol.Name, fsGroup(pod))
 	case vol.EmptyDir.Medium == v1.StorageMediumMemory:
 		return ensureTmpfs(dir, vol.Name, fsGroup(pod), memorySize(pod, vol.EmptyDir))
+	case v1helper.IsHugePageMedium(vol.EmptyDir.Medium):
+		return ensureHugePages(dir, pod, vol)
 	default:
 		return fmt.Errorf("medium %s: is not supported", vol.EmptyDir.Medium)
 	}
@@ -326,7 +329,13 @@ func (v *Volumes) Look(uid string, pod *v1.Pod) (bool, error) {
 		if err != nil {
 			return false, nil
 		}
-		there := vol.EmptyDir.Medium != v1.StorageMediumMemory || isTmpfs(dir, fd)
+		there := true
+		switch {
+		case vol.EmptyDir.Medium == v1.StorageMediumMemory:
+			there = isTmpfs(dir, fd)
+		case v1helper.IsHugePageMedium(vol.EmptyDir.Medium):
+			there = isHugetlbfs(dir, fd)
+		}
 		there = there && (!propagated(pod, vol.Name) || isShared(fd))
 		unix.Close(fd)
 		if !there {

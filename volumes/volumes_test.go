@@ -408,3 +408,53 @@ func TestUnboundClaimIsLacking(t *testing.T) {
 		t.Errorf("Ensure: %v", err)
 	}
 }
+
+// TestHugePageSize: upstream's rules for which pages a volume is of, and how much it holds.
+func TestHugePageSize(t *testing.T) {
+	asks := func(amounts ...string) v1.Container { // name and amount, alternating
+		c := v1.Container{Resources: v1.ResourceRequirements{Requests: v1.ResourceList{"cpu": resource.MustParse("1")}}}
+		for i := 0; i < len(amounts); i += 2 {
+			c.Resources.Requests[v1.ResourceName(amounts[i])] = resource.MustParse(amounts[i+1])
+		}
+		return c
+	}
+	const m2, g1 = "hugepages-2Mi", "hugepages-1Gi"
+	for _, c := range []struct {
+		name   string
+		medium v1.StorageMedium
+		limit  string
+		pod    v1.PodSpec
+		page   int64
+		size   int64
+		err    string
+	}{
+		{"the only size", "HugePages", "", v1.PodSpec{Containers: []v1.Container{asks(m2, "4Mi"), asks(m2, "2Mi"), asks()}}, 2 << 20, 6 << 20, ""},
+		{"an init container's", "HugePages", "", v1.PodSpec{Containers: []v1.Container{asks()}, InitContainers: []v1.Container{asks(m2, "4Mi")}}, 2 << 20, 4 << 20, ""},
+		{"two sizes", "HugePages", "", v1.PodSpec{Containers: []v1.Container{asks(m2, "4Mi"), asks(g1, "1Gi")}}, 0, 0,
+			"medium: HugePages can't be used if container requests multiple huge page sizes"},
+		{"one of two", "HugePages-1Gi", "", v1.PodSpec{Containers: []v1.Container{asks(m2, "4Mi", g1, "2Gi")}}, 1 << 30, 2 << 30, ""},
+		{"one that is not asked for", "HugePages-1Gi", "", v1.PodSpec{Containers: []v1.Container{asks(m2, "4Mi")}}, 0, 0,
+			"medium HugePages-1Gi: hugePages storage requested, but there is no resource request for huge pages"},
+		{"none is asked for", "HugePages", "", v1.PodSpec{Containers: []v1.Container{asks()}}, 0, 0,
+			"medium HugePages: hugePages storage requested, but there is no resource request for huge pages"},
+		{"of the pod as a whole", "HugePages", "", v1.PodSpec{Containers: []v1.Container{asks()},
+			Resources: &v1.ResourceRequirements{Requests: v1.ResourceList{m2: resource.MustParse("8Mi")}}}, 2 << 20, 8 << 20, ""},
+		{"less by the volume's limit", "HugePages-2Mi", "2Mi", v1.PodSpec{Containers: []v1.Container{asks(m2, "4Mi")}}, 2 << 20, 2 << 20, ""},
+		{"no more by the volume's limit", "HugePages-2Mi", "1Gi", v1.PodSpec{Containers: []v1.Container{asks(m2, "4Mi")}}, 2 << 20, 4 << 20, ""},
+		{"a limit of nothing is none", "HugePages", "0", v1.PodSpec{Containers: []v1.Container{asks(m2, "4Mi")}}, 2 << 20, 4 << 20, ""},
+	} {
+		p, e := &v1.Pod{Spec: c.pod}, &v1.EmptyDirVolumeSource{Medium: c.medium}
+		if c.limit != "" {
+			limit := resource.MustParse(c.limit)
+			e.SizeLimit = &limit
+		}
+		page, err := pageSize(p, c.medium)
+		if page != c.page || (err == nil) != (c.err == "") || err != nil && err.Error() != c.err {
+			t.Errorf("%s: pages of %d, %v", c.name, page, err)
+			continue
+		}
+		if size := hugePagesSize(p, e, page); err == nil && size != c.size {
+			t.Errorf("%s: holds %d, want %d", c.name, size, c.size)
+		}
+	}
+}

@@ -29,7 +29,7 @@ type Rule struct {
 
 	// allow, if set, says which values are honoured; parent is the struct that holds the field.
 	allow func(value, parent reflect.Value) bool
-	// keys, if set, are the keys that a map may have.
+	// keys, if set, are the keys that a map may have; one that ends in "-" is the beginning of keys.
 	keys []string
 }
 
@@ -142,7 +142,7 @@ func checkKeys(r Rule, path *field.Path, v reflect.Value) field.ErrorList {
 keys:
 	for _, key := range v.MapKeys() {
 		for _, k := range r.keys {
-			if key.String() == k {
+			if key.String() == k || strings.HasSuffix(k, "-") && strings.HasPrefix(key.String(), k) {
 				continue keys
 			}
 		}

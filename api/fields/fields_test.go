@@ -165,7 +165,12 @@ func TestValues(t *testing.T) {
 			"spec.containers[0].securityContext.procMount"},
 		{"huge pages", container(func(c *v1.Container) {
 			c.Resources.Limits = v1.ResourceList{"hugepages-2Mi": sized, "cpu": sized}
-		}), "spec.containers[0].resources.limits[hugepages-2Mi]"},
+		}), ""},
+		{"another resource", container(func(c *v1.Container) {
+			c.Resources.Limits = v1.ResourceList{"example.com/hugepages-2Mi": sized, "cpu": sized}
+		}), "spec.containers[0].resources.limits[example.com/hugepages-2Mi]"},
+		{"huge pages of a pod", &v1.Pod{Spec: v1.PodSpec{Resources: &v1.ResourceRequirements{
+			Limits: v1.ResourceList{"hugepages-2Mi": sized, "cpu": sized}}}}, ""},
 		{"no token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &no}}, ""},
 		{"a token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &yes}}, ""},
 		{"user namespace", &v1.Pod{Spec: v1.PodSpec{HostUsers: &no}}, "spec.hostUsers"},
@@ -175,7 +180,11 @@ func TestValues(t *testing.T) {
 		{"storage", container(func(c *v1.Container) {
 			c.Resources.Limits = v1.ResourceList{"ephemeral-storage": sized}
 		}), ""},
-		{"huge page volume", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages"}}),
+		{"huge page volume", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages", SizeLimit: &sized}}), ""},
+		{"huge pages of a size", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages-1Gi"}}), ""},
+		{"huge pages of no size", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages-"}}),
+			"spec.volumes[0].emptyDir.medium"},
+		{"another medium", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "Tape"}}),
 			"spec.volumes[0].emptyDir.medium"},
 		{"AppArmor by annotation", &v1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
 			"container.apparmor.security.beta.kubernetes.io/app": "localhost/x"}}},

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	v1helper "k8s.io/kubernetes/pkg/apis/core/v1/helper"
 )
 
 var (
@@ -28,10 +29,15 @@ func only[T comparable](values ...T) Rule {
 	}}
 }
 
-// sized: the size of a memory volume is its tmpfs's; a disk volume is watched.
-func sized(_, parent reflect.Value) bool {
-	dir, ok := parent.Interface().(v1.EmptyDirVolumeSource)
-	return ok && (dir.Medium == v1.StorageMediumMemory || dir.Medium == v1.StorageMediumDefault)
+// medium tells whether podd knows the medium of an emptyDir. The size of huge pages is checked against what the pod asks
+// for when the volume is made, as upstream does.
+func medium(v, _ reflect.Value) bool {
+	m := v1.StorageMedium(v.String())
+	if m == v1.StorageMediumDefault || m == v1.StorageMediumMemory || m == v1.StorageMediumHugePages {
+		return true
+	}
+	size, err := v1helper.HugePageSizeFromMedium(m)
+	return err == nil && size.Sign() > 0
 }
 
 var securityAnnotations = []string{
@@ -40,10 +46,10 @@ var securityAnnotations = []string{
 	"seccomp.security.alpha.kubernetes.io/",
 }
 
-var resources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory), string(v1.ResourceEphemeralStorage)}}
+var resources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory), string(v1.ResourceEphemeralStorage), v1.ResourceHugePagesPrefix}}
 
-// podResources are those of a pod as a whole: upstream knows huge pages there as well.
-var podResources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory)}}
+// podResources are those of a pod as a whole.
+var podResources = Rule{Verdict: Honoured, keys: []string{string(v1.ResourceCPU), string(v1.ResourceMemory), v1.ResourceHugePagesPrefix}}
 
 var seccompTypes = only(v1.SeccompProfileTypeRuntimeDefault, v1.SeccompProfileTypeUnconfined, v1.SeccompProfileTypeLocalhost)
 
@@ -143,8 +149,8 @@ var table = withOthers(map[string]Rule{
 	"spec.containers[].securityContext.windowsOptions":                  refused("this is a Linux host"),
 
 	"spec.volumes[].name":               honoured,
-	"spec.volumes[].emptyDir.medium":    only(v1.StorageMediumDefault, v1.StorageMediumMemory),
-	"spec.volumes[].emptyDir.sizeLimit": {Verdict: Honoured, Why: "on disk and in memory it is", allow: sized},
+	"spec.volumes[].emptyDir.medium":    {Verdict: Honoured, Why: "Memory, HugePages and HugePages-<size> are", allow: medium},
+	"spec.volumes[].emptyDir.sizeLimit": honoured,
 	"spec.volumes[].hostPath.path":      honoured, "spec.volumes[].hostPath.type": honoured,
 	"spec.volumes[].configMap": honoured, "spec.volumes[].secret": honoured, "spec.volumes[].downwardAPI": honoured,
 	"spec.volumes[].projected.defaultMode":                   honoured,

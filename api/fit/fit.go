@@ -3,15 +3,20 @@ package fit
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
+	v1helper "k8s.io/kubernetes/pkg/apis/core/v1/helper"
 )
 
 // Amount is what pods ask for together, or what a node has: pods, thousandths of a cpu, bytes of memory, bytes of
-// ephemeral-storage.
-type Amount struct{ Pods, CPU, Memory, Storage int64 }
+// ephemeral-storage, and bytes of huge pages by the name of the resource. Amounts share that map: it is never written to.
+type Amount struct {
+	Pods, CPU, Memory, Storage int64
+	Huge                       map[v1.ResourceName]int64 // nil is none
+}
 
 // Of is what one pod asks for by its spec, with its overhead.
 func Of(pod *v1.Pod) Amount { return of(pod, resource.PodResourcesOptions{}) }
@@ -27,7 +32,20 @@ func of(pod *v1.Pod, o resource.PodResourcesOptions) Amount {
 		return Amount{Pods: 1}
 	}
 	r := resource.PodRequests(pod, o)
-	return Amount{Pods: 1, CPU: r.Cpu().MilliValue(), Memory: r.Memory().Value(), Storage: r.StorageEphemeral().Value()}
+	return Amount{Pods: 1, CPU: r.Cpu().MilliValue(), Memory: r.Memory().Value(), Storage: r.StorageEphemeral().Value(), Huge: huge(r)}
+}
+
+// huge is the huge pages of a list.
+func huge(r v1.ResourceList) (pages map[v1.ResourceName]int64) {
+	for name, q := range r {
+		if v1helper.IsHugePageResourceName(name) {
+			if pages == nil {
+				pages = map[v1.ResourceName]int64{}
+			}
+			pages[name] = q.Value()
+		}
+	}
+	return pages
 }
 
 // asksNothing spares the sums of the many pods that ask for nothing.
@@ -44,28 +62,51 @@ func asksNothing(pod *v1.Pod) bool {
 
 // Capacity is what a node has by its status.
 func Capacity(r v1.ResourceList) Amount {
-	return Amount{Pods: r.Pods().Value(), CPU: r.Cpu().MilliValue(), Memory: r.Memory().Value(), Storage: r.StorageEphemeral().Value()}
+	return Amount{Pods: r.Pods().Value(), CPU: r.Cpu().MilliValue(), Memory: r.Memory().Value(), Storage: r.StorageEphemeral().Value(), Huge: huge(r)}
 }
 
 // Plus is both together.
 func (a Amount) Plus(b Amount) Amount {
-	return Amount{Pods: a.Pods + b.Pods, CPU: a.CPU + b.CPU, Memory: a.Memory + b.Memory, Storage: a.Storage + b.Storage}
+	return a.with(b, func(a, b int64) int64 { return a + b })
 }
 
 // Minus is a without b.
 func (a Amount) Minus(b Amount) Amount {
-	return Amount{Pods: a.Pods - b.Pods, CPU: a.CPU - b.CPU, Memory: a.Memory - b.Memory, Storage: a.Storage - b.Storage}
+	return a.with(b, func(a, b int64) int64 { return a - b })
 }
 
 // Max is of everything the more that a or b has.
 func (a Amount) Max(b Amount) Amount {
-	return Amount{Pods: max(a.Pods, b.Pods), CPU: max(a.CPU, b.CPU), Memory: max(a.Memory, b.Memory), Storage: max(a.Storage, b.Storage)}
+	return a.with(b, func(a, b int64) int64 { return max(a, b) })
+}
+
+// with is f of everything that a and b have.
+func (a Amount) with(b Amount, f func(a, b int64) int64) Amount {
+	out := Amount{Pods: f(a.Pods, b.Pods), CPU: f(a.CPU, b.CPU), Memory: f(a.Memory, b.Memory), Storage: f(a.Storage, b.Storage)}
+	if len(a.Huge)+len(b.Huge) == 0 {
+		return out
+	}
+	out.Huge = map[v1.ResourceName]int64{}
+	for _, pages := range []map[v1.ResourceName]int64{a.Huge, b.Huge} {
+		for name := range pages {
+			out.Huge[name] = f(a.Huge[name], b.Huge[name])
+		}
+	}
+	return out
 }
 
 // Less tells whether a has less of anything than b.
 func (a Amount) Less(b Amount) bool {
+	for name, n := range b.Huge {
+		if a.Huge[name] < n {
+			return true
+		}
+	}
 	return a.Pods < b.Pods || a.CPU < b.CPU || a.Memory < b.Memory || a.Storage < b.Storage
 }
+
+// Same tells whether both have as much of everything.
+func (a Amount) Same(b Amount) bool { return !a.Less(b) && !b.Less(a) }
 
 // Port is a port of the host that a pod asks for. On the address 0.0.0.0 it is one of every address.
 type Port struct {
@@ -134,12 +175,16 @@ type Lack struct {
 // asked for is never lacking (pkg/scheduler/framework/plugins/noderesources/fit.go).
 func Lacks(want, used, all Amount) []Lack {
 	var lacks []Lack
-	for _, l := range []Lack{
+	asked := []Lack{
 		{v1.ResourcePods, want.Pods, used.Pods, all.Pods},
 		{v1.ResourceCPU, want.CPU, used.CPU, all.CPU},
 		{v1.ResourceMemory, want.Memory, used.Memory, all.Memory},
 		{v1.ResourceEphemeralStorage, want.Storage, used.Storage, all.Storage},
-	} {
+	}
+	for _, name := range slices.Sorted(maps.Keys(want.Huge)) {
+		asked = append(asked, Lack{name, want.Huge[name], used.Huge[name], all.Huge[name]})
+	}
+	for _, l := range asked {
 		if l.Requested > 0 && l.Requested > l.Capacity-l.Used {
 			lacks = append(lacks, l)
 		}

@@ -24,18 +24,20 @@ func asks(name string, r v1.ResourceList) v1.Container {
 }
 
 func TestLacks(t *testing.T) {
-	all := Amount{Pods: 3, CPU: 2000, Memory: 1 << 30, Storage: 1000}
+	all := Amount{Pods: 3, CPU: 2000, Memory: 1 << 30, Storage: 1000, Huge: map[v1.ResourceName]int64{"hugepages-2Mi": 4}}
 	for _, c := range []struct {
 		name       string
 		want, used Amount
 		lacks      string
 	}{
-		{"all of it", Amount{1, 2000, 1 << 30, 0}, Amount{}, "[]"},
-		{"a thousandth too much", Amount{1, 2001, 0, 0}, Amount{}, "[Node didn't have enough resource: cpu, requested: 2001, used: 0, capacity: 2000]"},
-		{"beside another", Amount{1, 1500, 1, 0}, Amount{1, 501, 1 << 30, 0}, "[Node didn't have enough resource: cpu, requested: 1500, used: 501, capacity: 2000 " +
+		{"all of it", Amount{Pods: 1, CPU: 2000, Memory: 1 << 30}, Amount{}, "[]"},
+		{"a thousandth too much", Amount{Pods: 1, CPU: 2001}, Amount{}, "[Node didn't have enough resource: cpu, requested: 2001, used: 0, capacity: 2000]"},
+		{"beside another", Amount{Pods: 1, CPU: 1500, Memory: 1}, Amount{Pods: 1, CPU: 501, Memory: 1 << 30}, "[Node didn't have enough resource: cpu, requested: 1500, used: 501, capacity: 2000 " +
 			"Node didn't have enough resource: memory, requested: 1, used: 1073741824, capacity: 1073741824]"},
-		{"nothing asked on a full node", Amount{Pods: 1}, Amount{2, 5000, 2 << 30, 0}, "[]"},
+		{"nothing asked on a full node", Amount{Pods: 1}, Amount{Pods: 2, CPU: 5000, Memory: 2 << 30}, "[]"},
 		{"storage", Amount{Pods: 1, Storage: 501}, Amount{Pods: 1, Storage: 500}, "[Node didn't have enough resource: ephemeral-storage, requested: 501, used: 500, capacity: 1000]"},
+		{"huge pages", Amount{Pods: 1, Huge: map[v1.ResourceName]int64{"hugepages-2Mi": 3, "hugepages-1Gi": 1}}, Amount{Pods: 1, Huge: map[v1.ResourceName]int64{"hugepages-2Mi": 2}},
+			"[Node didn't have enough resource: hugepages-1Gi, requested: 1, used: 0, capacity: 0 Node didn't have enough resource: hugepages-2Mi, requested: 3, used: 2, capacity: 4]"},
 		{"too many", Amount{Pods: 1}, Amount{Pods: 3}, "[Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3]"},
 	} {
 		if got := fmt.Sprint(Lacks(c.want, c.used, all)); got != c.lacks {
@@ -50,21 +52,28 @@ func TestAmounts(t *testing.T) {
 		InitContainers: []v1.Container{asks("big", list("1", "5"))},
 		Overhead:       list("50m", ""),
 	}}
-	if got := Of(pod); got != (Amount{1, 1050, 10, 0}) {
+	if got := Of(pod); !got.Same(Amount{Pods: 1, CPU: 1050, Memory: 10}) {
 		t.Errorf("a pod asks for %+v", got)
 	}
-	if got := Of(&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{asks("a", nil)}}}); got != (Amount{Pods: 1}) {
+	if got := Of(&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{asks("a", nil)}}}); !got.Same(Amount{Pods: 1}) {
 		t.Errorf("a pod without requests asks for %+v", got)
 	}
 	pod = &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{asks("a", v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("1Ki")})}}}
-	if got := Of(pod); got != (Amount{Pods: 1, Storage: 1024}) {
+	if got := Of(pod); !got.Same(Amount{Pods: 1, Storage: 1024}) {
 		t.Errorf("a pod that asks for storage asks for %+v", got)
+	}
+	huge := v1.ResourceList{v1.ResourceCPU: resource.MustParse("1"), "hugepages-2Mi": resource.MustParse("4Mi")}
+	pod = &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{asks("a", huge), asks("b", huge)}}}
+	one, two := Amount{Huge: map[v1.ResourceName]int64{"hugepages-2Mi": 4 << 20}}, Of(pod)
+	if want := (Amount{Pods: 1, CPU: 2000}).Plus(one).Plus(one); !two.Same(want) || two.Less(one) || !one.Less(two) || !two.Max(one).Same(want) ||
+		!two.Minus(one).Same(Amount{Pods: 1, CPU: 2000}.Plus(one)) || two.Same(Amount{Pods: 1, CPU: 2000}) {
+		t.Errorf("a pod that asks for huge pages asks for %+v", two)
 	}
 	// A resize that is not through counts with the most of what was, is and is to be.
 	pod = &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{asks("a", list("100m", "10"))}}}
 	pod.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "a", AllocatedResources: list("300m", "7"),
 		Resources: &v1.ResourceRequirements{Requests: list("200m", "20")}}}
-	if got := Counted(pod); got != (Amount{1, 300, 20, 0}) {
+	if got := Counted(pod); !got.Same(Amount{Pods: 1, CPU: 300, Memory: 20}) {
 		t.Errorf("a pod under resize counts %+v", got)
 	}
 }

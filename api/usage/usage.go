@@ -114,7 +114,7 @@ type Container struct {
 // Volume is one emptyDir.
 type Volume struct {
 	Name   string
-	Memory bool // on a tmpfs
+	Memory bool // on a tmpfs or of huge pages
 	Disk
 }
 

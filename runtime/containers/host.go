@@ -24,6 +24,7 @@ type Host struct {
 	MemoryCapacity int64    // bytes
 	Caps           []string // capabilities this process can give away, all of CAP_*
 	MaskedPaths    []string // beyond the fixed ones: thermal_throttle of every cpu
+	HugePages      []string // sizes of huge pages that a cgroup can limit, as the kernel names their files: 2MB
 	Hostname       string
 
 	// Profile reads a Localhost seccomp profile by its name.
@@ -49,6 +50,9 @@ func LookHost(o Options) (Host, error) {
 	h.CgroupV2 = fs.Type == unix.CGROUP2_SUPER_MAGIC
 	h.SwapLimit = swapLimit(h.CgroupV2)
 	var err error
+	if h.HugePages, err = limitedHugePages(h.CgroupV2); err != nil {
+		return Host{}, err
+	}
 	if h.Caps, err = cap.Current(); err != nil {
 		return Host{}, fmt.Errorf("read own capabilities: %w", err)
 	}

@@ -243,10 +243,15 @@ func resources(pod *v1.Pod, c *v1.Container, h Host) *specs.LinuxResources {
 		milli = cpu.MilliValue()
 	}
 	shares := CPUShares(milli)
+	var whole v1.ResourceList
 	r := &specs.LinuxResources{
 		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
 		CPU:     &specs.LinuxCPU{Shares: &shares},
 	}
+	if pod.Spec.Resources != nil {
+		whole = pod.Spec.Resources.Limits
+	}
+	r.HugepageLimits = HugePageLimits(h.HugePages, whole, c.Resources.Limits)
 	if limit := cpu.MilliValue(); limit > 0 {
 		quota, period := CPUQuota(limit)
 		r.CPU.Quota, r.CPU.Period = &quota, &period

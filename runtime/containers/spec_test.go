@@ -84,6 +84,11 @@ func TestSpecGolden(t *testing.T) {
 				Capabilities: &v1.Capabilities{Drop: []v1.Capability{"ALL"}, Add: []v1.Capability{"NET_BIND_SERVICE"}},
 			}
 		},
+		"huge-pages": func(c *Config, h *Host) {
+			h.HugePages = []string{"2MB", "32MB", "1GB"}
+			c.Pod.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{"hugepages-2Mi": resource.MustParse("8Mi"), "hugepages-1Gi": resource.MustParse("2Gi")}}
+			c.Container.Resources.Limits = v1.ResourceList{v1.ResourceCPU: resource.MustParse("1"), "hugepages-2Mi": resource.MustParse("4Mi"), "hugepages-3Mi": resource.MustParse("3Mi")}
+		},
 		"privileged-host": func(c *Config, _ *Host) {
 			c.Pod.Spec.HostPID, c.Pod.Spec.HostNetwork = true, true
 			c.Sandbox.NetNS, c.Sandbox.UTSNS, c.Sandbox.IPCNS = "", "", ""

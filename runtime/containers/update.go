@@ -33,7 +33,7 @@ func (c *Client) UpdateTask(ctx context.Context, id string, pod *v1.Pod, contain
 		return err
 	}
 	r := resources(pod, container, c.host)
-	r.Devices = nil // they stay
+	r.Devices, r.HugepageLimits = nil, nil // they stay
 	if r.Memory != nil {
 		check := true // on v2 the kernel kills for a limit that is too low, where on v1 it refuses it
 		r.Memory.CheckBeforeUpdate = &check

@@ -186,7 +186,7 @@ func (s *Stats) pod(pod *v1.Pod, full bool, rate func(*usage.Group), roots map[s
 	}
 	for i := range pod.Spec.Volumes {
 		if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil {
-			p.Volumes = append(p.Volumes, usage.Volume{Name: v.Name, Memory: v.EmptyDir.Medium == v1.StorageMediumMemory, Disk: s.disks.get(s.Volume(p.UID, v.Name))})
+			p.Volumes = append(p.Volumes, usage.Volume{Name: v.Name, Memory: v.EmptyDir.Medium != v1.StorageMediumDefault, Disk: s.disks.get(s.Volume(p.UID, v.Name))})
 		}
 	}
 	return p, true
@@ -261,7 +261,7 @@ func (s *Stats) targets() []target {
 		}
 		for i := range pod.Spec.Volumes {
 			if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil {
-				out = append(out, target{dir: s.Volume(string(pod.UID), v.Name), whole: v.EmptyDir.Medium == v1.StorageMediumMemory})
+				out = append(out, target{dir: s.Volume(string(pod.UID), v.Name), whole: v.EmptyDir.Medium != v1.StorageMediumDefault})
 			}
 		}
 	}

@@ -33,6 +33,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"podd/test/harness"
+	"podd/test/hugepages"
 	"podd/test/ociimage"
 )
 
@@ -135,7 +136,9 @@ func write(files map[string]func(io.Writer) error) error {
 
 // TestPods is everything that can share one podd.
 func TestPods(t *testing.T) {
+	huge := hugepages.More(t, 16) // before podd looks at them
 	s := start(t, harness.WithArgs("--restart-backoff=1s", "--pull-backoff=1s"))
+	s.huge = huge
 	for name, part := range map[string]func(*testing.T, *suite){
 		"fields": testFields, "security": testSecurity, "refused": testRefused, "volumes": testVolumes, "mounts": testMounts, "content": testContent, "documented": testDocumented, "network": testNetwork, "life": testLife, "init": testInit, "logs": testLogs, "images": testImages, "events": testEvents, "exec": testExec, "attach": testAttach, "podctl": testPodctl, "whole": testWhole,
 	} {
@@ -147,6 +150,7 @@ func TestPods(t *testing.T) {
 type suite struct {
 	*harness.Podd
 	client *kubernetes.Clientset
+	huge   error // why there are no huge pages; nil if there are
 }
 
 // start runs a podd that has the busybox image.

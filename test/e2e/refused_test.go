@@ -26,7 +26,6 @@ func testRefused(t *testing.T, s *suite) {
 		{pod{Spec: "topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule}]"}, "spec.topologySpreadConstraints[0].whenUnsatisfiable", notYet},
 		{pod{Spec: "setHostnameAsFQDN: true"}, "spec.setHostnameAsFQDN", notYet},
 		{pod{Spec: "hostUsers: false"}, "spec.hostUsers", notYet},
-		{pod{Spec: "resources: {limits: {cpu: '1', hugepages-2Mi: 2Mi}}"}, "spec.resources.limits[hugepages-2Mi]", notYet},
 		{pod{Spec: "hostnameOverride: x.example"}, "spec.hostnameOverride", notYet},
 		{pod{Spec: "securityContext: {sysctls: [{name: net.ipv4.tcp_syncookies, value: '1'}]}"}, "spec.securityContext.sysctls", notYet},
 		{pod{Spec: "securityContext: {supplementalGroupsPolicy: Strict}"}, "spec.securityContext.supplementalGroupsPolicy", notYet},
@@ -38,7 +37,7 @@ func testRefused(t *testing.T, s *suite) {
 		{pod{Container: "securityContext: {appArmorProfile: {type: Unconfined}}"}, c + "securityContext.appArmorProfile", notYet},
 		{pod{Container: "securityContext: {seLinuxOptions: {level: s0}}"}, c + "securityContext.seLinuxOptions", notYet},
 
-		{volume("emptyDir: {medium: HugePages}"), "spec.volumes[0].emptyDir.medium", notYet},
+		{volume("emptyDir: {medium: HugePages-}"), "spec.volumes[0].emptyDir.medium", notYet},
 		{volume("fc: {targetWWNs: [w], lun: 0}"), "spec.volumes[0].fc", notYet},
 		{volume("csi: {driver: d.example}"), "spec.volumes[0].csi", notYet},
 		{volume("gitRepo: {repository: x}"), "spec.volumes[0].gitRepo", "Forbidden: not supported by podd"},

@@ -25,6 +25,7 @@ type source struct {
 	reads          [2]string // who can read the file
 	writes         [2]string // who can make a file
 	privileged     bool      // in pods of privileged containers, and in no others
+	needsHuge      bool      // in pods that ask for huge pages
 }
 
 // Who may.
@@ -38,6 +39,7 @@ var (
 var sources = map[string]source{
 	"empty":     {volume: "emptyDir: {}", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
 	"memory":    {volume: "emptyDir: {medium: Memory, sizeLimit: 1Mi}", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+	"huge":      {volume: "emptyDir: {medium: HugePages}", plain: "777 0:0", grouped: "2777 0:5000", needsHuge: true}, // nothing is written there, but mapped
 	"claim":     {volume: "persistentVolumeClaim: {claimName: CLAIM}", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
 	"claim-ro":  {volume: "persistentVolumeClaim: {claimName: CLAIM, readOnly: true}", plain: "777 0:0", grouped: "2777 0:5000"},
 	"ephemeral": {volume: ephemeral, plain: "777 0:0", grouped: "2777 0:5000", writes: both},
@@ -112,7 +114,9 @@ func sourceDirs(t *testing.T) string {
 }
 
 func sourcesOf(t *testing.T, s *suite, pod string, group, privileged bool) {
-	names := slices.DeleteFunc(slices.Sorted(maps.Keys(sources)), func(name string) bool { return sources[name].privileged != privileged })
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(sources)), func(name string) bool {
+		return sources[name].privileged != privileged || sources[name].needsHuge && s.huge != nil
+	})
 	where := strings.NewReplacer("DIR", sourceDirs(t), "CLAIM", pod)
 	p := sleeper(pod)
 	p.Spec = "securityContext: {supplementalGroups: [6000]}\nvolumes:\n"
@@ -147,6 +151,9 @@ func sourcesOf(t *testing.T, s *suite, pod string, group, privileged bool) {
 		count += "echo " + name + " $(cat /v/" + name + "/of-* 2>/dev/null | wc -l)\n"
 	}
 	p.Container += mounts
+	if s.huge == nil && !privileged {
+		p.Container += "resources: {limits: {hugepages-2Mi: 2Mi}, requests: {memory: 1Mi}}\n"
+	}
 	p.More = "- name: user\n  image: " + busybox + "\n  command: [sleep, '1000']\n" + indent(2, security+mounts)
 	s.apply(t, claim{Name: pod}, p)
 	s.until(t, pod, "ready", ready)

@@ -8,14 +8,21 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"podd/test/hugepages"
 )
 
 // TestTeardown takes podd off the host: pods whose objects go at once, by what they say themselves or by force, are
 // cleared up like others before podd ends.
 func TestTeardown(t *testing.T) {
 	t.Parallel()
+	noHuge := hugepages.More(t, 1)
 	s := start(t)
 	s.running(t, sleeper("usual"))
+	torn := func() {}
+	if noHuge == nil {
+		torn = s.hugePagesKilled(t)
+	}
 	for i := range 10 { // more than are cleared up while teardown looks once
 		s.apply(t, pod{Name: fmt.Sprintf("no-time-%d", i), Container: "command: [sleep, infinity]", Spec: "terminationGracePeriodSeconds: 0"})
 	}
@@ -28,6 +35,7 @@ func TestTeardown(t *testing.T) {
 		t.Error("there is no history to take away")
 	}
 	s.Teardown()
+	torn()
 	if _, err := os.Stat(filepath.Join(s.Root, "history")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after teardown there are histories of pods: %v", err)
 	}

@@ -18,6 +18,8 @@ func testVolumes(t *testing.T, s *suite) {
 	for name, test := range map[string]func(*testing.T, *suite){
 		"empty-dir":       testEmptyDir,
 		"memory":          testMemoryDir,
+		"huge-pages":      testHugePages,
+		"huge-lacking":    testHugePagesLacking,
 		"host-path-kinds": testHostPathKinds,
 		"host-path-heals": testHostPathHeals,
 		"host-path-stays": testHostPathStays,
