@@ -101,6 +101,9 @@ func (a *admit) pod(ctx context.Context, attr admission.Attributes, pod *core.Po
 		if pod.Spec.PreemptionPolicy == nil {
 			pod.Spec.PreemptionPolicy = old.Spec.PreemptionPolicy
 		}
+		if err := checkBandwidth(pod, old); err != nil {
+			return err
+		}
 	}
 	return checkPod(pod)
 }
@@ -170,6 +173,20 @@ func checkResize(pod, old *core.Pod) error {
 			"podd does not change the resources of a pod as a whole yet: those of its containers can be changed")})
 	}
 	return checkPod(pod)
+}
+
+// checkBandwidth refuses another limit for a pod that is there: nobody would look at it before the next sandbox.
+func checkBandwidth(pod, old *core.Pod) error {
+	var errs field.ErrorList
+	for _, key := range []string{fields.IngressBandwidth, fields.EgressBandwidth} {
+		if pod.Annotations[key] != old.Annotations[key] {
+			errs = append(errs, field.Forbidden(field.NewPath("metadata", "annotations").Key(key), "may not be changed: the limit is made with the pod's network"))
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(core.Kind("Pod"), pod.Name, errs)
 }
 
 // checkPod refuses what podd does not honour, with one cause per field.

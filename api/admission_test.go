@@ -268,6 +268,7 @@ func TestGeneration(t *testing.T) {
 	pods := e.client.CoreV1().Pods("default")
 	p := pod("a")
 	p.Generation = 7
+	p.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": "10M"}
 	p.Status = v1.PodStatus{Phase: v1.PodSucceeded, PodIP: "192.0.2.9", Message: "made up", Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}}
 	p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "example.com/wait"}}
 	p = e.create(t, p)
@@ -277,6 +278,7 @@ func TestGeneration(t *testing.T) {
 	}{
 		{"a label", `{"metadata":{"labels":{"x":"y"}}}`, 1},
 		{"a generation", `{"metadata":{"generation":9}}`, 1},
+		{"another annotation", `{"metadata":{"annotations":{"x":"y","kubernetes.io/ingress-bandwidth":"10M"}}}`, 1},
 		{"a toleration", `{"spec":{"tolerations":[{"key":"x","operator":"Exists"}]}}`, 2},
 		{"the last gate", `{"spec":{"schedulingGates":null}}`, 3},
 	}
@@ -290,6 +292,12 @@ func TestGeneration(t *testing.T) {
 		p, err := pods.Patch(ctx, "a", types.MergePatchType, []byte(step.patch), metav1.PatchOptions{})
 		if err != nil || p.Generation != step.want {
 			t.Errorf("%s: %d, want %d; %v", step.what, p.Generation, step.want, err)
+		}
+	}
+	for _, limit := range []string{`"kubernetes.io/ingress-bandwidth":"20M"`, `"kubernetes.io/ingress-bandwidth":null`, `"kubernetes.io/egress-bandwidth":"10M"`} {
+		_, err := pods.Patch(ctx, "a", types.MergePatchType, []byte(`{"metadata":{"annotations":{`+limit+`}}}`), metav1.PatchOptions{})
+		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "may not be changed: the limit is made with the pod's network") {
+			t.Errorf("another limit, %s: %v", limit, err)
 		}
 	}
 	status := []byte(`{"status":{"message":"x"},"spec":{"activeDeadlineSeconds":1}}`)

@@ -150,10 +150,11 @@ func (c *conf) subnets() []netip.Prefix {
 }
 
 // mapsPorts says whether a plugin of the list cares for host ports itself.
-func (c *conf) mapsPorts() bool {
-	return slices.ContainsFunc(c.list.Plugins, func(p *libcni.PluginConfig) bool {
-		return p.Network.Capabilities["portMappings"]
-	})
+func (c *conf) mapsPorts() bool { return c.has("portMappings") }
+
+// has says whether a plugin of the list has a capability.
+func (c *conf) has(capability string) bool {
+	return slices.ContainsFunc(c.list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Capabilities[capability] })
 }
 
 func (n *Network) writeDefault() error {

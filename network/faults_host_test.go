@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -476,4 +477,82 @@ func TestPluginMapsPorts(t *testing.T) {
 		t.Errorf("result %+v, own host ports %v", r, n.table.want)
 	}
 	remove(t, n, p)
+}
+
+// A pod with a limit gets it on the host's end of its interface, in the direction that it is for, and no other pod does. What
+// is made for it goes with it, also when the record has been lost.
+func TestBandwidth(t *testing.T) {
+	n, _ := host(t, nil)
+	free, both, lost := pod("free"), pod("both"), pod("lost")
+	both.Bandwidth, lost.Bandwidth = Bandwidth{Ingress: 8_000_000, Egress: 16_000_000}, Bandwidth{Egress: 1000}
+	for _, p := range []Pod{free, both, lost} {
+		ensure(t, n, p)
+	}
+	rates := map[string]uint64{} // bytes per second, by link
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		disciplines, err := netlink.QdiscList(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range disciplines {
+			if tbf, ok := d.(*netlink.Tbf); ok {
+				rates[l.Type()+" "+l.Attrs().Name] = tbf.Rate
+			}
+		}
+	}
+	r, _, err := n.readRecord(both.UID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rates["veth "+r.Attempts[0].HostIf]; got != 1_000_000 {
+		t.Errorf("to the pod that has a limit of 8 Mbit/s go %d bytes/s: %v", got, rates)
+	}
+	delete(rates, "veth "+r.Attempts[0].HostIf)
+	if got := slices.Sorted(maps.Values(rates)); !slices.Equal(got, []uint64{125, 2_000_000}) {
+		t.Errorf("for what two pods send there are the limits %v", rates)
+	}
+	for link := range rates {
+		if !strings.HasPrefix(link, "ifb bwp") {
+			t.Errorf("%s has a limit", link)
+		}
+	}
+	if err := os.Remove(n.recordPath(lost.UID)); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []Pod{free, both, lost} {
+		remove(t, n, p)
+	}
+}
+
+// A plugin that knows bandwidth is left to do it.
+func TestPluginLimitsBandwidth(t *testing.T) {
+	bin, _ := faulty(t)
+	_, dir := host(t, nil)
+	for name, text := range map[string]string{
+		"shaper": fmt.Sprintf("#!/bin/sh\ncat > %s/seen.$CNI_COMMAND\nexec cat %s/result\n", bin, bin),
+		"result": `{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.9/24"}]}`,
+	} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := `{"cniVersion":"1.0.0","name":"theirs","plugins":[{"type":"shaper","capabilities":{"bandwidth":true}}]}`
+	if err := os.WriteFile(filepath.Join(dir, "net.d", "00-theirs.conflist"), []byte(list), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := open(t, dir, func(o *Options) { o.BinDirs = []string{bin} })
+	p := pod("p")
+	p.Bandwidth = Bandwidth{Ingress: 100_000_000}
+	ensure(t, n, p)
+	remove(t, n, p)
+	for _, command := range []string{"ADD", "DEL"} {
+		b, err := os.ReadFile(filepath.Join(bin, "seen."+command))
+		if want := `"bandwidth":{"ingressRate":100000000,"ingressBurst":10000000}`; err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("at %s the plugin saw %s, %v; want %s", command, b, err, want)
+		}
+	}
 }

@@ -71,6 +71,7 @@ type Pod struct {
 	Attempt              int // of the sandbox
 	HostNetwork          bool
 	Ports                []v1.ContainerPort // those with a HostPort are mapped, others ignored
+	Bandwidth            Bandwidth
 }
 
 // Result is what Ensure made.

@@ -97,7 +97,15 @@ func (n *Network) attached(ctx context.Context, c *conf, r *record, p Pod, path 
 // add runs ADD. That it is about to run is recorded before, with all that DEL needs.
 func (n *Network) add(ctx context.Context, c *conf, r *record, p Pod, path string) error {
 	id := attemptID(p.UID, p.Attempt)
-	a := attempt{ID: id, Attempt: p.Attempt, Config: string(c.list.Bytes), Args: [][2]string{
+	limit := p.Bandwidth.cni()
+	if limit != nil && !c.limitsBandwidth() {
+		var err error
+		if c, err = c.withBandwidth(limit); err != nil {
+			return fmt.Errorf("limit bandwidth: %w", err)
+		}
+		limit = nil
+	}
+	a := attempt{ID: id, Attempt: p.Attempt, Config: string(c.list.Bytes), Bandwidth: limit, Args: [][2]string{
 		{"IgnoreUnknown", "1"},
 		{"K8S_POD_NAMESPACE", p.Namespace},
 		{"K8S_POD_NAME", p.Name},
@@ -144,8 +152,12 @@ func (n *Network) bounded(ctx context.Context) (context.Context, context.CancelF
 
 func (n *Network) runtimeConf(a attempt, netnsPath string) *libcni.RuntimeConf {
 	rc := &libcni.RuntimeConf{ContainerID: a.ID, NetNS: netnsPath, IfName: ifName, Args: a.Args}
+	rc.CapabilityArgs = map[string]any{}
 	if len(a.Ports) > 0 {
-		rc.CapabilityArgs = map[string]any{"portMappings": a.Ports}
+		rc.CapabilityArgs["portMappings"] = a.Ports
+	}
+	if a.Bandwidth != nil {
+		rc.CapabilityArgs["bandwidth"] = a.Bandwidth
 	}
 	return rc
 }
@@ -397,7 +409,11 @@ func (n *Network) confOf(a attempt) (*conf, error) {
 			return newConf(list)
 		}
 	}
-	return n.conf()
+	c, err := n.conf()
+	if err != nil || c.limitsBandwidth() {
+		return c, err
+	}
+	return c.withBandwidth(nil) // it may have had a limit
 }
 
 // removeHostIf deletes a host end that outlived DEL: that of a namespace that is no longer pinned but still in use.

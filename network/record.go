@@ -33,6 +33,8 @@ type attempt struct {
 	Args    [][2]string  `json:"args"`    // CNI_ARGS
 	Ports   []cniMapping `json:"ports,omitempty"`
 
+	Bandwidth *cniBandwidth `json:"bandwidth,omitempty"` // for a plugin of the configuration that asks for it
+
 	// What ADD made; zero while it has not ended well.
 	Added   bool     `json:"added"`
 	NetnsID string   `json:"netnsID,omitempty"` // device and inode of the namespace

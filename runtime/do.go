@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
+	"podd/api/fields"
 	told "podd/api/history"
 	"podd/network"
 	"podd/runtime/containers"
@@ -193,6 +194,7 @@ func (h *host) netPod(pod *v1.Pod, attempt int) network.Pod {
 	p := network.Pod{
 		UID: string(h.uid), Namespace: pod.Namespace, Name: pod.Name, Attempt: attempt, HostNetwork: pod.Spec.HostNetwork,
 	}
+	p.Bandwidth.Ingress, p.Bandwidth.Egress, _ = fields.Bandwidth(pod) // what is wrong with them was refused
 	for _, m := range status.Members(pod) {
 		if m.Kind == status.Regular || m.Kind == status.Sidecar { // a plain init container has ended when others listen
 			p.Ports = append(p.Ports, m.Ports...)

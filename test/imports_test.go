@@ -31,7 +31,7 @@ var directions = map[string][]string{
 	"volumes":            {"api/fields"},
 	"store":              {},
 	"runtime": {"status", "store", "sandbox", "network", "volumes", "runtime/plan", "runtime/containers", "runtime/images",
-		"runtime/logs", "runtime/bundle", "runtime/probes", "runtime/sources", "runtime/stats", "status/exits", "runtime/history", "api/history", "api/fit", "api/usage"},
+		"runtime/logs", "runtime/bundle", "runtime/probes", "runtime/sources", "runtime/stats", "status/exits", "runtime/history", "api/history", "api/fields", "api/fit", "api/usage"},
 	"runtime/probes":  {"status", "api/usage"},
 	"runtime/static":  {"api/manifest"},
 	"api/claims":      {},

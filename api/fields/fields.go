@@ -51,7 +51,9 @@ func Check(pod *v1.Pod) field.ErrorList {
 	var errs field.ErrorList
 	errs = append(errs, walk("metadata", field.NewPath("metadata"), reflect.ValueOf(pod.ObjectMeta), reflect.Value{})...)
 	errs = append(errs, walk("spec", field.NewPath("spec"), reflect.ValueOf(pod.Spec), reflect.Value{})...)
-	return append(errs, checkAnnotations(pod)...)
+	errs = append(errs, checkAnnotations(pod)...)
+	_, _, wrong := Bandwidth(pod)
+	return append(errs, wrong...)
 }
 
 // walk checks one value and what is in it. name is its place in the table, path the same with indices.

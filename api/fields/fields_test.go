@@ -186,6 +186,12 @@ func TestValues(t *testing.T) {
 			"spec.volumes[0].emptyDir.medium"},
 		{"another medium", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "Tape"}}),
 			"spec.volumes[0].emptyDir.medium"},
+		{"bandwidth", limited("1k", "1P", false), ""},
+		{"bandwidths that are none", limited("999", "fast", false),
+			"metadata.annotations[kubernetes.io/ingress-bandwidth],metadata.annotations[kubernetes.io/egress-bandwidth]"},
+		{"more than there is", limited("1001T", "10M", false), "metadata.annotations[kubernetes.io/ingress-bandwidth]"},
+		{"bandwidth of the host", limited("1M", "", true),
+			"metadata.annotations[kubernetes.io/ingress-bandwidth],metadata.annotations[kubernetes.io/egress-bandwidth]"},
 		{"AppArmor by annotation", &v1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
 			"container.apparmor.security.beta.kubernetes.io/app": "localhost/x"}}},
 			"metadata.annotations[container.apparmor.security.beta.kubernetes.io/app]"},
@@ -207,6 +213,23 @@ func TestLookup(t *testing.T) {
 	} {
 		if got := Lookup(path).Verdict; got != want {
 			t.Errorf("%s: %v, want %v", path, got, want)
+		}
+	}
+}
+
+// limited is a pod that asks for bandwidth.
+func limited(ingress, egress string, host bool) *v1.Pod {
+	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{IngressBandwidth: ingress, EgressBandwidth: egress}},
+		Spec: v1.PodSpec{HostNetwork: host}}
+}
+
+func TestBandwidth(t *testing.T) {
+	for _, c := range []struct {
+		pod             *v1.Pod
+		ingress, egress uint64
+	}{{limited("10M", "1.5G", false), 10_000_000, 1_500_000_000}, {&v1.Pod{}, 0, 0}, {limited("1Mi", "0", false), 1 << 20, 0}} {
+		if in, out, _ := Bandwidth(c.pod); in != c.ingress || out != c.egress {
+			t.Errorf("%v: %d, %d", c.pod.Annotations, in, out)
 		}
 	}
 }

@@ -26,12 +26,44 @@ import (
 
 func testNetwork(t *testing.T, s *suite) {
 	for name, test := range map[string]func(*testing.T, *suite){
+		"bandwidth":     testBandwidth,
 		"connectivity":  testConnectivity,
 		"host-ports":    testHostPorts,
 		"host-port-udp": testUDP,
 		"masquerade":    testMasquerade,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
+	}
+}
+
+// testBandwidth looks for the limits that the annotations ask for, by their rates, which nobody else has.
+func testBandwidth(t *testing.T, s *suite) {
+	p := sleeper("bandwidth")
+	p.Meta = `annotations: {kubernetes.io/ingress-bandwidth: "7654320", kubernetes.io/egress-bandwidth: "6543210"}`
+	s.running(t, p)
+	limits := func() map[string]uint64 { // in bytes, by type of link
+		found := map[string]uint64{}
+		links, err := netlink.LinkList()
+		for errors.Is(err, netlink.ErrDumpInterrupted) {
+			links, err = netlink.LinkList()
+		}
+		must(t, err)
+		for _, l := range links {
+			disciplines, _ := netlink.QdiscList(l) // of one that has gone there are none
+			for _, d := range disciplines {
+				if tbf, ok := d.(*netlink.Tbf); ok && (tbf.Rate == 7654320/8 || tbf.Rate == 6543210/8) {
+					found[l.Type()] = tbf.Rate
+				}
+			}
+		}
+		return found
+	}
+	if got := limits(); got["veth"] != 7654320/8 || got["ifb"] != 6543210/8 {
+		t.Errorf("the limits are %v bytes per second", got)
+	}
+	s.remove(t, p.Name)
+	if got := limits(); len(got) > 0 {
+		t.Errorf("after the pod there are the limits %v", got)
 	}
 }
 

@@ -5,9 +5,11 @@ package harness
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
@@ -31,6 +33,7 @@ import (
 // An oracle that overlooks a class would let every other test pass.
 func TestOracleSeesEveryLeak(t *testing.T) {
 	s := leaky(t)
+	rules := fakeIptables(t)
 	ctx := namespaces.WithNamespace(t.Context(), s.Namespace)
 	before, err := Look(ctx, s)
 	if err != nil {
@@ -59,6 +62,7 @@ func TestOracleSeesEveryLeak(t *testing.T) {
 		{"file: " + s.Root + "/history/open.jsonl", nil}, {"file: " + s.Root + "/history/large.jsonl", nil}, {"file: " + s.Root + "/history/half.new", nil},
 		{"nft table: ", plantTable},
 		{"nft chain: ", nil}, {"nft rule: ", nil}, {"nft element: ", nil}, // planted with the table
+		{"iptables rule: iptables-legacy-save -A CNI-HOSTPORT-DNAT", plantRule(rules)},
 		{"cgroup: ", plantCgroups},
 		{"fifo: " + s.State + "/fifo/", plantFIFO},
 		{"containerd lease: leak", plantLease},
@@ -66,6 +70,7 @@ func TestOracleSeesEveryLeak(t *testing.T) {
 		{"containerd ingest: leak", plantIngest},
 		{"containerd container: leak", plantTask},
 		{"containerd task: leak", nil}, {"shim: ", nil}, {"process of a pod: ", nil}, // planted with the container
+		{"runc: runc ", plantRunc},
 		{"descriptor of podd: " + s.Root, plantDescriptor},
 		{"goroutine of podd: podd/test/harness.plantGoroutine", plantGoroutine},
 	}
@@ -220,6 +225,44 @@ func plantTable(t *testing.T, _ context.Context, s Scope) {
 		c.DelTable(table)
 		must(t, c.Flush())
 	})
+}
+
+// fakeIptables makes a program that lists the rules in a file; a host may have none of those that list its own.
+func fakeIptables(t *testing.T) (rules string) {
+	bin := t.TempDir()
+	rules = filepath.Join(bin, "rules")
+	must(t, os.WriteFile(rules, []byte("*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j ELSEWHERE\nCOMMIT\n"), 0o600))
+	must(t, os.WriteFile(filepath.Join(bin, "iptables-legacy-save"), []byte("#!/bin/sh\nexec cat "+rules+"\n"), 0o700))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	return rules
+}
+
+func plantRule(rules string) func(*testing.T, context.Context, Scope) {
+	return func(t *testing.T, _ context.Context, _ Scope) {
+		f, err := os.OpenFile(rules, os.O_WRONLY|os.O_APPEND, 0)
+		must(t, err)
+		_, err = f.WriteString("-A CNI-HOSTPORT-DNAT -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.85.0.7:80\n")
+		must(t, errors.Join(err, f.Close()))
+	}
+}
+
+// plantRunc runs what goes by the name of runc, with the arguments of a start that hangs.
+func plantRunc(t *testing.T, _ context.Context, s Scope) {
+	in, out, err := os.Pipe()
+	must(t, err)
+	cmd := &exec.Cmd{Path: "/bin/sh", Args: []string{"runc", "-c", "read end", "--root", s.State + "/runc", "start", "leak"}, Stdin: in}
+	must(t, cmd.Start())
+	must(t, in.Close())
+	t.Cleanup(func() { must(t, errors.Join(out.Close(), ignoreExit(cmd.Wait()))) })
+}
+
+// ignoreExit is nil for a program that ended, whatever its code.
+func ignoreExit(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return nil
+	}
+	return err
 }
 
 func plantCgroups(t *testing.T, _ context.Context, s Scope) {

@@ -120,7 +120,7 @@ func below(path string, dirs ...string) bool {
 	return false
 }
 
-// links are the bridge, its ports, and the ends of pairs that are no longer in any bridge.
+// links are the bridge, its ports, the ends of pairs that are no longer in any bridge, and what the bandwidth plugin makes.
 func (s Snapshot) links(scope Scope) error {
 	list, err := netlink.LinkList()
 	for errors.Is(err, netlink.ErrDumpInterrupted) { // something changed meanwhile
@@ -138,7 +138,7 @@ func (s Snapshot) links(scope Scope) error {
 	}
 	for _, l := range list {
 		a := l.Attrs()
-		if a.MasterIndex == bridge || l.Type() == "veth" && a.MasterIndex == 0 {
+		if a.MasterIndex == bridge || l.Type() == "veth" && a.MasterIndex == 0 || l.Type() == "ifb" && strings.HasPrefix(a.Name, "bwp") {
 			s.add("link", l.Type()+" "+a.Name)
 		}
 	}
