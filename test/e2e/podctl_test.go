@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os/user"
+	"strconv"
 
 	"net/http"
 	"net/http/httptest"
@@ -346,23 +348,48 @@ func testHints(t *testing.T, s *suite) {
 
 // The socket is for root and one group; whoever else comes is told what to do.
 func testSocketPermissions(t *testing.T, s *suite) {
+	group, err := user.LookupGroup(harness.Group)
+	must(t, err)
+	gid, err := strconv.ParseUint(group.Gid, 10, 32)
+	must(t, err)
 	st, err := os.Stat(s.Socket)
-	if err != nil || st.Mode().Perm() != 0o660 || st.Sys().(*syscall.Stat_t).Uid != 0 {
-		t.Errorf("the socket: %v, %v", st.Mode(), err)
+	if err != nil || st.Mode().Perm() != 0o660 || st.Sys().(*syscall.Stat_t).Uid != 0 || uint64(st.Sys().(*syscall.Stat_t).Gid) != gid {
+		t.Errorf("the socket: %v, %+v, %v", st.Mode(), st.Sys(), err)
 	}
 	podctl, err := os.Open(filepath.Join(harness.Built(t), "podctl"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer podctl.Close()
-	cmd := exec.Command("/proc/self/fd/3", "get", "pods") // a user may not be able to reach the path
-	cmd.Dir, cmd.ExtraFiles = "/", []*os.File{podctl}
-	cmd.Env = []string{"PODD_SOCKET=" + s.Socket}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	out, err := cmd.CombinedOutput()
-	if err == nil || !bytes.Contains(out, []byte("you may not open "+s.Socket+": join the group")) {
+	as := func(who *syscall.Credential, args ...string) (string, error) {
+		cmd := exec.Command("/proc/self/fd/3", args...) // a user may not be able to reach the path
+		cmd.Dir, cmd.ExtraFiles = "/", []*os.File{podctl}
+		cmd.Env = []string{"PODD_SOCKET=" + s.Socket}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := as(&syscall.Credential{Uid: 65534, Gid: 65534}, "get", "pods"); err == nil || !strings.Contains(out, "you may not open "+s.Socket+": join the group") {
 		t.Errorf("podctl of another user: %v, %s", err, out)
 	}
+	// A member may do everything, and is who the kernel says he is: by the name that the host has for him, or by his number.
+	for uid, name := range map[uint32]string{65534: nameOf(65534), 54321: "54321", 0: "root"} {
+		out, err := as(&syscall.Credential{Uid: uid, Gid: 65534, Groups: []uint32{uint32(gid)}}, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username} {.status.userInfo.uid} {.status.userInfo.groups}")
+		if want := fmt.Sprintf(`%s %d ["system:masters","system:authenticated"]`, name, uid); err != nil || out != want {
+			t.Errorf("user %d of the group is %s, %v; want %s", uid, out, err, want)
+		}
+	}
+	if out, err := as(&syscall.Credential{Uid: 54321, Gid: uint32(gid)}, "create", "configmap", "of-a-member", "--from-literal=a=1"); err != nil {
+		t.Errorf("a member makes something: %v, %s", err, out)
+	}
+	s.must(t, "delete", "configmap", "of-a-member")
+}
+
+func nameOf(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(uid)
 }
 
 // synced is a buffer that is read while it is written.

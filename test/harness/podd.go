@@ -81,6 +81,9 @@ func WithContainerd(socket string) Option {
 // WithConfig is called before podd starts, to put manifests or network configuration into p.ConfigDir.
 func WithConfig(prepare func(p *Podd)) Option { return func(p *Podd) { prepare(p) } }
 
+// Group is the group that may use the API: one that every Linux host has and that is not root's.
+const Group = "daemon"
+
 // Start runs a podd and returns when it serves. When the test ends all its pods are deleted, podd and its bundle are
 // stopped, and the leak oracle looks, first with podd still running and then at what all of it left on the host.
 func Start(t testing.TB, opts ...Option) *Podd {
@@ -233,7 +236,7 @@ func (p *Podd) flags() []string {
 		"--config", p.ConfigDir + "/config.yaml", "--root", p.Root, "--state", p.State, "--config-dir", p.ConfigDir,
 		"--log-dir", p.LogDir, "--listen", p.Socket, "--cgroup-parent", p.CgroupParent, "--namespace", p.Namespace,
 		"--bridge", p.Bridge, "--pod-cidr", p.CIDR, "--service-cidr", p.ServiceCIDR, "--nft-table", p.Table, "--node-name", p.NodeName,
-		"--boot-id-file", p.BootFile, "--group", "root", "--tls-listen", "127.0.0.1:0",
+		"--boot-id-file", p.BootFile, "--group", Group, "--tls-listen", "127.0.0.1:0",
 	}, p.args...)
 }
 
