@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +32,7 @@ func TestKubectl(t *testing.T) {
 	for _, c := range checks {
 		t.Run(c.name(), func(t *testing.T) { k.check(t, c) })
 	}
+	t.Run("sessions", k.sessions)
 }
 
 // check is one command line and what is to come of it.
@@ -156,6 +159,107 @@ func (k *kubectl) check(t *testing.T, c check) {
 	if wrong != "" {
 		t.Errorf("line %d: %s\n%s--- stdout\n%s--- stderr\n%s", c.line, c.command, wrong, out.String(), errs.String())
 	}
+}
+
+// sessions are commands that go on while something happens to a pod: get -w, logs -f, attach and port-forward.
+func (k *kubectl) sessions(t *testing.T) {
+	k.check(t, check{command: "kubectl apply -f FILES/talk.yaml", want: []want{{1, false, regexp.MustCompile("^pod/talk created")}}})
+	watching := k.begin(t, k.admin, "get", "pods", "-w", "-l", "app=talk")
+	watching.says(t, `^talk +1/1 +Running`)
+	following := k.begin(t, k.admin, "logs", "-f", "talk", "--timestamps")
+	following.says(t, `^\d{4}-\S+Z begun$`)
+	attached := k.begin(t, k.admin, "attach", "-i", "talk")
+	if _, err := io.WriteString(attached.in, "hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	attached.says(t, `^heard hello$`)
+	following.says(t, `^\S+Z heard hello$`)
+
+	forward := k.begin(t, k.admin, "port-forward", "talk", ":8080")
+	port := forward.says(t, `^Forwarding from 127\.0\.0\.1:(\d+) -> 8080$`)
+	for range 2 {
+		res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://127.0.0.1:" + port + "/index.html")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if err != nil || string(body) != "talk of the town\n" {
+			t.Errorf("through port-forward came %q, %v", body, err)
+		}
+	}
+	forward.says(t, `^Handling connection for `+port+`$`)
+	must(t, forward.cmd.Process.Signal(os.Interrupt))
+	_ = forward.ends(t)
+
+	for _, args := range [][]string{{"attach", "-i", "talk"}, {"port-forward", "talk", ":8080"}} {
+		refused := k.begin(t, k.reader, args...)
+		if code := refused.ends(t); code != 1 || !strings.Contains(refused.errs.String(), "orbidden") {
+			t.Errorf("the reader's %v: exit %d, %s", args, code, refused.errs.String())
+		}
+	}
+
+	// The end of the container ends all that hangs on it, and is seen by who watches.
+	if _, err := io.WriteString(attached.in, "end\n"); err != nil {
+		t.Fatal(err)
+	}
+	for what, s := range map[string]*session{"attach": attached, "logs -f": following} {
+		if code := s.ends(t); code != 0 {
+			t.Errorf("%s: exit %d, %s", what, code, s.errs.String())
+		}
+	}
+	following.says(t, `^\S+Z heard end$`)
+	watching.says(t, `^talk +0/1 +Completed`)
+	k.check(t, check{command: "kubectl delete pod talk", want: []want{{1, false, regexp.MustCompile(`^pod "talk" deleted`)}}})
+	must(t, watching.cmd.Process.Signal(os.Interrupt))
+	_ = watching.ends(t)
+}
+
+// session is a kubectl that goes on.
+type session struct {
+	cmd       *exec.Cmd
+	in        io.Writer
+	out, errs *synced
+	done      chan struct{} // closed when it has ended
+}
+
+func (k *kubectl) begin(t *testing.T, config string, args ...string) *session {
+	t.Helper()
+	s := &session{cmd: exec.Command(k.binary, args...), out: &synced{}, errs: &synced{}, done: make(chan struct{})}
+	s.cmd.Env = append(os.Environ(), "KUBECONFIG="+config, "HOME="+k.home)
+	s.cmd.Stdout, s.cmd.Stderr = s.out, s.errs
+	var err error
+	s.in, err = s.cmd.StdinPipe()
+	must(t, err)
+	must(t, s.cmd.Start())
+	go func() { _ = s.cmd.Wait(); close(s.done) }()
+	t.Cleanup(func() { _ = s.cmd.Process.Kill(); <-s.done })
+	return s
+}
+
+// says waits until standard output has what is wanted, and returns its last group.
+func (s *session) says(t *testing.T, pattern string) string {
+	t.Helper()
+	re := regexp.MustCompile("(?m)" + pattern)
+	var found []string
+	eventually(t, func() error {
+		if found = re.FindStringSubmatch(s.out.String()); found == nil {
+			return fmt.Errorf("%v printed no %s:\n%s%s", s.cmd.Args[1:], pattern, s.out.String(), s.errs.String())
+		}
+		return nil
+	})
+	return found[len(found)-1]
+}
+
+// ends waits until it has ended, and returns its exit code.
+func (s *session) ends(t *testing.T) int {
+	t.Helper()
+	select {
+	case <-s.done:
+	case <-time.After(patience):
+		t.Fatalf("%v does not end:\n%s%s", s.cmd.Args[1:], s.out.String(), s.errs.String())
+	}
+	return s.cmd.ProcessState.ExitCode()
 }
 
 // split splits a command line at blanks, but not within single quotes.
