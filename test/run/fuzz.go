@@ -16,10 +16,13 @@ import (
 // fuzzTime is how long each fuzz target runs.
 const fuzzTime = 30 * time.Second
 
-// guided is how many packages a test may be made of for the fuzzer to be guided by coverage: all of them are compiled again
-// for that. The targets of larger ones run as they are compiled for the other suites; what they find has to come
-// from their seeds.
+// guided is how many packages a test may be made of for the fuzzer to be guided by what is covered in all of them: all are
+// compiled again for that. In larger ones it is guided by what is covered in podd's own packages and in those of marked.
 const guided = 400
+
+// marked are packages that guide the fuzzer as well, by the directory of the target: what is under test there, if few other packages
+// are made of it, which would have to be compiled again, too.
+var marked = map[string][]string{"api": {"github.com/moby/spdystream/...", "k8s.io/streaming/...", "k8s.io/apiserver/pkg/endpoints/handlers/..."}}
 
 var fuzzFunc = regexp.MustCompile(`(?m)^func (Fuzz\w+)\(f \*testing\.F\)`)
 
@@ -121,6 +124,10 @@ func compileFuzz(root string, t target, out string) (string, error) {
 	args := []string{"test", "-c", "-vet=off", "-tags", tags, "-o", out}
 	if bytes.Count(list, []byte("\n")) <= guided {
 		args = append(args, "-fuzz", "^"+t.name+"$") // compiles with the marks that guide the fuzzer
+	} else {
+		for _, pattern := range append([]string{"podd/..."}, marked[t.dir]...) {
+			args = append(args, "-gcflags="+pattern+"=-d=libfuzzer") // what -fuzz does to each package
+		}
 	}
 	build := exec.Command("go", append(args, pkg)...)
 	build.Dir, build.Stdout, build.Stderr = root, os.Stdout, os.Stderr
