@@ -450,7 +450,7 @@ func testSecretTypes(t *testing.T, s *suite) {
 		{"kubernetes.io/basic-auth", "username: u", "", "other: u", "data[username]"},
 		{"kubernetes.io/ssh-auth", "ssh-privatekey: k", "", "other: k", "data[ssh-privatekey]"},
 		{"kubernetes.io/tls", "tls.crt: c, tls.key: k", "", "tls.crt: c", "data[tls.key]"},
-		{"kubernetes.io/dockercfg", `.dockercfg: "{}"`, "", ".dockercfg: no", "data[.dockercfg]"},
+		{"kubernetes.io/dockercfg", `.dockercfg: "{}"`, "", ".dockercfg: 'no'", "data[.dockercfg]"},
 		{"kubernetes.io/dockerconfigjson", `.dockerconfigjson: "{}"`, "", `.dockercfg: "{}"`, "data[.dockerconfigjson]"},
 		{"kubernetes.io/service-account-token", "token: mine", ", annotations: {kubernetes.io/service-account.name: default}", "token: mine", "kubernetes.io/service-account.name"},
 		{"bootstrap.kubernetes.io/token", "token-id: abcdef", "", "", ""},

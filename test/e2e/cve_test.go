@@ -657,7 +657,7 @@ var (
 		`|pause(/.*)?` + // the root directory of sandboxes
 		`|pods/[^/]+/volumes/.+|claims/.+)$`) // what containers write
 	inState = regexp.MustCompile(`^(podd\.sock` + // for the group of the API
-		`|containerd/.+` +
+		`|(containerd|runc)/.+` + // their own
 		`|netns/.+|pods/[^/]+/ns/.+` + // namespaces, whose modes are the kernel's
 		`|pods/[^/]+/(etc|shm|messages)(/.*)?)$`) // what containers read or write
 )
