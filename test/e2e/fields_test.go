@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -65,7 +66,8 @@ dnsConfig: {nameservers: [192.0.2.55], searches: [more.example]}`}, "1\nmore.exa
 			hostLines("/etc/resolv.conf", "nameserver")},
 		{pod{Name: "host-pid", Script: fmt.Sprintf("readlink /proc/self/ns/pid; tr '\\0' '\\n' </proc/%d/cmdline | head -n 1", os.Getpid()), Spec: "hostPID: true"},
 			namespace("pid") + "\n" + os.Args[0]},
-		{pod{Name: "host-ipc", Script: "readlink /proc/self/ns/ipc", Spec: "hostIPC: true"}, namespace("ipc")},
+		{pod{Name: "host-ipc", Script: "readlink /proc/self/ns/ipc; stat -c %d:%i /dev/shm", Spec: "hostIPC: true"}, namespace("ipc") + "\n" + placeOf("/dev/shm")},
+		{pod{Name: "volatile-root", Script: `grep ' / overlay ' /proc/mounts | grep -cE '[ ,](fsync=)?volatile[ ,]'`}, "1"}, // no syncfs at its end
 		{pod{Name: "own-namespaces", Script: `
 for n in cgroup ipc mnt net pid uts; do readlink /proc/self/ns/$n; done | grep -cvE '` + strings.Join(hostNamespaces(), "|") + `'`},
 			ownNamespaces()},
@@ -118,6 +120,13 @@ func limits(memory, quota, shares string) string {
 func unified() bool {
 	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
 	return err == nil
+}
+
+// placeOf is the device and the inode of a file of the host.
+func placeOf(path string) string {
+	var st syscall.Stat_t
+	_ = syscall.Stat(path, &st)
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
 }
 
 // namespace is the test's own, which is the host's.
