@@ -173,6 +173,8 @@ func (p *PKI) wrongAuthority(ca pair, now time.Time) error {
 	switch {
 	case !ca.leaf.IsCA:
 		return errors.New("it is not that of an authority")
+	case ca.leaf.CheckSignatureFrom(ca.leaf) != nil:
+		return errors.New("it is not as it was signed: the file is damaged")
 	case now.Add(serverLife / 3).After(ca.leaf.NotAfter):
 		return fmt.Errorf("it ends at %s", ca.leaf.NotAfter.Format(time.RFC3339))
 	}

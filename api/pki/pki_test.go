@@ -181,6 +181,11 @@ func TestDamage(t *testing.T) {
 		flipped[len(flipped)/2] ^= 1
 		all = append(all, damage{f + " flipped", f, string(flipped)}, damage{f + " of zeroes", f, strings.Repeat("\x00", len(good[f]))})
 	}
+	for n := strings.Index(good["ca.pem"], "-----BEGIN CERTIFICATE-----\n") + 28; n < len(good["ca.pem"])-30; n += 17 { // in what its key has signed, and the signature
+		flipped := []byte(good["ca.pem"])
+		flipped[n] ^= 1
+		all = append(all, damage{fmt.Sprintf("ca.pem flipped at %d", n), "ca.pem", string(flipped)})
+	}
 	foreignKey := strings.SplitAfter(foreign["server.pem"], "-----END PRIVATE KEY-----\n")[0]
 	ownCertificate := strings.SplitAfter(good["server.pem"], "-----END PRIVATE KEY-----\n")[1]
 	all = append(all,
