@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,7 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	v1 "k8s.io/api/core/v1"
+
+	"podd/test/ociimage"
 )
 
 // Capability sets as /proc shows them.
@@ -107,6 +111,7 @@ func testSecurity(t *testing.T, s *suite) {
 		})
 	}
 	t.Run("user-at-every-restart", func(t *testing.T) { t.Parallel(); testUserAtRestart(t, s) })
+	t.Run("non-root-at-every-restart", func(t *testing.T) { t.Parallel(); testNonRootAtRestart(t, s) })
 	t.Run("exec-is-confined", func(t *testing.T) { t.Parallel(); testExecIsConfined(t, s) })
 }
 
@@ -157,6 +162,40 @@ func testUserAtRestart(t *testing.T, s *suite) {
 		}
 	}
 	s.remove(t, p.Name)
+}
+
+// That nobody is to be root is asked of the image of every instance: the tag may be another image's by then.
+func testNonRootAtRestart(t *testing.T, s *suite) {
+	const tag = "turncoat:e2e"
+	load := func(user string) {
+		image, err := ociimage.Busybox(tag, "/bin/busybox")
+		must(t, err)
+		image.Config = ocispec.ImageConfig{Env: []string{"PATH=/bin"}, User: user}
+		built, err := image.Build()
+		must(t, err)
+		var archive bytes.Buffer
+		must(t, ociimage.WriteOCI(&archive, built))
+		if out, errs, code := s.PodctlInput(&archive, "image", "load", "-"); code != 0 {
+			t.Fatalf("load %s of user %q: %s%s", tag, user, out, errs)
+		}
+	}
+	load("1000")
+	p := sleeper("non-root-at-every-restart")
+	p.Spec, p.Container = "restartPolicy: Always\nsecurityContext: {runAsNonRoot: true}", "image: "+tag
+	s.apply(t, p)
+	first := s.until(t, p.Name, "ready", ready)
+	load("0")
+	_, _, _ = s.Podctl("exec", p.Name, "--", "kill", "1") // it may end with what it kills
+	now := s.until(t, p.Name, "refused", held("CreateContainerConfigError: .*run as root"))
+	if c := app(now); c.LastTerminationState.Terminated == nil || c.LastTerminationState.Terminated.ContainerID != app(first).ContainerID {
+		t.Errorf("after the first instance came %+v", c)
+	}
+	load("1000") // and it goes on with an image that may be run
+	if again := s.until(t, p.Name, "ready again", ready); app(again).RestartCount < 1 {
+		t.Errorf("the second instance is %+v", app(again))
+	}
+	s.remove(t, p.Name)
+	s.must(t, "image", "rm", tag)
 }
 
 // What is executed in a container is confined like it.
