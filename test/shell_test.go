@@ -18,6 +18,7 @@ var starters = []string{
 	"network/plugin.go",          // CNI plugins, found by name in podd's directories
 	"runtime/bundle/service.go",  // containerd and podd-logd
 	"runtime/bundle/versions.go", // runc --version
+	"volumes/program.go",         // mount.nfs, and podd itself to unmount
 	"cmd/podctl/checks.go",       // doctor: runc --version, containerd --version
 }
 

@@ -264,9 +264,9 @@ func testSidecarAttended(t *testing.T, s *suite) {
 	p, dir := inits(t, "sidecar-attended", "trap 'note \"app told\"; exit 0' TERM; note 'app begins'; sleep 1000000 & wait", "terminationGracePeriodSeconds: 60", side)
 	s.apply(t, p)
 	const of = "spec.initContainers{side} "
-	pod := s.until(t, p.Name, "with a sidecar", func(pod *v1.Pod) bool { return initStatus(pod, "side").State.Running != nil })
+	s.until(t, p.Name, "with a sidecar", func(pod *v1.Pod) bool { return initStatus(pod, "side").State.Running != nil })
 	s.hears(t, p.Name, of+"Warning Unhealthy Startup probe failed")
-	if pod = s.until(t, p.Name, "there", func(pod *v1.Pod) bool { return pod != nil }); *initStatus(pod, "side").Started || app(pod).ContainerID != "" {
+	if pod := s.until(t, p.Name, "there", func(pod *v1.Pod) bool { return pod != nil }); *initStatus(pod, "side").Started || app(pod).ContainerID != "" {
 		t.Errorf("not started: %+v", pod.Status)
 	}
 	touch(t, dir+"/started")
@@ -279,7 +279,7 @@ func testSidecarAttended(t *testing.T, s *suite) {
 	touch(t, dir+"/ready")
 	s.until(t, p.Name, "ready", ready)
 	touch(t, dir+"/hangs")
-	pod = s.until(t, p.Name, "running again", func(pod *v1.Pod) bool { return initStatus(pod, "side").RestartCount == 1 && ready(pod) })
+	pod := s.until(t, p.Name, "running again", func(pod *v1.Pod) bool { return initStatus(pod, "side").RestartCount == 1 && ready(pod) })
 	if app(pod).ContainerID != app(before).ContainerID || app(pod).RestartCount != 0 {
 		t.Errorf("the other container: %+v", app(pod))
 	}
