@@ -12,8 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 	v1helper "k8s.io/kubernetes/pkg/apis/core/v1/helper"
-
-	"podd/runtime/killpoint"
 )
 
 // ensureHugePages mounts an emptyDir of huge pages. The mount appears with its owner and mode: the kernel takes no
@@ -39,11 +37,9 @@ func ensureHugePages(dir int, pod *v1.Pod, vol *v1.Volume) error {
 		return fmt.Errorf("mount hugetlbfs: %w", err)
 	}
 	defer unix.Close(fsys)
-	killpoint.At("volumes.tmpfs.before")
 	if err := unix.MoveMount(fsys, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount hugetlbfs: %w", err)
 	}
-	killpoint.At("volumes.tmpfs.after")
 	return nil
 }
 

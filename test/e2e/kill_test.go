@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -319,6 +320,8 @@ var special = map[string]struct {
 	prepare func(*mortal, *testing.T)
 	life    []stage
 }{
+	"store.rewrite.before":      {(*mortal).tear, shortLife},
+	"store.rewrite.after":       {(*mortal).tear, shortLife},
 	"network.conf.before":       {(*mortal).dropNetworkConf, life},
 	"network.conf.after":        {(*mortal).dropNetworkConf, life},
 	"sandbox.pinned":            {func(m *mortal, _ *testing.T) { m.sharePID = true }, shortLife},
@@ -335,6 +338,25 @@ var special = map[string]struct {
 	"restart-all.before":        {nil, renewedLife},
 	"restart-all.after":         {nil, renewedLife},
 	"containers.create.replace": {nil, []stage{life[0], {"squat", (*mortal).squat, lives(0, 0)}, life[2], life[4]}},
+}
+
+// tear leaves the state file as a crash of the host does in the middle of a commit: the next podd writes it anew.
+func (m *mortal) tear(t *testing.T) {
+	t.Helper()
+	m.live(t, "", shortLife, -1) // how long it takes, before podd is ended
+	m.Kill()
+	m.listens = false
+	file, err := os.OpenFile(filepath.Join(m.Root, "state.db"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, err := file.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = file.WriteAt([]byte{0xff}, end+64<<10) // after the zeros of what was not written
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func newMortal(t *testing.T) *mortal {

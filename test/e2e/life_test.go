@@ -434,18 +434,21 @@ func testWholeCgroup(t *testing.T, s *suite) {
 	}
 }
 
-// find is the process of a pod whose command line begins like this.
-func (s *suite) find(t *testing.T, uid, command string) int {
+// find is the process of a pod whose command line begins like this. One that has just been started is runc's for a moment.
+func (s *suite) find(t *testing.T, uid, command string) (found int) {
 	t.Helper()
-	for _, pid := range pids(t, s, uid) {
-		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		words := strings.ReplaceAll(string(line), "\x00", " ")
-		if strings.HasPrefix(words, command) || strings.HasPrefix(words, "/"+command) {
-			return pid
+	eventually(t, func() error {
+		for _, pid := range pids(t, s, uid) {
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			words := strings.ReplaceAll(string(line), "\x00", " ")
+			if strings.HasPrefix(words, command) || strings.HasPrefix(words, "/"+command) {
+				found = pid
+				return nil
+			}
 		}
-	}
-	t.Fatalf("no process %q in pod %s", command, uid)
-	return 0
+		return fmt.Errorf("no process %q in pod %s", command, uid)
+	})
+	return found
 }
 
 // A container that is killed from outside is restarted by policy, and the pod keeps its sandbox.

@@ -136,11 +136,12 @@ func (s *suite) profile(t *testing.T, name, content string) {
 	}
 }
 
-// ownCaps is what this process, and so podd, has to give.
+// ownCaps is what this process, and so podd, has to give. What a thread of it uses may be less, while it is another user to
+// files.
 func ownCaps() string {
 	data, _ := os.ReadFile("/proc/self/status")
 	for line := range strings.Lines(string(data)) {
-		if set, ok := strings.CutPrefix(line, "CapEff:\t"); ok {
+		if set, ok := strings.CutPrefix(line, "CapPrm:\t"); ok {
 			return strings.TrimSpace(set)
 		}
 	}
