@@ -45,6 +45,7 @@ func (s *Server) chain(handler http.Handler) http.Handler {
 	handler = newClients().withBounds(handler)
 	handler = filters.WithWarningRecorder(handler)
 	handler = filters.WithRequestDeadline(handler, nil, nil, longRunning, legacyscheme.Codecs, requestTimeout)
+	handler = withWholePatches(handler)
 	handler = s.withStalls(handler)
 	handler = s.withDeadlines(handler)
 	handler = s.withAuthorization(handler)
