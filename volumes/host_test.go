@@ -64,7 +64,13 @@ func TestEmptyDirInMemory(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(path, "big"), make([]byte, 2<<20), 0o600); err == nil {
 		t.Error("2 MiB went into 1 MiB")
 	}
-	// As after a reboot: the directory is there, the mount is not.
+	mountedAnew(t, v, p, path)
+}
+
+// mountedAnew has a volume's mount gone as after a reboot, when the directory is still there, and the pod's volumes made again,
+// and removed.
+func mountedAnew(t *testing.T, v *Volumes, p *v1.Pod, path string) {
+	t.Helper()
 	if err := unix.Unmount(path, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -428,21 +434,7 @@ func TestEmptyDirOfHugePages(t *testing.T) {
 		}
 		f.Close()
 	}
-	if err := unix.Unmount(filepath.Join(v.path("uid-1"), "huge"), 0); err != nil {
-		t.Fatal(err)
-	}
-	if ok, err := v.Look("uid-1", p); ok || err != nil {
-		t.Errorf("Look without the mount = %v, %v", ok, err)
-	}
-	if err := v.Ensure(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-	if ok, err := v.Look("uid-1", p); !ok || err != nil {
-		t.Errorf("Look = %v, %v", ok, err)
-	}
-	if err := v.Remove(t.Context(), "uid-1"); err != nil {
-		t.Fatal(err)
-	}
+	mountedAnew(t, v, p, filepath.Join(v.path("uid-1"), "huge"))
 }
 
 // Pages of a size that this kernel has not are one clear reason.
