@@ -80,12 +80,7 @@ func hugetlbfs(page, size int64, group int) (int, error) {
 }
 
 // isHugetlbfs says whether sub is a hugetlbfs of its own.
-func isHugetlbfs(dir, sub int) bool {
-	var fsys unix.Statfs_t
-	var in, at unix.Stat_t
-	return unix.Fstatfs(sub, &fsys) == nil && fsys.Type == unix.HUGETLBFS_MAGIC &&
-		unix.Fstat(dir, &in) == nil && unix.Fstat(sub, &at) == nil && in.Dev != at.Dev
-}
+func isHugetlbfs(dir, sub int) bool { return isOwn(unix.HUGETLBFS_MAGIC, dir, sub) }
 
 // pageSize is the size of the pages of a volume, in bytes: the one that its medium names, or the only one that the pod
 // asks for. The pod must ask for pages of it (upstream: getPageSizeMountOption in pkg/volume/emptydir, whose words these are).

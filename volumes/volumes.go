@@ -273,10 +273,13 @@ func ensureTmpfs(dir int, name string, group int, size int64) error {
 }
 
 // isTmpfs says whether sub is a tmpfs of its own, even if the directory that it is in lies on one.
-func isTmpfs(dir, sub int) bool {
+func isTmpfs(dir, sub int) bool { return isOwn(unix.TMPFS_MAGIC, dir, sub) }
+
+// isOwn says whether sub is on a file system of a kind, and on another one than the directory that it is in.
+func isOwn(kind int64, dir, sub int) bool {
 	var fsys unix.Statfs_t
 	var in, at unix.Stat_t
-	return unix.Fstatfs(sub, &fsys) == nil && fsys.Type == unix.TMPFS_MAGIC &&
+	return unix.Fstatfs(sub, &fsys) == nil && fsys.Type == kind &&
 		unix.Fstat(dir, &in) == nil && unix.Fstat(sub, &at) == nil && in.Dev != at.Dev
 }
 
