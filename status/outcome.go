@@ -50,10 +50,11 @@ func rejected(f Facts) *Verdict {
 }
 
 // completed is the verdict over a pod whose containers have all ended for good by their policies. It follows from
-// recorded exits alone, so it holds whether containerd can be asked or not, and before the verdict is recorded.
+// recorded exits alone, so it holds whether containerd can be asked or not, and before the verdict is recorded. Only of a
+// sidecar no exit is the last one: that none runs is known from containerd alone.
 // One whose containers were still at it when its deadline came has not completed.
 func completed(pod *v1.Pod, f Facts) *Verdict {
-	if !settled(pod, f) || overran(pod, f) || !over(pod, f) {
+	if !f.Reachable && hasSidecars(pod) || !settled(pod, f) || overran(pod, f) || !over(pod, f) {
 		return nil
 	}
 	statuses := append(initStatuses(pod, f), regularStatuses(pod, f)...)
@@ -62,6 +63,10 @@ func completed(pod *v1.Pod, f Facts) *Verdict {
 		return nil
 	}
 	return &Verdict{Phase: phase}
+}
+
+func hasSidecars(pod *v1.Pod) bool {
+	return slices.ContainsFunc(Members(pod), func(m Member) bool { return m.Kind == Sidecar })
 }
 
 // expired is the verdict over a pod whose deadline has passed, or that was evicted, and of which nothing is left to end. That there is nothing may

@@ -49,9 +49,10 @@ func Of(pod *v1.Pod, f Facts) v1.PodStatus {
 	return s
 }
 
-// published is the verdict that may be shown: one that is recorded, or that nothing known later can change.
+// published is the verdict that may be shown: one that is recorded, or that nothing known later can change, nor forgotten
+// when podd is started again while containerd does not answer.
 func published(pod *v1.Pod, f Facts) *Verdict {
-	if f.Verdict != nil {
+	if f.Verdict != nil || hasSidecars(pod) {
 		return f.Verdict
 	}
 	return completed(pod, f)

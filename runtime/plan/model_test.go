@@ -274,6 +274,11 @@ func (m *model) rejected() bool {
 	return !slices.ContainsFunc(m.all, func(b *being) bool { return b.last != nil })
 }
 
+// sidecars tells whether the pod has any: while containerd is away nobody knows whether one was started again.
+func (m *model) sidecars() bool {
+	return slices.ContainsFunc(m.all, func(b *being) bool { return b.part == sidecarPart })
+}
+
 // shown is the phase that the pod must show.
 func (m *model) shown() v1.PodPhase {
 	phase := m.phase(false)
@@ -281,7 +286,7 @@ func (m *model) shown() v1.PodPhase {
 	switch {
 	case m.w.verdict != nil:
 		return m.w.verdict.Phase
-	case m.settled() && terminal && !m.overran():
+	case m.settled() && terminal && !m.overran() && !m.sidecars():
 		return phase
 	case m.away:
 		return "Unknown"

@@ -184,7 +184,7 @@ func (p *planner) detach() {
 // clear takes the ground away when nothing stands on it, and lets the object go when nothing at all is left.
 func (p *planner) clear() {
 	if p.inhabited("") || p.f.Network.Attached || p.building() ||
-		p.f.BusyWith(EnsureGround, Refresh, EnsureNetwork, RemoveSandbox, DetachNetwork, Stop, Record, Remove) {
+		p.f.BusyWith(EnsureGround, Refresh, EnsureNetwork, RemoveSandbox, DetachNetwork, Stop, Condemn, Record, Remove) {
 		return
 	}
 	for _, s := range p.f.Sandboxes {
@@ -197,7 +197,7 @@ func (p *planner) clear() {
 		p.try(Step{Op: RemoveGround, Why: "the pod is gone"})
 	case p.f.Verdict == nil && !p.f.Gone && status.Outcome(p.pod, p.f) != nil:
 		// its record is in the set
-	case !p.busy(Conclude, ""):
+	case !p.f.BusyWith(Conclude, Evict, BeginEra, Allocate): // what they store would stay behind
 		p.try(Step{Op: Finish, Why: "nothing is left on the host"})
 	}
 }

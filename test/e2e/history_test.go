@@ -102,12 +102,16 @@ func TestHistory(t *testing.T) {
 			inOrder(crash.History[0].Entries, what(history.Mounts), exit3, what(history.Daemon), what(history.Started), attempt),
 			inOrder(web.History[0].Entries, what(history.Started), what(history.Ready), what(history.Daemon)))
 	})
-	screen := s.must(t, "why", "crash")
-	for _, want := range []string{"crash is started again and again.", "-> See what it said: podctl logs crash", "What happened:", "exited with code 3", "podd was started again"} {
-		if !strings.Contains(screen, want) {
-			t.Errorf("podctl why crash does not say %q:\n%s", want, screen)
+	var screen string
+	eventually(t, func() error { // now and then it runs for a moment
+		screen = s.must(t, "why", "crash")
+		for _, want := range []string{"crash is started again and again.", "-> See what it said: podctl logs crash", "What happened:", "exited with code 3", "podd was started again"} {
+			if !strings.Contains(screen, want) {
+				return fmt.Errorf("podctl why crash does not say %q:\n%s", want, screen)
+			}
 		}
-	}
+		return nil
+	})
 	t.Logf("podctl why crash:\n%s", screen)
 	_, happened, _ := strings.Cut(screen, "What happened:")
 	for line := range strings.Lines(happened) {

@@ -138,36 +138,44 @@ func place(t testing.TB) *Podd {
 	return p
 }
 
-// ranges are those given away in this process: a podd that starts has no bridge in its own yet.
+// ranges are those that tests of this process have now: a podd that starts has no bridge in its own yet.
 var ranges struct {
 	sync.Mutex
-	given map[string]bool
+	taken map[string]bool
+	next  int
 }
 
-// freeRange is a /24 that no interface of this host is in and no other podd of this process has got.
+// freeRange is a /24 that no interface of this host is in and no other podd of this process has. The test has it until its end.
 func freeRange(t testing.TB) string {
 	t.Helper()
 	ranges.Lock()
 	defer ranges.Unlock()
-	if ranges.given == nil {
-		ranges.given = map[string]bool{}
+	if ranges.taken == nil {
+		ranges.taken, ranges.next = map[string]bool{}, os.Getpid()
 	}
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for third := os.Getpid() % 250; third < 500; third++ {
-		base := net.IPv4(10, 213, byte(third%250), 0)
+	const all = 250
+	for range all {
+		base := net.IPv4(10, 213, byte(ranges.next%all), 0)
+		ranges.next++
 		candidate := &net.IPNet{IP: base, Mask: net.CIDRMask(24, 32)}
-		taken := third < 250 && ranges.given[candidate.String()] // on the second round those of tests that are over do
-		for _, a := range addrs {
+		key := candidate.String()
+		if ranges.taken[key] || slices.ContainsFunc(addrs, func(a net.Addr) bool {
 			n, ok := a.(*net.IPNet)
-			taken = taken || ok && (n.Contains(base) || candidate.Contains(n.IP))
+			return ok && (n.Contains(base) || candidate.Contains(n.IP))
+		}) {
+			continue
 		}
-		if !taken {
-			ranges.given[candidate.String()] = true
-			return candidate.String()
-		}
+		ranges.taken[key] = true
+		t.Cleanup(func() {
+			ranges.Lock()
+			defer ranges.Unlock()
+			delete(ranges.taken, key)
+		})
+		return key
 	}
 	t.Fatal("no free range of addresses below 10.213.0.0/16")
 	return ""

@@ -42,3 +42,21 @@ func TestFuzz(t *testing.T) {
 		t.Errorf("the input that fails is not kept: %v, %v", kept, err)
 	}
 }
+
+// TestTimeUp tells the fuzzer's own deadline from what a target fails with.
+func TestTimeUp(t *testing.T) {
+	const head = "fuzz: elapsed: 30s, execs: 474699 (0/sec), new interesting: 86 (total: 87)\n--- FAIL: FuzzCleaner (30.08s)\n"
+	for why, want := range map[string]bool{
+		"    context deadline exceeded\nFAIL\n": true,
+		"    --- FAIL: FuzzCleaner (0.00s)\n        context deadline exceeded\n    \n    Failing input written to testdata/fuzz/x/1\nFAIL\n": false,
+		"    fuzzing process hung or terminated unexpectedly: exit status 2\nFAIL\n":                                                         false,
+		"    context deadline exceeded\n    Failing input written to testdata/fuzz/x/1\nFAIL\n":                                              false,
+	} {
+		if got := timeUp([]byte(head + why)); got != want {
+			t.Errorf("timeUp = %t of\n%s", got, why)
+		}
+	}
+	if timeUp([]byte("context deadline exceeded\nFAIL\n")) {
+		t.Error("nothing had failed")
+	}
+}
