@@ -14,6 +14,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -45,7 +46,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme == "https" {
 		resp, err := t.secure.RoundTrip(req)
 		if err == nil {
-			resp.Body = &body{ReadCloser: resp.Body, ctx: req.Context(), release: func() {}}
+			resp.Body = &body{ReadCloser: resp.Body, ctx: req.Context(), release: func() {}, done: func() {}}
 		}
 		return resp, err
 	}
@@ -61,24 +62,44 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		stop()
 		_ = conn.Close()
 	}
-	resp, err := exchange(conn, req)
+	from := readers.Get().(*bufio.Reader)
+	resp, err := exchange(conn, from, req)
 	if err != nil {
 		release()
+		readers.Put(from)
 		return nil, err
 	}
-	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, release: release}
+	done := sync.OnceFunc(func() {
+		from.Reset(nil)
+		readers.Put(from)
+	})
+	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, release: release, done: done}
 	return resp, nil
 }
 
-// exchange asks on conn and reads the answer up to its body.
-func exchange(conn net.Conn, req *http.Request) (*http.Response, error) {
-	only := req.WithContext(req.Context())
+// readers and writers are what goes over connections in clear text: of a probe they would be most of what is allocated.
+var (
+	readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
+	writers = sync.Pool{New: func() any { return bufio.NewWriter(nil) }}
+)
+
+// exchange asks on conn and reads the answer up to its body, through from.
+func exchange(conn net.Conn, from *bufio.Reader, req *http.Request) (*http.Response, error) {
+	only := *req
 	only.Close = true
-	if err := only.Write(conn); err != nil {
+	to := writers.Get().(*bufio.Writer)
+	to.Reset(conn)
+	err := only.Write(to)
+	if err == nil {
+		err = to.Flush()
+	}
+	to.Reset(nil)
+	writers.Put(to)
+	if err != nil {
 		return nil, err
 	}
 	limited := &io.LimitedReader{R: conn, N: maxHeader}
-	from := bufio.NewReader(limited)
+	from.Reset(limited)
 	if _, err := from.Peek(1); err != nil {
 		return nil, err
 	}
@@ -100,7 +121,8 @@ func exchange(conn net.Conn, req *http.Request) (*http.Response, error) {
 type body struct {
 	io.ReadCloser
 	ctx     context.Context
-	release func()
+	release func() // ends the connection
+	done    func() // called when nothing is read any more
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -114,6 +136,7 @@ func (b *body) Read(p []byte) (int, error) {
 // Close does not read what is left.
 func (b *body) Close() error {
 	b.release()
+	defer b.done()
 	return b.ReadCloser.Close()
 }
 

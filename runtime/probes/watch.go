@@ -76,7 +76,7 @@ func (w *Watch) Run(ctx context.Context) error {
 
 // beat is what the second question of each probe is put off to, so that many probes are asked at the same moments: to wake
 // a processor is most of what one costs that is asked alone. The later ones come a period apart and so stay with it.
-const beat = 100 * time.Millisecond
+const beat = time.Second / 4
 
 // following is when the question after the one of due is asked. Of those whose time has passed meanwhile one is asked.
 func following(due time.Time, period time.Duration) time.Time {
