@@ -233,8 +233,9 @@ type Task struct {
 
 // Work is a task under way.
 type Work struct {
-	Task  Task
-	Since time.Time
+	Task    Task
+	Attempt int // of the instance it is for
+	Since   time.Time
 }
 
 // Failed is what is left of a task that failed and has not succeeded since.

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"slices"
+
 	v1 "k8s.io/api/core/v1"
 
 	"podd/status"
@@ -98,7 +100,7 @@ func (p *planner) container(m status.Member, g goal) {
 
 // create asks for the next instance of m once its image is there and nothing is in its way.
 func (p *planner) create(m status.Member, last status.Container, known bool, step Step, g goal) {
-	if p.images(m.Container, last, known) && p.grounded() && g.clear && p.addressed(m) && p.free(m.Name) {
+	if p.images(m.Container, last, known) && p.grounded() && g.clear && p.addressed(m) && p.free(m.Name, step.Attempt) {
 		p.try(step)
 	}
 }
@@ -127,15 +129,38 @@ func (p *planner) ephemeral(e status.Member, g goal) {
 		Why: "ephemeral"}, g)
 }
 
-// free tells whether nothing of an instance of name is left, so that the next one can be made. An exit must be
-// recorded before, too, which its removal waits for.
-func (p *planner) free(name string) bool {
+// free tells whether the instance attempt of name can be made: each before it has ended and is recorded, and of those at most
+// one is left, which is taken away when the next one runs.
+func (p *planner) free(name string, attempt int) bool {
+	left := 0
 	for _, i := range p.f.Containers {
-		if i.Name == name && (i.Present || i.State != status.Exited || !i.Recorded) {
+		if i.Name == name && i.Present {
+			left++
+		}
+		if i.Name == name && (i.State != status.Exited || !i.Recorded) {
 			return false
 		}
 	}
-	return !p.busy(Remove, name) && !p.busy(Stop, name)
+	return left <= 1 && !p.removing(name, attempt) && !p.busy(Stop, name)
+}
+
+// over tells whether nothing of the instances of name before attempt goes on. With the main process of one all others have
+// ended, except where they are in a namespace of processes that they share: there they may be on their way out.
+func (p *planner) over(name string, attempt int) bool {
+	shared := p.pod.Spec.HostPID || p.pod.Spec.ShareProcessNamespace != nil && *p.pod.Spec.ShareProcessNamespace
+	for _, i := range p.f.Containers {
+		if i.Name == name && i.Attempt < attempt && (i.State != status.Exited || shared && i.Present) {
+			return false
+		}
+	}
+	return !p.removing(name, attempt) && !(shared && p.busy(Remove, name))
+}
+
+// removing tells whether podd takes away an instance of name that is not older than attempt.
+func (p *planner) removing(name string, attempt int) bool {
+	return slices.ContainsFunc(p.f.Work, func(w status.Work) bool {
+		return w.Task == status.Task{Op: Remove, Name: name} && w.Attempt >= attempt
+	})
 }
 
 // start asks for the process of i, an instance of m, once all it needs is there and has come to rest.
@@ -148,13 +173,8 @@ func (p *planner) start(m status.Member, i status.Container, g goal) {
 			Why: "all but done"})
 		return
 	}
-	for _, other := range p.f.Containers {
-		if other.Name == i.Name && other.Attempt < i.Attempt && (other.Present || other.State != status.Exited) {
-			return // never two instances on the host
-		}
-	}
 	ready := g.running && g.clear && p.f.Network.Ready && p.grounded() && !p.f.BusyWith(EnsureSandbox, EnsureNetwork)
-	if ready && !p.busy(Remove, i.Name) && !p.busy(Stop, i.Name) {
+	if ready && p.over(i.Name, i.Attempt) && !p.busy(Stop, i.Name) {
 		p.try(Step{Op: Start, Name: i.Name, Attempt: i.Attempt, Sandbox: i.Sandbox, Why: "sandbox and network are ready"})
 	}
 }

@@ -130,7 +130,7 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		f.Images[i] = status.Image{ID: "sha256:" + i}
 	}
 	for t, j := range d.jobs {
-		f.Work = append(f.Work, status.Work{Task: t, Since: j.since})
+		f.Work = append(f.Work, status.Work{Task: t, Attempt: j.step.Attempt, Since: j.since})
 	}
 	slices.SortFunc(f.Work, func(a, b status.Work) int {
 		return cmp.Or(cmp.Compare(a.Task.Op, b.Task.Op), cmp.Compare(a.Task.Name, b.Task.Name))

@@ -25,7 +25,7 @@ func TestAnyFacts(t *testing.T) {
 				continue // it goes on; it is not begun now
 			}
 			for _, work := range f.Work {
-				under := Step{Op: work.Task.Op, Name: work.Task.Name}
+				under := Step{Op: work.Task.Op, Name: work.Task.Name, Attempt: work.Attempt}
 				if attends(s) && attends(under) {
 					continue // facts do not say of which instance; on no host another is made before this has ended
 				}
@@ -99,7 +99,7 @@ func anyFacts(rng *rand.Rand) (*v1.Pod, status.Facts) {
 			task.Name = "x"
 		}
 		if yes() {
-			f.Work = append(f.Work, status.Work{Task: task})
+			f.Work = append(f.Work, status.Work{Task: task, Attempt: rng.IntN(4)})
 		} else {
 			f.Failures[task] = status.Failed{Count: 1 + rng.IntN(5), Last: ago()}
 		}

@@ -409,10 +409,10 @@ func (m *model) initialized(phase v1.PodPhase) condition {
 		if b.part == regularPart {
 			continue
 		}
-		lastDone = m.done(b)
-		if !lastDone {
+		if !m.done(b) {
 			left = append(left, b.spec.Name)
 		}
+		lastDone = b.started || b.part == plainPart && b.exit != nil && b.exit.ExitCode == 0 // in an era before, too
 	}
 	switch over := phase == "Succeeded" || phase == "Failed"; {
 	case phase == "Succeeded":

@@ -95,6 +95,7 @@ func (p *planner) live() {
 			p.container(m, g)
 		}
 	}
+	p.removeExited(g)
 	for _, m := range status.Members(p.pod) {
 		if m.Kind == status.Ephemeral {
 			p.ephemeral(m, g)

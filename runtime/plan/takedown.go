@@ -60,7 +60,7 @@ func (p *planner) sidecars() bool {
 	return slices.ContainsFunc(status.Members(p.pod), func(m status.Member) bool { return m.Kind == status.Sidecar })
 }
 
-// sweep takes away what does not belong to a living pod: exits, instances of another sandbox, sandboxes before g.
+// sweep takes away what does not belong to a living pod: instances of another sandbox, sandboxes before g. Exits are recorded.
 func (p *planner) sweep(g goal) {
 	for _, i := range p.f.Containers {
 		if i.Sandbox == g.id && status.Past(p.pod, p.f, i) {
@@ -71,7 +71,7 @@ func (p *planner) sweep(g goal) {
 		belongs := i.Sandbox == g.id && i.Attempt == newest.Attempt && inSpec
 		orphan := i.State == status.Running && !g.running
 		stale := inSpec && i.State == status.Created && status.Outdated(m.Container, i)
-		if i.State == status.Exited || orphan || !belongs || stale {
+		if !p.spent(i, g) && (i.State == status.Exited || orphan || !belongs || stale) {
 			p.end(i, limit{}, "not of the living sandbox")
 		}
 	}
@@ -82,6 +82,25 @@ func (p *planner) sweep(g goal) {
 		}
 	}
 	p.removeOlder(g)
+}
+
+// spent tells whether i has nothing left to do but to go, and is in nobody's way.
+func (p *planner) spent(i status.Container, g goal) bool {
+	return i.State == status.Exited && i.Recorded && i.Sandbox == g.id
+}
+
+// removeExited takes away what has ended in g, beside all else but the next instance, which comes first.
+func (p *planner) removeExited(g goal) {
+	for _, i := range p.f.Containers {
+		if p.spent(i, g) && !status.Past(p.pod, p.f, i) && !p.has(Create, i.Name) && !p.has(Start, i.Name) {
+			p.end(i, limit{}, "it has ended")
+		}
+	}
+}
+
+// has tells whether a step is in the set.
+func (p *planner) has(op status.Op, name string) bool {
+	return slices.ContainsFunc(p.set, func(s Step) bool { return s.Op == op && s.Name == name })
 }
 
 // renew takes away what is left of earlier eras in g: regular containers, then init containers, and last the one whose
@@ -112,7 +131,8 @@ func (p *planner) renew(g goal) {
 
 // end brings one instance one step nearer to being gone: stop, record, remove.
 func (p *planner) end(i status.Container, l limit, why string) {
-	if p.busy(Create, i.Name) || p.busy(Start, i.Name) {
+	going := p.busy(Remove, i.Name) && i.State == status.Exited && i.Recorded // while the next one is being made
+	if (p.busy(Create, i.Name) || p.busy(Start, i.Name)) && !going {
 		return
 	}
 	step := Step{Name: i.Name, Attempt: i.Attempt, Why: why}

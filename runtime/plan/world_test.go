@@ -344,9 +344,15 @@ func (w *world) create(s Step) {
 	id := status.ContainerID(w.pod.UID, s.Name, s.Attempt)
 	_, ran := w.records[id]
 	w.need(s, !ran, "this instance has run already")
+	left := 0
 	for _, x := range w.containers {
-		w.need(s, x.Name != s.Name || x.ID == id, "another instance is left")
+		if x.Name != s.Name || x.ID == id {
+			continue
+		}
+		left++
+		w.need(s, x.State == status.Exited && w.records[x.ID] != nil, "another instance is at it")
 	}
+	w.need(s, left <= 1, "two instances are left")
 	if old, ok := w.records[status.ContainerID(w.pod.UID, s.Name, s.Attempt-1)]; s.Attempt > 0 {
 		w.need(s, ok, "the exit before is not recorded")
 		anew := old.Sandbox != s.Sandbox && slices.ContainsFunc(w.pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == s.Name })
@@ -376,6 +382,7 @@ func (w *world) start(s Step) {
 	}
 	for _, x := range w.containers {
 		w.need(s, x.Name != s.Name || x.State != status.Running, "it runs twice")
+		w.need(s, x.Name != s.Name || x.ID == c.ID || !w.sharesPIDs(), "one before it may go on yet")
 	}
 	if w.pod.Annotations["bad"] == s.Name {
 		c.State, c.ExitCode, c.Reason, c.FinishedAt = status.Exited, 128, "StartError", w.now
@@ -386,6 +393,10 @@ func (w *world) start(s Step) {
 	w.prove(c)
 	after, code := w.run(s.Name, s.Attempt)
 	w.exitIn(c.ID, after, code)
+}
+
+func (w *world) sharesPIDs() bool {
+	return w.pod.Spec.ShareProcessNamespace != nil && *w.pod.Spec.ShareProcessNamespace || w.pod.Spec.HostPID
 }
 
 // resources are those that podd has admitted for a container.
@@ -527,12 +538,20 @@ func opposed(a, b Step) bool {
 	if attends(a) && attends(b) && a.Attempt != b.Attempt {
 		return false // of two instances
 	}
+	if replaces(a, b) || replaces(b, a) {
+		return false
+	}
 	for _, pair := range [][2]Step{{a, b}, {b, a}} {
 		if slices.Contains(opposites[pair[0].Op], pair[1].Op) && (pair[0].Name == pair[1].Name || pair[0].Name == "" || pair[1].Name == "") {
 			return true
 		}
 	}
 	return false
+}
+
+// replaces tells whether a makes or starts the instance after the one that b takes away, which has ended.
+func replaces(a, b Step) bool {
+	return (a.Op == Create || a.Op == Start) && b.Op == Remove && a.Attempt > b.Attempt
 }
 
 // attends tells whether a step is for one instance of a container that runs or has run.

@@ -369,7 +369,7 @@ func (w *Worker) fail(step plan.Step, err error) {
 func (w *Worker) work() []status.Work {
 	out := make([]status.Work, 0, len(w.jobs))
 	for task, j := range w.jobs {
-		out = append(out, status.Work{Task: task, Since: j.since})
+		out = append(out, status.Work{Task: task, Attempt: j.step.Attempt, Since: j.since})
 	}
 	return out
 }
