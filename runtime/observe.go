@@ -189,7 +189,7 @@ func (h *host) container(i containers.Instance, now time.Time) status.Container 
 		return c
 	}
 	if lost {
-		c.FinishedAt, c.ExitCode, c.Reason = now, lostCode, "ContainerStatusUnknown"
+		c.FinishedAt, c.ExitCode, c.Reason = now, lostCode, status.Unseen
 		c.Message = "The container could not be located when the pod was terminated"
 		return c
 	}

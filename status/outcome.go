@@ -143,6 +143,9 @@ func Stranded(pod *v1.Pod, f Facts) bool {
 // The reasons of a pod that was active for longer than it may be, or uses more than it may.
 const deadlineExceeded, evicted = "DeadlineExceeded", "Evicted"
 
+// Unseen is the reason of an end that nobody has seen: the container is not there any more, or its process is not.
+const Unseen = "ContainerStatusUnknown"
+
 // refused tells whether v is that of a pod which the host did not take: there is no container to report on.
 func refused(v Verdict, f Facts) bool {
 	return v.Reason != "" && v.Reason != deadlineExceeded && v.Reason != evicted && len(f.Containers) == 0
@@ -172,7 +175,7 @@ func lose(statuses []v1.ContainerStatus) {
 		statuses[i].Ready, statuses[i].Started = false, &no
 		statuses[i].State = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
 			ExitCode: 137,
-			Reason:   "ContainerStatusUnknown",
+			Reason:   Unseen,
 			Message:  "The container could not be located when the pod was terminated",
 		}}
 	}

@@ -405,6 +405,7 @@ func randomPod(rng *rand.Rand) *v1.Pod {
 	if often(8) {
 		pod.Spec.ReadinessGates = []v1.PodReadinessGate{{ConditionType: "gate"}}
 	}
+	pod.Spec.HostPID = often(8)
 	restartsAll := often(5)
 	for i := range pod.Spec.InitContainers {
 		randomContainer(&pod.Spec.InitContainers[i], rng, true, restartsAll)

@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 //
 //	> pod Always app,side            restart policy and containers, also NAME/init and NAME/sidecar; each has the image img-<name>,
 //	>                                which is on the host
-//	> set KEY=VALUE ...              hostNetwork, static, grace=DURATION, rejected=MESSAGE, taken (no longer rejected), bad=CONTAINER, pull=POLICY, noimage=CONTAINER,
+//	> set KEY=VALUE ...              hostNetwork, sharePIDs, static, grace=DURATION, rejected=MESSAGE, taken (no longer rejected), bad=CONTAINER, pull=POLICY, noimage=CONTAINER,
 //	>                                took=STEP:DURATION (default 100ms), ends=CONTAINER:DURATION:CODE, stubborn=CONTAINER,
 //	>                                deadline=DURATION, own=CONTAINER:POLICY, rule=CONTAINER:ACTION:CODE, image=CONTAINER:REF,
 //	>                                volume=CONTAINER:REF:POLICY (an image volume; the image is not on the host),
@@ -208,6 +208,8 @@ func (s *story) pod(policy v1.RestartPolicy, names []string) {
 func (s *story) set(key, value string) {
 	spec := &s.w.pod.Spec
 	switch key {
+	case "sharePIDs":
+		spec.ShareProcessNamespace = new(true)
 	case "hostNetwork":
 		spec.HostNetwork = true
 	case "grace":

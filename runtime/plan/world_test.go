@@ -382,7 +382,7 @@ func (w *world) start(s Step) {
 	}
 	for _, x := range w.containers {
 		w.need(s, x.Name != s.Name || x.State != status.Running, "it runs twice")
-		w.need(s, x.Name != s.Name || x.ID == c.ID || !w.sharesPIDs(), "one before it may go on yet")
+		w.need(s, x.Name != s.Name || x.ID == c.ID || !w.sharesPIDs() && x.Reason != status.Unseen, "one before it may go on yet")
 	}
 	if w.pod.Annotations["bad"] == s.Name {
 		c.State, c.ExitCode, c.Reason, c.FinishedAt = status.Exited, 128, "StartError", w.now
