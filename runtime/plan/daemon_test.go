@@ -33,6 +33,7 @@ type job struct {
 	next    *event // its next move
 	givenUp bool
 	over    bool
+	wrong   string // what was wrong with its verdict when it began
 }
 
 // boot starts podd on the world; kill ends it as SIGKILL does.
@@ -189,6 +190,9 @@ func (w *world) begin(d *daemon, s Step) {
 		w.log("%s", show(s, w.started))
 	}
 	j := &job{step: s, since: w.now}
+	if s.Op == Conclude {
+		j.wrong = newModel(w).verdict(s.Verdict)
+	}
 	d.jobs[s.Task()] = j
 	effect, rest := w.take(s)
 	how := w.fails(s)

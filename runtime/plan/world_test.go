@@ -297,14 +297,11 @@ func (w *world) effect(s Step) {
 }
 
 // misjudged says what is wrong with a verdict that is stored now. It may have been right when its step began: a deadline that
-// passed since does not change it.
+// passed or was set since does not change it.
 func (w *world) misjudged(s Step) string {
 	wrong := newModel(w).verdict(s.Verdict)
 	if j := w.d.jobs[s.Task()]; wrong != "" && j != nil {
-		now := w.now
-		w.now = j.since
-		wrong = newModel(w).verdict(s.Verdict)
-		w.now = now
+		return j.wrong
 	}
 	return wrong
 }
