@@ -156,7 +156,7 @@ func assemble(c config, log *slog.Logger) (_ *podd, err error) {
 	}
 	// Also what was there before: nobody else enters the root, below which are setuid programs of images; users of the
 	// API's group reach the socket in the other.
-	if err := errors.Join(os.Chmod(c.Root, 0o700), os.Chmod(c.State, 0o711)); err != nil {
+	if err := errors.Join(withMode(c.Root, 0o700), withMode(c.State, 0o711)); err != nil {
 		return nil, fmt.Errorf("make directories: %w", err)
 	}
 	boot, err := os.ReadFile(c.BootID)
@@ -182,6 +182,15 @@ func assemble(c config, log *slog.Logger) (_ *podd, err error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// withMode gives dir its mode, if it has another: a change of the same would have the store wait for the file system's journal.
+func withMode(dir string, mode os.FileMode) error {
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode()&(os.ModePerm|os.ModeSetuid|os.ModeSetgid|os.ModeSticky) == mode {
+		return err
+	}
+	return os.Chmod(dir, mode)
 }
 
 // lockPatience is how long a lock may be held by what is not a podd: a child that a podd was starting when it was killed
