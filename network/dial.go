@@ -29,7 +29,7 @@ func (n *Network) Addresses(p Pod) ([]string, error) {
 }
 
 // Dial connects to a TCP port of the pod's own localhost, of the host's with HostNetwork: 127.0.0.1 is tried first, then
-// ::1. The connection is a *net.TCPConn.
+// ::1, then with Apart the pod's addresses. The connection is a *net.TCPConn.
 func (n *Network) Dial(ctx context.Context, p Pod, port int) (net.Conn, error) {
 	conn, err := n.dial(ctx, p, port)
 	if err != nil {
@@ -40,10 +40,14 @@ func (n *Network) Dial(ctx context.Context, p Pod, port int) (net.Conn, error) {
 
 func (n *Network) dial(ctx context.Context, p Pod, port int) (net.Conn, error) {
 	var d4, d6 net.Dialer
+	var apart []string
 	if !p.HostNetwork {
 		a, err := n.newest(p)
 		if err != nil {
 			return nil, err
+		}
+		if p.Apart {
+			apart = a.IPs
 		}
 		path := n.netnsPath(p.UID, a.Attempt)
 		d4.Control, d6.Control = socketOf(path, unix.AF_INET), socketOf(path, unix.AF_INET6)
@@ -56,6 +60,11 @@ func (n *Network) dial(ctx context.Context, p Pod, port int) (net.Conn, error) {
 	conn, err6 := d6.DialContext(ctx, "tcp6", net.JoinHostPort("::1", nr))
 	if err6 == nil {
 		return conn, nil
+	}
+	for _, ip := range apart {
+		if conn, aerr := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(ip, nr)); aerr == nil {
+			return conn, nil
+		}
 	}
 	if errors.Is(err, unix.ECONNREFUSED) { // the family that most pods listen on tells why
 		return nil, err

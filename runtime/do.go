@@ -350,7 +350,7 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
 	}
 	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Created", "Container created")
-	if shared { // made by the pause container, which may not be there yet
+	if shared || h.r.Containers.IsShim(cfg.Handler) { // made in what the pause container makes, which may not be there yet
 		return nil
 	}
 	return h.prepare(ctx, pod, s)

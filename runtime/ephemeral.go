@@ -40,6 +40,9 @@ func (h *host) aim(ctx context.Context, pod *v1.Pod, cfg *containers.Config) err
 	if target == "" {
 		return nil
 	}
+	if h.r.Containers.IsShim(cfg.Handler) { // its processes may be in a kernel of their own
+		return fmt.Errorf("target container %q: the shim of the pod cannot show its processes to another container", target)
+	}
 	i, err := h.target(ctx, target)
 	if err != nil {
 		return err

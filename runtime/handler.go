@@ -2,11 +2,13 @@ package runtime
 
 import (
 	"context"
+	"fmt"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
-// ensureHandler notes which OCI runtime the pod's runtime class stands for, and sees that this host has it. The pod keeps
+// ensureHandler notes which OCI runtime or shim the pod's runtime class stands for, and sees that this host has it. The pod keeps
 // it, whatever becomes of its class.
 func (h *host) ensureHandler(ctx context.Context, pod *v1.Pod) error {
 	class, name := pod.Spec.RuntimeClassName, h.handler()
@@ -22,10 +24,29 @@ func (h *host) ensureHandler(ctx context.Context, pod *v1.Pod) error {
 			return err
 		}
 	}
+	if h.r.Containers.IsShim(name) && sharesHost(pod) {
+		return fmt.Errorf("runtime for %q: a shim gives each pod namespaces of its own: hostNetwork, hostPID and hostIPC are not to be had with it", name)
+	}
 	return h.r.Containers.HasHandler(name)
 }
 
-// handler is the OCI runtime of the pod: that of its sandbox, if it has one.
+// HasShim tells whether another shim than runc's runs a pod.
+func (r *Runtime) HasShim(uid types.UID) bool {
+	data, ok := r.Store.Record(uid)
+	if !ok {
+		return false
+	}
+	rec, err := decodeRecord(data)
+	return err == nil && r.Containers.IsShim(rec.Handler)
+}
+
+// sharesHost tells whether a pod is to use namespaces of the host. Shims that bring a kernel of their own leave that out
+// without a word, and none says which kind it is.
+func sharesHost(pod *v1.Pod) bool {
+	return pod.Spec.HostNetwork || pod.Spec.HostPID || pod.Spec.HostIPC
+}
+
+// handler is that of the pod: the one of its sandbox, if it has one.
 func (h *host) handler() string {
 	for _, i := range h.lastSeen().instances {
 		if i.Name == "" {

@@ -106,6 +106,7 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 		return pod, f, err
 	}
 	h.observeNetwork(pod, rec, now.network, &f)
+	f.NetworkFirst = h.r.Containers.IsShim(h.handler())
 	return pod, f, nil
 }
 

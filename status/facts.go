@@ -39,13 +39,14 @@ type Facts struct {
 	Beyond  string
 	Evicted *Eviction
 
-	Ground     bool        // the pod's directories, cgroup and volumes are all there
-	GroundLeft bool        // some of them are there, complete or not: what an unfinished "ground" or "clear" leaves
-	Stale      int         // what the pod reads was made from sources that have changed since: another number for each change; 0 if not
-	RefreshAt  time.Time   // when it has to be made again though none has changed; zero is never
-	Network    Network     // of the newest sandbox
-	Sandboxes  []Sandbox   // by Attempt; the last is the newest. One that was removed may be listed (not Present) or not
-	Containers []Container // every instance known, of containerd or of the record; by Name, then Attempt
+	Ground       bool        // the pod's directories, cgroup and volumes are all there
+	GroundLeft   bool        // some of them are there, complete or not: what an unfinished "ground" or "clear" leaves
+	Stale        int         // what the pod reads was made from sources that have changed since: another number for each change; 0 if not
+	RefreshAt    time.Time   // when it has to be made again though none has changed; zero is never
+	Network      Network     // of the newest sandbox
+	NetworkFirst bool        // a sandbox takes the network as it is when it starts, and members are made once it runs: a shim may bring a kernel
+	Sandboxes    []Sandbox   // by Attempt; the last is the newest. One that was removed may be listed (not Present) or not
+	Containers   []Container // every instance known, of containerd or of the record; by Name, then Attempt
 
 	Images map[string]Image     // on the host and usable, by the reference the spec uses
 	Pulled map[string]time.Time // when podd last pulled an image for this pod; policy Always asks once per instance

@@ -20,7 +20,8 @@ var directions = map[string][]string{
 	"status/exits":       {},
 	"runtime/plan":       {"status"},
 	"runtime/killpoint":  {},
-	"runtime/containers": {},
+	"runtime/containers": {"runtime/handler"},
+	"runtime/handler":    {},
 	"runtime/images":     {},
 	"runtime/logs":       {},
 	"runtime/bundle":     {},
@@ -48,7 +49,7 @@ var directions = map[string][]string{
 	"api/manifest":    {},
 	"api/fields":      {},
 	"cmd/early":       {},
-	"cmd/podctl":      {"cmd/early", "status", "api/credentials", "api/manifest", "api/images", "api/fields", "api/history"},
+	"cmd/podctl":      {"cmd/early", "runtime/handler", "status", "api/credentials", "api/manifest", "api/images", "api/fields", "api/history"},
 	"cmd/pause":       {},
 	"cmd/podd-logd":   {"runtime/logs"},
 }

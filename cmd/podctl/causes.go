@@ -568,9 +568,11 @@ func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 		case strings.Contains(e.Reason, "Mount"):
 			next = "Look at spec.volumes: what they name must be there. podd tries again by itself."
 		case strings.Contains(e.Message, `no runtime for "`):
-			next = "Start podd with --runtime-handler NAME=PATH of that runtime, or give the pod another runtimeClassName (podctl get runtimeclasses)."
+			next = "Start podd with --runtime-handler NAME=RUNTIME, or give the pod another runtimeClassName (podctl get runtimeclasses)."
+		case strings.Contains(e.Message, "a shim gives each pod namespaces of its own"):
+			next = "Leave them out of the pod, or give it another runtimeClassName, or none."
 		case strings.Contains(e.Message, `runtime for "`):
-			next = "Put that program there, or start podd with another --runtime-handler NAME=PATH. podd tries again by itself."
+			next = "Put that program there, or start podd with another --runtime-handler NAME=RUNTIME. podd tries again by itself."
 		case strings.Contains(e.Message, "hostPort") && strings.Contains(e.Message, "in use by pod"):
 			next = "Delete that pod, or take another hostPort. podd tries again by itself."
 		case strings.Contains(e.Message, "memory limit too low"):

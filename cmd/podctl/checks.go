@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"podd/api/credentials"
+	"podd/runtime/handler"
 )
 
 // fine is the result of a check that found nothing wrong.
@@ -191,11 +192,16 @@ func plugins(bundle string) result {
 	return fine("CNI plugins", "%s", bundle)
 }
 
-// runtimes looks for the programs of runtime handlers.
-func runtimes(handlers map[string]string) result {
+// runtimes looks for the programs of runtime handlers where podd's own containerd does: shims that are named by their type
+// in the bundle and in PATH.
+func runtimes(handlers map[string]string, bundle string) result {
 	var there, missing []string
 	for _, name := range slices.Sorted(maps.Keys(handlers)) {
-		if one := name + "=" + handlers[name]; executable(handlers[name]) {
+		h, err := handler.Parse(handlers[name])
+		if err == nil {
+			_, err = h.Find(bundle + ":" + os.Getenv("PATH"))
+		}
+		if one := name + "=" + handlers[name]; err == nil {
 			there = append(there, one)
 		} else {
 			missing = append(missing, one)

@@ -148,7 +148,7 @@ func (p *podctl) examine(ctx context.Context, at place) []result {
 		results = append(results, disk("log disk", at.LogDir))
 	}
 	if len(at.Handlers) > 0 {
-		results = append(results, runtimes(at.Handlers))
+		results = append(results, runtimes(at.Handlers, at.Bundle))
 	}
 	if !p.client.remote() {
 		results = append(results, socket(p.client.socket, at.Group))

@@ -99,7 +99,7 @@ func TestDiagnose(t *testing.T) {
 		"storage": {"status: {phase: Failed, reason: Evicted, message: 'Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. '}", nil,
 			"-> Raise resources.limits.ephemeral-storage, or have the pod store less."},
 		"dev":     {app("state: {waiting: {reason: RunContainerError, message: \"can't mask paths: open /dev/null: no such file or directory\"}}"), nil, "-> A volume hides what"},
-		"handler": {"status: {phase: Pending}", warning(`Failed to create pod sandbox: no runtime for "kata" is configured`), "-> Start podd with --runtime-handler NAME=PATH"},
+		"handler": {"status: {phase: Pending}", warning(`Failed to create pod sandbox: no runtime for "kata" is configured`), "-> Start podd with --runtime-handler NAME=RUNTIME"},
 		"program": {"status: {phase: Pending}", warning(`Failed to create pod sandbox: runtime for "kata": stat /nope: no such file or directory`), "-> Put that program there"},
 		"root mount": {app("state: {waiting: {reason: CreateContainerConfigError, message: \"volumeMount d: mountPath /: would replace the container's root\"}}"), nil,
 			"-> Correct mountPath in spec.containers[].volumeMounts. Make the pod anew with it."},

@@ -119,7 +119,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.DurationVar(&c.BackoffMax.Duration, "restart-backoff-max", c.BackoffMax.Duration, "longest crash-loop back-off")
 	f.DurationVar(&c.PullBase.Duration, "pull-backoff", c.PullBase.Duration, "first back-off after a failed image pull")
 	f.IntVar(&c.MaxPods, "max-pods", c.MaxPods, "pods that may be on this host at the same time")
-	f.Var(&c.Handlers, "runtime-handler", "another OCI runtime for RuntimeClasses, `NAME=PATH`; may be repeated")
+	f.Var(&c.Handlers, "runtime-handler", "another OCI runtime or shim for RuntimeClasses, `NAME=RUNTIME`; may be repeated")
 	f.IntVar(&c.Parallel, "parallel-starts", c.Parallel, "containers started at the same time (default: twice the processors)")
 }
 

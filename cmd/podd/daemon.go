@@ -230,7 +230,7 @@ func (p *podd) open(boot string) error {
 	}
 	var err error
 	p.client, err = containers.Connect(containers.Options{
-		Address: p.bundle.ContainerdSocket(), Namespace: c.Namespace, Runc: runc, RuncRoot: runcRoot, Runtimes: c.Handlers,
+		Address: p.bundle.ContainerdSocket(), Namespace: c.Namespace, Runc: runc, RuncRoot: runcRoot, Handlers: c.Handlers.parsed(), ShimPath: p.bundle.ShimPath(),
 		CgroupParent: c.CgroupParent, RunDir: filepath.Join(c.State, "exec"), TaskDir: p.bundle.TaskDir(), SeccompDir: filepath.Join(c.ConfigDir, "seccomp"), Log: p.log,
 	})
 	if err != nil {

@@ -3,16 +3,16 @@ package main
 import (
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"podd/runtime/containers"
+	"podd/runtime/handler"
 )
 
-// handlers are OCI runtimes beside runc: paths of programs by the names of handlers. It is a flag.
+// handlers are OCI runtimes and shims beside runc, as package handler reads them, by the names of handlers. It is a flag.
 type handlers map[string]string
 
 func (h *handlers) String() string {
@@ -31,7 +31,7 @@ func (h *handlers) Set(s string) error {
 	for one := range strings.SplitSeq(s, ",") {
 		name, path, ok := strings.Cut(one, "=")
 		if !ok {
-			return fmt.Errorf("%q: must be a name and a path, like crun=/usr/bin/crun", one)
+			return fmt.Errorf("%q: must be a name and a runtime, like crun=/usr/bin/crun", one)
 		}
 		if *h == nil {
 			*h = handlers{}
@@ -41,16 +41,25 @@ func (h *handlers) Set(s string) error {
 	return nil
 }
 
-func (h *handlers) Type() string { return "NAME=PATH" }
+func (h *handlers) Type() string { return "NAME=RUNTIME" }
 
 func (h *handlers) check() error {
 	for name, path := range *h {
 		if wrong := validation.IsDNS1123Label(name); len(wrong) > 0 || name == containers.DefaultHandler {
 			return fmt.Errorf("runtime-handler %q: must be lowercase letters, digits and '-', and not %s", name, containers.DefaultHandler)
 		}
-		if !filepath.IsAbs(path) || strings.Contains(path, ",") {
-			return fmt.Errorf("runtime-handler %s: %q: must be an absolute path without commas", name, path)
+		if _, err := handler.Parse(path); err != nil {
+			return fmt.Errorf("runtime-handler %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// parsed is what they stand for, once check has found nothing wrong.
+func (h handlers) parsed() map[string]handler.Handler {
+	all := map[string]handler.Handler{}
+	for name, value := range h {
+		all[name], _ = handler.Parse(value)
+	}
+	return all
 }

@@ -7,8 +7,9 @@ import (
 
 func TestHandlers(t *testing.T) {
 	for in, want := range map[string]handlers{
-		"crun=/usr/bin/crun":  {"crun": "/usr/bin/crun"},
-		"b=/b,a=/a":           {"a": "/a", "b": "/b"},
+		"crun=/usr/bin/crun": {"crun": "/usr/bin/crun"},
+		"b=/b,a=/a":          {"a": "/a", "b": "/b"},
+		"g=io.containerd.runsc.v1:/etc/runsc.toml,k=/opt/containerd-shim-kata-v2": {"g": "io.containerd.runsc.v1:/etc/runsc.toml", "k": "/opt/containerd-shim-kata-v2"},
 		"crun":                nil,
 		"runc=/usr/bin/runc":  nil,
 		"crun=bin/crun":       nil,

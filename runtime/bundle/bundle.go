@@ -144,6 +144,14 @@ func (b *Bundle) TaskDir() string {
 	return filepath.Join(b.o.containerdDir(), "state", "io.containerd.runtime.v2.task")
 }
 
+// ShimPath is where podd's own containerd finds shims, as PATH; "" when another one is used.
+func (b *Bundle) ShimPath() string {
+	if b.o.ContainerdAddress != "" {
+		return ""
+	}
+	return searchPath(b.o.BinDir)
+}
+
 func (o Options) containerdDir() string { return filepath.Join(o.RunDir, "containerd") }
 func (o Options) containerdSocket() string {
 	return filepath.Join(o.containerdDir(), "containerd.sock")

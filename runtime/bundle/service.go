@@ -227,13 +227,18 @@ func (s *service) spawn() (*process, error) {
 	return p, nil
 }
 
-// environ is a small environment: not NOTIFY_SOCKET, through which the service would speak to systemd in podd's name.
-func (s *service) environ() []string {
+// searchPath is podd's own PATH with a directory before it.
+func searchPath(first string) string {
 	path := os.Getenv("PATH")
 	if path == "" {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
-	env := []string{"PATH=" + s.path + ":" + path}
+	return first + ":" + path
+}
+
+// environ is a small environment: not NOTIFY_SOCKET, through which the service would speak to systemd in podd's name.
+func (s *service) environ() []string {
+	env := []string{"PATH=" + searchPath(s.path)}
 	for _, name := range []string{"HOME", "LANG", "TMPDIR", "GODEBUG", "GOTRACEBACK"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)

@@ -17,20 +17,23 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
+
+	"podd/runtime/handler"
 )
 
 // Options says where containerd is and how containers are made there.
 type Options struct {
-	Address      string            // containerd's socket
-	Namespace    string            // containerd namespace, "podd" if empty
-	Snapshotter  string            // "overlayfs" if empty
-	Runc         string            // absolute path of runc, or "" for containerd's own choice
-	RuncRoot     string            // where runc keeps its state, or "" for containerd's own choice
-	Runtimes     map[string]string // other OCI runtimes, by the names of their handlers: absolute paths
-	CgroupParent string            // parent of podd's cgroups, "/podd" if empty
-	RunDir       string            // directory on tmpfs for FIFOs of execs and short-lived mounts; made when needed
-	TaskDir      string            // where containerd keeps the bundles of tasks; "": not known, as of a containerd that is not podd's
-	SeccompDir   string            // where Localhost seccomp profiles are read
+	Address      string                     // containerd's socket
+	Namespace    string                     // containerd namespace, "podd" if empty
+	Snapshotter  string                     // "overlayfs" if empty
+	Runc         string                     // absolute path of runc, or "" for containerd's own choice
+	RuncRoot     string                     // where runc keeps its state, or "" for containerd's own choice
+	Handlers     map[string]handler.Handler // beside runc, by their names
+	ShimPath     string                     // directories where podd's own containerd finds shims, as PATH; "": not known, as of a containerd that is not podd's
+	CgroupParent string                     // parent of podd's cgroups, "/podd" if empty
+	RunDir       string                     // directory on tmpfs for FIFOs of execs and short-lived mounts; made when needed
+	TaskDir      string                     // where containerd keeps the bundles of tasks; "": not known, as of a containerd that is not podd's
+	SeccompDir   string                     // where Localhost seccomp profiles are read
 	Log          *slog.Logger
 }
 
@@ -59,7 +62,7 @@ type Config struct {
 	Mounts    []specs.Mount // the pod's etc files, /dev/shm, volumes
 	Devices   []Device
 	Boot      string // boot id of the host
-	Handler   string // which OCI runtime; "" is runc
+	Handler   string // of its runtime class; "" is runc
 }
 
 // Device is a device of the host that the container may use.
@@ -125,7 +128,7 @@ type Instance struct {
 	Era       int                      // Config.Era
 	Resources *v1.ResourceRequirements // of the spec it was made from; nil of one that an older podd made
 	Boot      string
-	Handler   string // the OCI runtime; "" is runc
+	Handler   string // of its runtime class; "" is runc
 	Cgroup    string // its path from the cgroup mount point
 	Backoff   time.Duration
 	User      *v1.ContainerUser

@@ -22,9 +22,10 @@ type Client struct {
 	cc   *client.Client
 	host Host
 
-	quiet sync.Map // ids of containers of which nobody else can have begun to make a task
-	pods  sync.Map // container id -> uid of its pod, as Ensure and Look have seen it
-	execs chan struct{}
+	quiet   sync.Map // ids of containers of which nobody else can have begun to make a task
+	foreign sync.Map // ids of containers made for another shim than runc's, as Ensure and Look have seen it
+	pods    sync.Map // container id -> uid of its pod, as Ensure and Look have seen it
+	execs   chan struct{}
 
 	cleaning sync.WaitGroup // of execs whose output somebody else keeps open; Close waits for it
 	seq      atomic.Uint64  // makes exec ids unique in this process

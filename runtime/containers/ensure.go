@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 
-	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -38,6 +38,9 @@ func (c *Client) Ensure(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	if c.IsShim(cfg.Handler) {
+		maps.Copy(spec.Annotations, memberAnnotations(cfg))
+	}
 	r := record{
 		UID: string(cfg.Pod.UID), Namespace: cfg.Pod.Namespace, Pod: cfg.Pod.Name, Name: cfg.Container.Name,
 		Attempt: cfg.Attempt, Sandbox: cfg.Sandbox.ID, Key: cfg.Key, Image: cfg.Image.Name, ImageID: cfg.Image.ID,
@@ -64,6 +67,9 @@ func stopSignalOf(cfg Config) string {
 
 // EnsureSandbox has the record of a pause container.
 func (c *Client) EnsureSandbox(ctx context.Context, cfg SandboxConfig) error {
+	if c.IsShim(cfg.Handler) {
+		maps.Copy(cfg.Spec.Annotations, sandboxAnnotations(cfg))
+	}
 	r := record{
 		UID: string(cfg.Pod.UID), Namespace: cfg.Pod.Namespace, Pod: cfg.Pod.Name, Attempt: cfg.Attempt, Boot: cfg.Boot,
 		StopSignal: "SIGTERM", Cgroup: path.Clean(cfg.Spec.Linux.CgroupsPath), Spec: cfg.Pod, Handler: cfg.Handler,
@@ -98,6 +104,7 @@ func (c *Client) ensureRecord(ctx context.Context, id, snapshot string, spec *sp
 	if err != nil {
 		return err
 	}
+	c.noteRuntime(made)
 	killpoint.At("containers.create.record")
 	_, err = c.cc.ContainerService().Create(c.lease(ctx, r.UID), made)
 	if err == nil {
@@ -143,7 +150,7 @@ func (c *Client) replace(ctx context.Context, made containers.Container, r recor
 
 func (c *Client) container(id, snapshot string, spec *specs.Spec, r record) (containers.Container, error) {
 	out := containers.Container{
-		ID: id, Labels: r.labels(), Image: r.Image, SnapshotKey: snapshot, Runtime: containers.RuntimeInfo{Name: runtimeName},
+		ID: id, Labels: r.labels(), Image: r.Image, SnapshotKey: snapshot,
 	}
 	if snapshot != "" {
 		out.Snapshotter = c.opts.Snapshotter
@@ -155,11 +162,7 @@ func (c *Client) container(id, snapshot string, spec *specs.Spec, r record) (con
 	if out.Spec, err = typeurl.MarshalAny(spec); err != nil {
 		return out, fmt.Errorf("encode spec: %w", err)
 	}
-	binary, err := c.runtime(r.Handler)
-	if err != nil {
-		return out, err
-	}
-	out.Runtime.Options, err = typeurl.MarshalAny(&options.Options{BinaryName: binary, Root: c.opts.RuncRoot})
+	out.Runtime, err = c.runtimeInfo(r.Handler)
 	return out, err
 }
 

@@ -2,40 +2,72 @@ package containers
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/typeurl/v2"
+
+	"podd/runtime/handler"
 )
 
 // DefaultHandler is the name of the handler that every host has.
 const DefaultHandler = "runc"
 
-// runtime is the binary of the OCI runtime that a handler stands for, "" for containerd's own choice. All of them are run by
-// runc's shim, which takes any with runc's command line.
-func (c *Client) runtime(handler string) (string, error) {
-	if handler == "" || handler == DefaultHandler {
-		return c.opts.Runc, nil
+// handler is what a handler stands for. All but shims are run by runc's shim, which takes any with runc's command line.
+func (c *Client) handler(name string) (handler.Handler, error) {
+	if name == "" || name == DefaultHandler {
+		return handler.Handler{Path: c.opts.Runc}, nil
 	}
-	binary, ok := c.opts.Runtimes[handler]
+	h, ok := c.opts.Handlers[name]
 	if !ok {
-		return "", fmt.Errorf("no runtime for %q is configured", handler)
+		return h, fmt.Errorf("no runtime for %q is configured", name)
 	}
-	return binary, nil
+	return h, nil
 }
 
-// HasHandler is nil when containers can be made with a handler, else the reason why not.
-func (c *Client) HasHandler(handler string) error {
-	binary, err := c.runtime(handler)
-	if err != nil || binary == "" {
+// HasHandler is nil when containers can be made with a handler, else the reason why not. What a containerd that is not
+// podd's finds is not known.
+func (c *Client) HasHandler(name string) error {
+	h, err := c.handler(name)
+	if err != nil || h == (handler.Handler{}) || h.Path == "" && c.opts.ShimPath == "" {
 		return err
 	}
-	info, err := os.Stat(binary)
-	switch {
-	case err != nil:
-		return fmt.Errorf("runtime for %q: %w", handler, err)
-	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		return fmt.Errorf("runtime for %q: %s: is no program", handler, binary)
+	if _, err := h.Find(c.opts.ShimPath); err != nil {
+		return fmt.Errorf("runtime for %q: %w", name, err)
 	}
 	return nil
+}
+
+// IsShim tells whether the containers of a handler are made by another shim than runc's. It may give a pod a kernel of its
+// own: it takes the network as it is when the sandbox starts, and makes members in a sandbox that runs.
+func (c *Client) IsShim(name string) bool {
+	h, err := c.handler(name)
+	return err == nil && h.Shim()
+}
+
+// runtimeInfo is what containerd is told of a handler.
+func (c *Client) runtimeInfo(name string) (info containers.RuntimeInfo, err error) {
+	h, err := c.handler(name)
+	if err != nil {
+		return info, err
+	}
+	if !h.Shim() {
+		info.Name = runtimeName
+		info.Options, err = typeurl.MarshalAny(&options.Options{BinaryName: h.Path, Root: c.opts.RuncRoot})
+		return info, err
+	}
+	info.Name = h.Type
+	if h.Path != "" || c.opts.ShimPath != "" { // containerd takes a path for a name, and looks itself only where it was started
+		if info.Name, err = h.Find(c.opts.ShimPath); err != nil {
+			return info, fmt.Errorf("runtime for %q: %w", name, err)
+		}
+	}
+	if h.Config != "" {
+		info.Options, err = typeurl.MarshalAny(&runtimeoptions.Options{TypeUrl: h.Type + ".options", ConfigPath: h.Config})
+	}
+	return info, err
 }
 
 // isRuntime says whether p is an OCI runtime that podd's containers are made with. One that is a script has its path after
@@ -44,9 +76,9 @@ func (c *Client) isRuntime(p process) bool {
 	if filepath.Base(p.argv[0]) == DefaultHandler {
 		return true
 	}
-	for _, binary := range c.opts.Runtimes {
+	for _, h := range c.opts.Handlers {
 		for _, a := range p.argv[:min(2, len(p.argv))] {
-			if a == binary {
+			if a == h.Path && !h.Shim() {
 				return true
 			}
 		}

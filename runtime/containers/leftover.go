@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,11 @@ func (c *Client) settle(ctx context.Context, group, id string) error {
 	}
 	if err := c.forgetTask(ctx, group, id); err != nil {
 		return fmt.Errorf("settle %s: %w", id, err)
+	}
+	if c.isForeign(id) && id != group {
+		if err := c.endShims(ctx, id); err != nil {
+			return fmt.Errorf("settle %s: %w", id, err)
+		}
 	}
 	if err := c.removeBundle(ctx, id); err != nil {
 		return fmt.Errorf("settle %s: %w", id, err)
@@ -80,7 +86,7 @@ func (c *Client) forgetTask(ctx context.Context, group, id string) error {
 	if _, err := c.task(c.Context(ctx), id); !errors.Is(err, ErrGone) {
 		return err // containerd's own, or it cannot say
 	}
-	s, err := c.dialShim(group)
+	s, err := c.dialShim(id, group)
 	if s == nil || err != nil {
 		return err
 	}
@@ -146,18 +152,43 @@ func (c *Client) removeBundle(ctx context.Context, id string) error {
 // EndShim has no shim for a sandbox all of whose tasks are deleted, and no socket of one. A shim ends by itself with its
 // last task, unless containerd lost sight of it.
 func (c *Client) EndShim(ctx context.Context, sandboxID string) error {
-	s, err := c.dialShim(sandboxID)
-	if err != nil {
+	if err := c.endShims(ctx, sandboxID); err != nil {
 		return fmt.Errorf("end shim of %s: %w", sandboxID, err)
 	}
-	if s != nil {
-		defer s.close()
-		if err := s.end(c.Context(ctx)); err != nil {
-			return fmt.Errorf("end shim of %s: %w", sandboxID, err)
+	return nil
+}
+
+// endShims has no shim that was started for the container of that id, and no socket of one.
+func (c *Client) endShims(ctx context.Context, id string) error {
+	sockets := []string{c.shimSocket(id)}
+	if c.isForeign(id) {
+		sockets = append(sockets, c.commonSocket(id))
+	}
+	for _, socket := range sockets {
+		s, err := c.dialSocket(socket)
+		if err != nil {
+			return err
+		}
+		if s != nil {
+			err := s.end(c.Context(ctx))
+			s.close()
+			if err != nil {
+				return err
+			}
+		}
+		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
 	}
-	if err := os.Remove(c.shimSocket(sandboxID)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("end shim of %s: %w", sandboxID, err)
+	if !c.isForeign(id) {
+		return nil
+	}
+	for _, p := range c.shims() { // it may listen anywhere, but it does not hide
+		if c.startedFor(p) == id {
+			if err := c.endProcess(ctx, p.pid, shimAnswer); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -169,18 +200,19 @@ func (c *Client) Sweep(ctx context.Context) error {
 }
 
 // sweepShims ends the shims of podd's own containerd that nobody can reach and that run nothing, as a podd or a
-// containerd that was killed may have left them.
+// containerd that was killed may have left them. Of one that is not runc's, podd knows neither where it listens nor
+// whether it runs something by its children: it is a stray once containerd has no bundle of what it was started for.
 func (c *Client) sweepShims(ctx context.Context) error {
 	if c.opts.TaskDir == "" {
 		return nil
 	}
-	reachable := map[int]bool{}
-	sockets, err := os.ReadDir(filepath.Dir(c.shimSocket("")))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	sockets, err := c.sockets()
+	if err != nil {
 		return fmt.Errorf("sweep shims: %w", err)
 	}
-	for _, e := range sockets {
-		s, err := c.dialSocket(filepath.Join(filepath.Dir(c.shimSocket("")), e.Name()))
+	reachable := map[int]bool{}
+	for _, socket := range sockets {
+		s, err := c.dialSocket(socket)
 		if err != nil || s == nil {
 			continue
 		}
@@ -189,12 +221,13 @@ func (c *Client) sweepShims(ctx context.Context) error {
 		}
 		s.close()
 	}
-	for _, p := range processes() {
-		if !p.isShim(c.opts.Namespace, c.opts.Address) || reachable[p.pid] || hasChildren(p.pid) {
+	for _, p := range c.shims() {
+		id := c.startedFor(p)
+		if reachable[p.pid] || p.isRuncs() && hasChildren(p.pid) || !p.isRuncs() && c.hasBundle(id) {
 			continue
 		}
-		c.opts.Log.Warn("ending a shim that nobody can reach", "pid", p.pid, "id", p.after("-id"))
-		if err := endProcess(ctx, p.pid, 0); err != nil {
+		c.opts.Log.Warn("ending a shim that nobody can reach", "pid", p.pid, "program", p.argv[0], "id", id)
+		if err := c.endProcess(ctx, p.pid, 0); err != nil {
 			return fmt.Errorf("sweep shims: %w", err)
 		}
 	}
@@ -203,18 +236,36 @@ func (c *Client) sweepShims(ctx context.Context) error {
 
 // shimConn is a connection of podd's own with a shim.
 type shimConn struct {
+	of     *Client
 	client *ttrpc.Client
 	tasks  taskv3.TTRPCTaskService
 }
 
 func (s *shimConn) close() { _ = s.client.Close() }
 
-func (c *Client) dialShim(sandboxID string) (*shimConn, error) {
-	return c.dialSocket(c.shimSocket(sandboxID))
+// dialShim is the shim of the first of the containers that has one which listens, else nil. Where one listens that is not
+// runc's, containerd has noted, or it is where most of them do.
+func (c *Client) dialShim(ids ...string) (*shimConn, error) {
+	var sockets []string
+	for _, id := range ids {
+		sockets = append(sockets, c.shimSocket(id))
+		if c.isForeign(id) {
+			sockets = append(sockets, c.notedSocket(id), c.commonSocket(id))
+		}
+	}
+	for _, socket := range sockets {
+		if s, err := c.dialSocket(socket); s != nil || err != nil {
+			return s, err
+		}
+	}
+	return nil, nil
 }
 
 // dialSocket is nil when nobody listens there.
 func (c *Client) dialSocket(path string) (*shimConn, error) {
+	if path == "" {
+		return nil, nil
+	}
 	conn, err := net.Dial("unix", path)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil, nil
@@ -222,8 +273,8 @@ func (c *Client) dialSocket(path string) (*shimConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := ttrpc.NewClient(conn)
-	return &shimConn{client: client, tasks: taskv3.NewTTRPCTaskClient(client)}, nil
+	client := ttrpc.NewClient(conn, ttrpc.WithUnaryClientInterceptor(eitherVersion))
+	return &shimConn{of: c, client: client, tasks: taskv3.NewTTRPCTaskClient(client)}, nil
 }
 
 // shimAnswer bounds one question to a shim.
@@ -243,18 +294,18 @@ func (s *shimConn) pid(ctx context.Context) int {
 // end asks a shim to end, and ends it when it stays.
 func (s *shimConn) end(ctx context.Context) error {
 	pid := s.pid(ctx)
-	if pid == 0 || !isShim(pid) {
+	if pid == 0 || !s.of.isShim(pid) {
 		return nil
 	}
 	asked, cancel := context.WithTimeout(ctx, shimAnswer)
 	defer cancel()
 	_, _ = s.tasks.Shutdown(asked, &taskv3.ShutdownRequest{Now: true})
-	return endProcess(ctx, pid, shimAnswer)
+	return s.of.endProcess(ctx, pid, shimAnswer)
 }
 
 // endProcess waits so long for a process to end, and then kills it. It is held by a descriptor from before it is looked
 // at, so that no other one can be meant.
-func endProcess(ctx context.Context, pid int, patience time.Duration) error {
+func (c *Client) endProcess(ctx context.Context, pid int, patience time.Duration) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -263,7 +314,7 @@ func endProcess(ctx context.Context, pid int, patience time.Duration) error {
 		return fmt.Errorf("open process %d: %w", pid, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if !isShim(pid) {
+	if !c.isShim(pid) {
 		return nil
 	}
 	if ended(fd, patience) {
@@ -315,13 +366,6 @@ func commandLine(pid int) []string {
 	return strings.Split(string(bytes.TrimSuffix(line, []byte{0})), "\x00")
 }
 
-const shimBinary = "containerd-shim-runc-v2"
-
-func isShim(pid int) bool {
-	argv := commandLine(pid)
-	return len(argv) > 0 && filepath.Base(argv[0]) == shimBinary
-}
-
 // after is the argument that follows a flag.
 func (p process) after(flag string) string {
 	for i, a := range p.argv {
@@ -332,27 +376,16 @@ func (p process) after(flag string) string {
 	return ""
 }
 
-// isShim says whether p serves tasks of a namespace of a containerd; the same binary's short-lived commands do not.
-func (p process) isShim(namespace, address string) bool {
-	return filepath.Base(p.argv[0]) == shimBinary && p.after("-namespace") == namespace && p.after("-address") == address &&
-		!p.command()
-}
-
 func (p process) command() bool {
 	last := p.argv[len(p.argv)-1]
 	return last == "start" || last == "delete"
 }
 
-// atWork says whether a shim's command or runc is busy with a container.
+// atWork says whether a shim's command or an OCI runtime is busy with a container.
 func (c *Client) atWork(id string) bool {
 	for _, p := range processes() {
-		if !c.isRuntime(p) && (filepath.Base(p.argv[0]) != shimBinary || !p.command()) {
-			continue
-		}
-		for _, a := range p.argv[1:] {
-			if a == id {
-				return true
-			}
+		if slices.Contains(p.argv[1:], id) && (c.isRuntime(p) || p.command() && (p.isRuncs() || c.owns(p)) || c.runsForShim(p)) {
+			return true
 		}
 	}
 	return false

@@ -73,12 +73,20 @@ func (c *Client) forget(there []containers.Container) {
 	for _, ctr := range there {
 		ids[ctr.ID] = true
 	}
-	c.pods.Range(func(id, _ any) bool {
-		if !ids[id.(string)] {
-			c.pods.Delete(id)
-		}
-		return true
-	})
+	for _, known := range []*sync.Map{&c.pods, &c.foreign} {
+		known.Range(func(id, _ any) bool {
+			if !ids[id.(string)] {
+				known.Delete(id)
+			}
+			return true
+		})
+	}
+}
+
+func (c *Client) noteRuntime(ctr containers.Container) {
+	if ctr.Runtime.Name != runtimeName {
+		c.foreign.Store(ctr.ID, true)
+	}
 }
 
 // look is one instance. containerd's list leaves out the tasks it cannot ask just now, so that one that is not in it is
@@ -91,6 +99,7 @@ func (c *Client) look(ctx context.Context, ctr containers.Container, t *task.Pro
 		r.Namespace, r.Pod, _ = strings.Cut(ctr.Labels[labelPod], "/")
 	}
 	c.pods.Store(ctr.ID, r.UID)
+	c.noteRuntime(ctr)
 	i := r.instance(ctr)
 	if t == nil {
 		t, err = c.task(ctx, ctr.ID)

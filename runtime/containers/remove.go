@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 
 	"podd/runtime/killpoint"
@@ -54,6 +55,7 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
 	c.pods.Delete(id)
+	c.foreign.Delete(id)
 	c.quiet.Delete(id)
 	killpoint.At("containers.remove.removed")
 	return nil
@@ -89,7 +91,7 @@ func (c *Client) removeTask(ctx context.Context, id string) error {
 func (c *Client) tryRemoveTask(ctx context.Context, id string) error {
 	killpoint.At("containers.remove.kill")
 	if err := c.Signal(ctx, id, syscall.SIGKILL); err != nil {
-		return err
+		return c.removeUnstarted(ctx, id, err)
 	}
 	killpoint.At("containers.remove.killed")
 	_, err := c.Wait(ctx, id)
@@ -103,6 +105,18 @@ func (c *Client) tryRemoveTask(ctx context.Context, id string) error {
 		return fmt.Errorf("delete task: %w", err)
 	}
 	killpoint.At("containers.remove.deleted")
+	return nil
+}
+
+// removeUnstarted takes away a task that cannot be killed if it was never started: a runtime may not signal what does not
+// run, as gVisor's does not. Else the answer is why it cannot be killed.
+func (c *Client) removeUnstarted(ctx context.Context, id string, cause error) error {
+	if t, err := c.task(ctx, id); err != nil || t.Status != task.Status_CREATED {
+		return cause
+	}
+	if err := c.deleteTask(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("%w; then delete task: %w", cause, err)
+	}
 	return nil
 }
 

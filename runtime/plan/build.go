@@ -59,7 +59,7 @@ func (p *planner) refresh() {
 // grounded tells whether the ground is there and nobody works on it.
 func (p *planner) grounded() bool { return p.f.Ground && !p.busy(EnsureGround, "") }
 
-// sandbox asks for the pause container and the network, beside each other: neither needs the other.
+// sandbox asks for the pause container and the network, beside each other: neither needs the other, with runc.
 func (p *planner) sandbox(g goal) {
 	if !p.grounded() || !g.clear {
 		return
@@ -67,7 +67,8 @@ func (p *planner) sandbox(g goal) {
 	if !p.f.Network.Ready || p.busy(EnsureNetwork, "") {
 		p.try(Step{Op: EnsureNetwork, Attempt: g.attempt, Sandbox: g.id, Why: "network of the sandbox"})
 	}
-	if !g.running || p.busy(EnsureSandbox, "") {
+	networked := p.f.Network.Ready && !p.busy(EnsureNetwork, "")
+	if (!g.running && (networked || !p.f.NetworkFirst)) || p.busy(EnsureSandbox, "") {
 		p.try(Step{Op: EnsureSandbox, Attempt: g.attempt, Sandbox: g.id, Why: "sandbox of the pod"})
 	}
 }

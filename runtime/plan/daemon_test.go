@@ -118,7 +118,7 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		Static: w.pod.Annotations["static"] != "",
 		Beyond: d.beyond, Evicted: w.evicted,
 		Era: w.era, EraBy: w.eraBy, Allocated: maps.Clone(w.allocated), Room: w.room,
-		Ground: w.ground, GroundLeft: w.groundLeft, Network: w.network,
+		Ground: w.ground, GroundLeft: w.groundLeft, Network: w.network, NetworkFirst: w.networkFirst,
 		Images: map[string]status.Image{}, Pulled: maps.Clone(d.pulled), Mounted: maps.Clone(w.mounted), Failures: maps.Clone(d.failures),
 	}
 	if w.ground && w.written != w.sources {

@@ -48,7 +48,7 @@ func anyFacts(rng *rand.Rand) (*v1.Pod, status.Facts) {
 	all := everyContainer(pod)
 	f := status.Facts{
 		Now: now, Reachable: rng.IntN(5) > 0, Limits: status.DefaultLimits(), Gone: rng.IntN(10) == 0, Static: rng.IntN(5) == 0,
-		Ground: yes(), GroundLeft: yes(), Stale: rng.IntN(2), Network: status.Network{Ready: yes(), Attached: yes()},
+		Ground: yes(), GroundLeft: yes(), Stale: rng.IntN(2), Network: status.Network{Ready: yes(), Attached: yes()}, NetworkFirst: yes(),
 		Images: map[string]status.Image{}, Failures: map[status.Task]status.Failed{},
 		Started: ago(), Era: rng.IntN(2), EraBy: all[rng.IntN(len(all))].Name,
 	}

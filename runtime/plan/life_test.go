@@ -313,6 +313,7 @@ func debugged(w *world) bool {
 func randomWorld(t reporter, rng *rand.Rand, seed uint64) *world {
 	w := newWorld(t, randomPod(rng))
 	w.name = fmt.Sprintf("seed %d", seed)
+	w.networkFirst = seed%4 == 0
 	for _, c := range everyContainer(w.pod) {
 		if rng.IntN(2) == 0 {
 			w.images[c.Image] = true

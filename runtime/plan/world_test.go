@@ -51,13 +51,14 @@ type world struct {
 	proved      map[string]bool // instances that were started once, by id
 
 	// How it behaves.
-	run    func(c string, attempt int) (time.Duration, int32)   // how long an instance runs and its exit code; <0 is for ever
-	obeys  func(c string) time.Duration                         // how long after SIGTERM it ends; <0 never
-	take   func(s Step) (effect, rest time.Duration)            // time until a step's effect, and from there to its end
-	fails  func(s Step) fate                                    //
-	hooks  func(s Step) (takes time.Duration, failed string)    // how long a hook runs, <0 for ever, and why it fails
-	probes func(s Step) (after time.Duration, is status.Result) // when a probe comes to its next result; <0 never
-	lag    func() time.Duration                                 // how long a step that is given up takes to end
+	networkFirst bool                                                 // status.Facts.NetworkFirst
+	run          func(c string, attempt int) (time.Duration, int32)   // how long an instance runs and its exit code; <0 is for ever
+	obeys        func(c string) time.Duration                         // how long after SIGTERM it ends; <0 never
+	take         func(s Step) (effect, rest time.Duration)            // time until a step's effect, and from there to its end
+	fails        func(s Step) fate                                    //
+	hooks        func(s Step) (takes time.Duration, failed string)    // how long a hook runs, <0 for ever, and why it fails
+	probes       func(s Step) (after time.Duration, is status.Result) // when a probe comes to its next result; <0 never
+	lag          func() time.Duration                                 // how long a step that is given up takes to end
 
 	d *daemon
 
@@ -559,6 +560,9 @@ var attending = []status.Op{Stop, Record, Remove, Condemn, Resize, PostStart, Pr
 // checkSet holds every answer of Next to what is true of all of them.
 func (w *world) checkSet(pod *v1.Pod, f status.Facts, set []Step) {
 	for i, a := range set {
+		if a.Op == EnsureSandbox && f.NetworkFirst && !f.Busy(EnsureSandbox, "") && (!f.Network.Ready || f.Busy(EnsureNetwork, "")) {
+			w.t.Errorf("%s: %s before the network is ready", w.name, show(a, w.started))
+		}
 		for _, b := range set[i+1:] {
 			if opposed(a, b) || a.Task() == b.Task() {
 				w.t.Errorf("%s: %s beside %s", w.name, show(a, w.started), show(b, w.started))
