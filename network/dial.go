@@ -29,7 +29,7 @@ func (n *Network) Addresses(p Pod) ([]string, error) {
 }
 
 // Dial connects to a TCP port of the pod's own localhost, of the host's with HostNetwork: 127.0.0.1 is tried first, then
-// ::1, then with Apart the pod's addresses. The connection is a *net.TCPConn.
+// ::1, then the addresses of a pod that is Apart. The connection is a *net.TCPConn.
 func (n *Network) Dial(ctx context.Context, p Pod, port int) (net.Conn, error) {
 	conn, err := n.dial(ctx, p, port)
 	if err != nil {
@@ -46,7 +46,7 @@ func (n *Network) dial(ctx context.Context, p Pod, port int) (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p.Apart {
+		if a.Apart {
 			apart = a.IPs
 		}
 		path := n.netnsPath(p.UID, a.Attempt)

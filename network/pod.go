@@ -105,7 +105,7 @@ func (n *Network) add(ctx context.Context, c *conf, r *record, p Pod, path strin
 		}
 		limit = nil
 	}
-	a := attempt{ID: id, Attempt: p.Attempt, Config: string(c.list.Bytes), Bandwidth: limit, Args: [][2]string{
+	a := attempt{ID: id, Attempt: p.Attempt, Apart: p.Apart, Config: string(c.list.Bytes), Bandwidth: limit, Args: [][2]string{
 		{"IgnoreUnknown", "1"},
 		{"K8S_POD_NAMESPACE", p.Namespace},
 		{"K8S_POD_NAME", p.Name},
@@ -207,7 +207,11 @@ func (n *Network) good(a attempt, path string) (bool, error) {
 	if id, err := netnsID(path); err != nil || id != a.NetnsID {
 		return false, err
 	}
-	if ok, err := hasInterface(path, a.IPs); err != nil || !ok {
+	ips := a.IPs
+	if a.Apart {
+		ips = nil // gVisor's has taken them away from there when the sandbox started
+	}
+	if ok, err := hasInterface(path, ips); err != nil || !ok {
 		return false, err
 	}
 	return onBridge(a)

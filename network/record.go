@@ -32,6 +32,7 @@ type attempt struct {
 	Config  string       `json:"config"`  // the configuration list that ADD ran with; DEL runs with the same
 	Args    [][2]string  `json:"args"`    // CNI_ARGS
 	Ports   []cniMapping `json:"ports,omitempty"`
+	Apart   bool         `json:"apart,omitempty"` // Pod.Apart
 
 	Bandwidth *cniBandwidth `json:"bandwidth,omitempty"` // for a plugin of the configuration that asks for it
 

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+
+	"podd/runtime/containers"
 )
 
 func TestPick(t *testing.T) {
@@ -35,7 +37,7 @@ func TestHostPorts(t *testing.T) {
 	pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: []v1.Container{with(1), with(2)}, Containers: []v1.Container{with(3), with(4)}}}
 	pod.Spec.InitContainers[1].RestartPolicy = &always
 	var got []int32
-	for _, p := range (&host{}).netPod(pod, 0).Ports {
+	for _, p := range (&host{r: &Runtime{Options: Options{Containers: &containers.Client{}}}}).netPod(pod, 0).Ports {
 		got = append(got, p.HostPort)
 	}
 	if !slices.Equal(got, []int32{2, 3, 4}) {

@@ -193,6 +193,7 @@ func (h *host) writeEtc(pod *v1.Pod, ips []string) error {
 func (h *host) netPod(pod *v1.Pod, attempt int) network.Pod {
 	p := network.Pod{
 		UID: string(h.uid), Namespace: pod.Namespace, Name: pod.Name, Attempt: attempt, HostNetwork: pod.Spec.HostNetwork,
+		Apart: h.r.Containers.IsShim(h.handler()),
 	}
 	p.Bandwidth.Ingress, p.Bandwidth.Egress, _ = fields.Bandwidth(pod) // what is wrong with them was refused
 	for _, m := range status.Members(pod) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // ensureHandler notes which OCI runtime or shim the pod's runtime class stands for, and sees that this host has it. The pod keeps
@@ -28,16 +27,6 @@ func (h *host) ensureHandler(ctx context.Context, pod *v1.Pod) error {
 		return fmt.Errorf("runtime for %q: a shim gives each pod namespaces of its own: hostNetwork, hostPID and hostIPC are not to be had with it", name)
 	}
 	return h.r.Containers.HasHandler(name)
-}
-
-// HasShim tells whether another shim than runc's runs a pod.
-func (r *Runtime) HasShim(uid types.UID) bool {
-	data, ok := r.Store.Record(uid)
-	if !ok {
-		return false
-	}
-	rec, err := decodeRecord(data)
-	return err == nil && r.Containers.IsShim(rec.Handler)
 }
 
 // sharesHost tells whether a pod is to use namespaces of the host. Shims that bring a kernel of their own leave that out

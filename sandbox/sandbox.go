@@ -90,8 +90,8 @@ func sharesPID(pod *v1.Pod) bool {
 	return pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace && !pod.Spec.HostPID
 }
 
-// Ensure has the pause container running, made by the OCI runtime of handler ("" is runc), and its namespaces at the paths of Ref. containers.ErrStopped says that the one
-// of this attempt has ended: it is to be removed, and the next attempt made.
+// Ensure has the pause container running, made by what handler stands for ("" is runc), and its namespaces at the paths of
+// Ref. containers.ErrStopped says that the one of this attempt has ended: it is to be removed, and the next attempt made.
 func (s *Sandboxes) Ensure(ctx context.Context, pod *v1.Pod, attempt int, netns, handler string) (containers.Sandbox, error) {
 	ref := s.Ref(pod, attempt, netns)
 	if err := s.ensure(ctx, pod, attempt, ref, handler); err != nil {
@@ -110,7 +110,7 @@ func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref co
 	}
 	c := s.opts.Containers
 	spec := pauseSpec(pod, ref, root, c.Host())
-	err = c.EnsureSandbox(ctx, containers.SandboxConfig{ID: ref.ID, Pod: pod, Attempt: attempt, Boot: s.opts.Boot, Handler: handler, Spec: spec})
+	err = c.EnsureSandbox(ctx, containers.SandboxConfig{ID: ref.ID, Pod: pod, Attempt: attempt, Boot: s.opts.Boot, Handler: handler, Hostname: ref.Hostname, Spec: spec})
 	if err != nil {
 		return err
 	}

@@ -10,9 +10,7 @@ import (
 )
 
 func (a *attendant) Dial(ctx context.Context, pod *v1.Pod, port int) (net.Conn, error) {
-	p := networkOf(pod)
-	p.Apart = a.runtime.HasShim(pod.UID)
-	return a.runtime.Network.Dial(ctx, p, port)
+	return a.runtime.Network.Dial(ctx, networkOf(pod), port)
 }
 
 func (a *attendant) Addresses(pod *v1.Pod) ([]string, error) {

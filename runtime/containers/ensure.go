@@ -22,12 +22,13 @@ const runtimeName = "io.containerd.runc.v2"
 
 // SandboxConfig is what a pause container is made from.
 type SandboxConfig struct {
-	ID      string
-	Pod     *v1.Pod
-	Attempt int
-	Boot    string
-	Handler string      // which OCI runtime; "" is runc
-	Spec    *specs.Spec // its root is a directory of the host: a sandbox has no snapshot
+	ID       string
+	Pod      *v1.Pod
+	Attempt  int
+	Boot     string
+	Handler  string      // of its runtime class; "" is runc
+	Hostname string      // the pod's, which its UTS namespace has already
+	Spec     *specs.Spec // its root is a directory of the host: a sandbox has no snapshot
 }
 
 // Ensure has the snapshot and the record of a container, under the pod's lease. One that is there already and was made
@@ -69,6 +70,7 @@ func stopSignalOf(cfg Config) string {
 func (c *Client) EnsureSandbox(ctx context.Context, cfg SandboxConfig) error {
 	if c.IsShim(cfg.Handler) {
 		maps.Copy(cfg.Spec.Annotations, sandboxAnnotations(cfg))
+		cfg.Spec.Hostname = cfg.Hostname // a kernel of its own does not see that of the namespace
 	}
 	r := record{
 		UID: string(cfg.Pod.UID), Namespace: cfg.Pod.Namespace, Pod: cfg.Pod.Name, Attempt: cfg.Attempt, Boot: cfg.Boot,

@@ -61,9 +61,17 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
-// RemoveTask kills what runs, waits, and takes the task away; the record stays. nil when there is no task.
+// RemoveTask kills what runs in a sandbox, waits, and takes the task away; the record stays. nil when there is no task.
+// Another shim than runc's that cannot do it is ended, and with it all it runs: then containerd takes that away.
 func (c *Client) RemoveTask(ctx context.Context, id string) error {
-	if err := c.removeTask(c.Context(ctx), id); err != nil {
+	err := c.removeTask(c.Context(ctx), id)
+	if err != nil && ctx.Err() == nil && c.isForeign(id) && c.Ready(ctx) == nil {
+		c.opts.Log.Warn("ending a shim that cannot end its sandbox", "id", id, "err", err)
+		if err = c.endShims(ctx, id); err == nil {
+			err = c.removeTask(c.Context(ctx), id)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("remove task %s: %w", id, err)
 	}
 	return nil

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 
+	bootstrap "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
 
 	"podd/status"
@@ -164,9 +167,16 @@ func lonely(t *testing.T, s *suite, program string) process {
 	t.Helper()
 	bundle := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte("{}"), 0o600))
-	known := runningOf(program)
+	must(t, syscall.Mkfifo(filepath.Join(bundle, "log"), 0o600))
+	log, err := os.OpenFile(filepath.Join(bundle, "log"), os.O_RDWR, 0)
+	must(t, err)
+	t.Cleanup(func() { _ = log.Close() })
+	known, sockets := runningOf(program), s.Dir+"/s"
+	params, err := proto.Marshal(&bootstrap.BootstrapParams{InstanceID: "lonely", Namespace: s.Namespace, ContainerdGrpcAddress: s.ContainerdSocket,
+		ContainerdTtrpcAddress: s.ContainerdSocket + ".ttrpc", ContainerdBinary: "true", SocketDir: &sockets})
+	must(t, err)
 	cmd := exec.Command(program, "-namespace", s.Namespace, "-address", s.ContainerdSocket, "-publish-binary", "true", "-id", "lonely", "start")
-	cmd.Dir = bundle
+	cmd.Dir, cmd.Stdin = bundle, bytes.NewReader(params)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("start a shim: %v\n%s", err, out)
