@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
@@ -49,7 +48,7 @@ func (c *Client) SaveExits(ctx context.Context) error {
 
 func (c *Client) saveExit(ctx context.Context, id string) error {
 	bundle := filepath.Join(c.opts.TaskDir, c.opts.Namespace, id)
-	s, err := c.shimOf(bundle)
+	s, err := c.dialSocket(c.notedSocket(id))
 	if s == nil || err != nil {
 		return err
 	}
@@ -76,24 +75,6 @@ func (c *Client) saveExit(ctx context.Context, id string) error {
 		return err
 	}
 	return os.Rename(file+".new", file)
-}
-
-// shimOf connects with the shim that containerd has noted in a bundle; nil when it does not listen.
-func (c *Client) shimOf(bundle string) (*shimConn, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, "bootstrap.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var shim struct {
-		Address string `json:"address"`
-	}
-	if err := json.Unmarshal(data, &shim); err != nil {
-		return nil, fmt.Errorf("read %s: %w", filepath.Join(bundle, "bootstrap.json"), err)
-	}
-	return c.dialSocket(strings.TrimPrefix(shim.Address, "unix://"))
 }
 
 // cgroupOf is the cgroup that a bundle's process is in, as a path from the mount point.
