@@ -62,7 +62,8 @@ func TestShim(t *testing.T) {
 	t.Parallel()
 	dir := twins(t)
 	twin, other := filepath.Join(dir, "containerd-shim-twin-v2"), filepath.Join(dir, "containerd-shim-other-v3")
-	s := start(t, harness.WithEnv("PATH="+os.Getenv("PATH")+":"+dir), harness.WithArgs("--restart-backoff=10ms",
+	path := "PATH=" + os.Getenv("PATH") + ":" + dir
+	s := start(t, harness.WithEnv(path), harness.WithArgs("--restart-backoff=10ms",
 		"--runtime-handler=twin=io.containerd.twin.v2", "--runtime-handler=other="+other, "--runtime-handler=none=io.containerd.none.v1"))
 	t.Cleanup(func() { _ = os.RemoveAll("/run/containerd/runc/" + s.Namespace) })
 	for _, handler := range []string{"twin", "other", "none"} {
@@ -125,7 +126,7 @@ func TestShim(t *testing.T) {
 	before := s.mustTasks(t)
 	s.Kill()
 	lost := lonely(t, s, twin)
-	s.Restart()
+	s.Restart(path)
 	eventually(t, func() error { return ended(lost) })
 	must(t, syscall.Kill(s.service(t, "containerd/process.json"), syscall.SIGKILL))
 	eventually(t, func() error {
