@@ -133,11 +133,17 @@ func TestShimDies(t *testing.T) {
 	usual := create("")
 	s.sleeping(t, 4)
 	before := s.mustTasks(t)
-	shims := map[int]bool{}
-	for _, p := range before {
-		shims[parent(t, p.pid)] = true
+	shims := map[int][]string{} // what runs in each
+	for id, p := range before {
+		pid := parent(t, p.pid)
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+		shims[pid] = append(shims[pid], fmt.Sprintf("%.8s: process %d, %q", id, p.pid, line))
 	}
 	if len(shims) != 2 {
+		for pid, all := range shims {
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			t.Logf("process %d, %q, has %s", pid, line, all)
+		}
 		t.Fatalf("two pods have %d shims", len(shims))
 	}
 	began := time.Now()
