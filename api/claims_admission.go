@@ -102,9 +102,12 @@ func (a *admit) volume(attr admission.Attributes, v *core.PersistentVolume) erro
 	}
 	path := field.NewPath("spec")
 	var errs field.ErrorList
-	bound, mounted := v.Spec.HostPath != nil || v.Spec.Local != nil, v.Spec.NFS != nil
+	bound, mounted := v.Spec.HostPath != nil || v.Spec.Local != nil, v.Spec.NFS != nil || v.Spec.ISCSI != nil
 	if !bound && !mounted {
-		errs = append(errs, field.Forbidden(path, "not supported by podd (of the sources of volumes it has hostPath, local and nfs)"))
+		errs = append(errs, field.Forbidden(path, "not supported by podd (of the sources of volumes it has hostPath, local, nfs and iscsi)"))
+	}
+	if v.Spec.ISCSI != nil && v.Spec.VolumeMode != nil && *v.Spec.VolumeMode == core.PersistentVolumeBlock {
+		errs = append(errs, field.Forbidden(path.Child("volumeMode"), "Block: not supported by podd for iscsi"))
 	}
 	if v.Spec.Local != nil && v.Spec.Local.FSType != nil {
 		errs = append(errs, field.Forbidden(path.Child("local", "fsType"), "not supported by podd (it neither formats nor mounts devices)"))

@@ -26,7 +26,7 @@ func Claims(s *store.Store, labels func() map[string]string) func(*v1.Pod, *v1.V
 		if err := volumehelpers.CheckNodeAffinity(v, labels()); err != nil {
 			return volumes.Claimed{}, fmt.Errorf("persistent volume %s: this node didn't match its node affinity", v.Name)
 		}
-		c := volumes.Claimed{Name: v.Name, HostPath: v.Spec.HostPath, NFS: v.Spec.NFS, MountOptions: v.Spec.MountOptions,
+		c := volumes.Claimed{Name: v.Name, HostPath: v.Spec.HostPath, NFS: v.Spec.NFS, ISCSI: v.Spec.ISCSI, MountOptions: v.Spec.MountOptions,
 			ReadOnly: vol.PersistentVolumeClaim != nil && vol.PersistentVolumeClaim.ReadOnly}
 		if v.Spec.VolumeMode != nil {
 			c.Block = *v.Spec.VolumeMode == v1.PersistentVolumeBlock
@@ -34,7 +34,7 @@ func Claims(s *store.Store, labels func() map[string]string) func(*v1.Pod, *v1.V
 		switch {
 		case v.Spec.Local != nil:
 			c.Local = v.Spec.Local.Path
-		case v.Spec.HostPath == nil && v.Spec.NFS == nil:
+		case v.Spec.HostPath == nil && v.Spec.NFS == nil && v.Spec.ISCSI == nil:
 			return c, fmt.Errorf("persistent volume %s: its source is not supported", v.Name)
 		}
 		users := others(s, pod, claimName(pod, vol))

@@ -19,6 +19,7 @@ type Claimed struct {
 	Local    string                   // path of a local volume
 	HostPath *v1.HostPathVolumeSource // instead, of a volume of that kind
 	NFS      *v1.NFSVolumeSource      // instead, of a volume of that kind
+	ISCSI    *v1.ISCSIPersistentVolumeSource
 
 	MountOptions []string // of a volume that is mounted
 	Block        bool     // it is a device and not a directory
@@ -59,7 +60,10 @@ func (v *Volumes) ensureClaim(ctx context.Context, pod *v1.Pod, vol *v1.Volume) 
 		return ensureHostPath(c.HostPath)
 	}
 	if r, ok := c.remote(); ok {
-		return v.ensureRemote(ctx, string(pod.UID), vol.Name, r)
+		if err := v.ensureRemote(ctx, string(pod.UID), vol.Name, r); err != nil || c.Shared {
+			return err
+		}
+		return v.giveRemote(ctx, pod, vol.Name, r)
 	}
 	path, err := c.path()
 	if group := fsGroup(pod); err == nil && group >= 0 && !c.Block && !c.ReadOnly && !c.Shared {

@@ -243,7 +243,7 @@ func TestKillPoints(t *testing.T) {
 		group := int64(2000)
 		p := pod(emptyDir("data", ""), emptyDir("mem", v1.StorageMediumMemory),
 			hostPath("dir", filepath.Join(dir, "host", "dir"), "DirectoryOrCreate"),
-			hostPath("file", filepath.Join(dir, "host", "file"), "FileOrCreate"), v1.Volume{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}}, nfs("share", "host", false))
+			hostPath("file", filepath.Join(dir, "host", "file"), "FileOrCreate"), v1.Volume{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}}, nfs("share", "host", false), iscsiDisk("disk", false))
 		p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
 		p.Spec.Containers = []v1.Container{{VolumeMounts: []v1.VolumeMount{{Name: "data", MountPath: "/v", SubPath: "made/sub"}}}}
 		return v, p
@@ -315,6 +315,12 @@ func TestKillPoints(t *testing.T) {
 			}
 			if err := v.Remove(t.Context(), "uid-1"); err != nil {
 				t.Errorf("%s: %v", point, err)
+			}
+			if sessions, _ := os.ReadDir(filepath.Join(dir, "sessions")); len(sessions) > 0 {
+				t.Errorf("%s: left %v", point, sessions)
+			}
+			if host, _ := v.findSession(session{IQN: testIQN, Portal: "10.0.0.1:3260", Iface: "default"}); host != "" {
+				t.Errorf("%s: the session is still there", point)
 			}
 			left, err := mountsBelow(dir)
 			known, err2 := v.Known()

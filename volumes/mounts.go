@@ -150,7 +150,7 @@ func (v *Volumes) source(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (path
 		}
 		return path, false, nil
 	}
-	r, isRemote := remoteOf(vol)
+	r, isRemote := remoteOf(pod, vol)
 	if isClaim(vol) {
 		c, err := v.claimed(pod, vol)
 		if err != nil {

@@ -132,6 +132,13 @@ func (p *programs) begin(on string, most int) bool {
 	return true
 }
 
+// busy tells whether a program is at work on something.
+func (p *programs) busy(on string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held[on] > 0
+}
+
 func (p *programs) end(on string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

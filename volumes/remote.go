@@ -27,22 +27,43 @@ const remotes = ".remote"
 // remote is a volume that another host serves.
 type remote struct {
 	nfs      *v1.NFSVolumeSource
+	iscsi    *iscsi // instead
 	readOnly bool
 	options  []string // of the mount
 }
 
 // remoteOf is what is to be mounted for a volume of a pod that is no claim; ok is false if it is of another kind.
-func remoteOf(vol *v1.Volume) (r remote, ok bool) {
-	if vol.NFS == nil {
-		return r, false
+func remoteOf(pod *v1.Pod, vol *v1.Volume) (r remote, ok bool) {
+	switch {
+	case vol.NFS != nil:
+		return remote{nfs: vol.NFS, readOnly: vol.NFS.ReadOnly}, true
+	case vol.ISCSI != nil:
+		s := vol.ISCSI
+		d := &iscsi{portals: append([]string{s.TargetPortal}, s.Portals...), iqn: s.IQN, lun: s.Lun, iface: s.ISCSIInterface, fsType: s.FSType,
+			discovery: s.DiscoveryCHAPAuth, session: s.SessionCHAPAuth}
+		if s.InitiatorName != nil {
+			d.initiator = *s.InitiatorName
+		}
+		if s.SecretRef != nil {
+			d.secret = &v1.SecretReference{Namespace: pod.Namespace, Name: s.SecretRef.Name}
+		}
+		return remote{iscsi: d, readOnly: s.ReadOnly}, true
 	}
-	return remote{nfs: vol.NFS, readOnly: vol.NFS.ReadOnly}, true
+	return r, false
 }
 
 // remote is what is to be mounted for a claim; ok is false if it is of another kind. What the volume itself says of readOnly
 // is not for claims (pkg/volume/nfs: getVolumeSource).
 func (c *Claimed) remote() (r remote, ok bool) {
-	return remote{nfs: c.NFS, readOnly: c.ReadOnly, options: c.MountOptions}, c.NFS != nil
+	r = remote{nfs: c.NFS, readOnly: c.ReadOnly, options: c.MountOptions}
+	if s := c.ISCSI; s != nil {
+		r.iscsi = &iscsi{portals: append([]string{s.TargetPortal}, s.Portals...), iqn: s.IQN, lun: s.Lun, iface: s.ISCSIInterface, fsType: s.FSType,
+			discovery: s.DiscoveryCHAPAuth, session: s.SessionCHAPAuth, secret: s.SecretRef}
+		if s.InitiatorName != nil {
+			r.iscsi.initiator = *s.InitiatorName
+		}
+	}
+	return r, c.NFS != nil || c.ISCSI != nil
 }
 
 // ensureRemote mounts a volume of another host, unless it is mounted.
@@ -67,7 +88,11 @@ func (v *Volumes) ensureRemote(ctx context.Context, uid, name string, r remote) 
 	unix.Close(at)
 	path := filepath.Join(v.path(uid), remotes, name)
 	wanted, done := v.whileWanted(ctx, uid)
-	err = v.mountNFS(wanted, path, r)
+	if r.iscsi != nil {
+		err = v.mountISCSI(wanted, uid, name, path, r)
+	} else {
+		err = v.mountNFS(wanted, path, r)
+	}
 	done()
 	if err != nil {
 		return err
@@ -81,6 +106,18 @@ func (v *Volumes) ensureRemote(ctx context.Context, uid, name string, r remote) 
 
 // wantedEvery is how often it is looked at whether what a server is waited for is still wanted.
 const wantedEvery = 200 * time.Millisecond
+
+// giveRemote gives a disk's files to the pod's group, which a file server's are not (upstream: Attributes.Managed).
+func (v *Volumes) giveRemote(ctx context.Context, pod *v1.Pod, name string, r remote) error {
+	group := fsGroup(pod)
+	if r.iscsi == nil || r.readOnly || group < 0 {
+		return nil
+	}
+	_, err := apart(ctx, func() (int, error) {
+		return -1, giveToGroup(ctx, filepath.Join(v.path(string(pod.UID)), remotes, name), group, pod.Spec.SecurityContext.FSGroupChangePolicy)
+	})
+	return err
+}
 
 // errUnwanted is why something is given up.
 var errUnwanted = errors.New("given up: the pod is to go, or podd is")
@@ -261,7 +298,7 @@ func apart(ctx context.Context, open func() (int, error)) (int, error) {
 		select {
 		case done <- result{fd, err}:
 		case <-left:
-			if err == nil {
+			if err == nil && fd >= 0 {
 				unix.Close(fd)
 			}
 		}

@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "mount.nfs":
 		standIn(os.Args[1:])
+	case "iscsiadm", "blkid", "mkfs.ext4", "mount":
+		standInDisk(filepath.Base(os.Args[0]), os.Args[1:])
 	case "unmount":
 		f := func(path string) error { return Unmount(context.Background(), path) }
 		if os.Args[1] == "--force" {
@@ -81,7 +83,7 @@ func remoteIn(dir string) (v *Volumes, programs string, err error) {
 	if err := os.MkdirAll(filepath.Join(export, "sub"), 0o755); err != nil {
 		return nil, "", err
 	}
-	for _, name := range []string{"mount.nfs", "unmount"} {
+	for _, name := range []string{"mount.nfs", "unmount", "iscsiadm", "blkid", "mkfs.ext4", "mount"} {
 		if err := os.Symlink(self, filepath.Join(programs, name)); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, "", err
 		}
@@ -89,7 +91,14 @@ func remoteIn(dir string) (v *Volumes, programs string, err error) {
 	if err := os.WriteFile(filepath.Join(export, "precious"), []byte("data"), 0o600); err != nil {
 		return nil, "", err
 	}
-	v, err = Open(Options{Dir: filepath.Join(dir, "pods"), Programs: "/nowhere:" + programs, Unmounter: []string{filepath.Join(programs, "unmount")}})
+	v, err = Open(Options{Dir: filepath.Join(dir, "pods"), Programs: "/nowhere:" + programs, Unmounter: []string{filepath.Join(programs, "unmount")},
+		Sessions: filepath.Join(dir, "sessions"), Secrets: func(namespace, name string) (map[string][]byte, error) {
+			return map[string][]byte{"node.session.auth.username": []byte("me"), "node.session.auth.password": []byte("very secret"),
+				"discovery.sendtargets.auth.password": []byte("very secret, too")}, nil
+		}})
+	if err == nil {
+		v.sys, v.iscsiDirs = filepath.Join(programs, "sys"), []string{"/nowhere", filepath.Join(programs, "etc")}
+	}
 	return v, programs, err
 }
 

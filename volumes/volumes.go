@@ -31,6 +31,10 @@ type Options struct {
 	Dir string // <state>/pods; one directory per pod uid below it
 	// Claims finds what the claim of a pod's volume is bound to; nil if there are no claims.
 	Claims func(pod *v1.Pod, vol *v1.Volume) (Claimed, error)
+	// Secrets reads the secret of an iSCSI target.
+	Secrets func(namespace, name string) (map[string][]byte, error)
+	// Sessions is a directory for what has to be known of iSCSI sessions; it is made when there are any.
+	Sessions string
 	// Wanted, if set, tells whether a pod is still to have its volumes; it is asked often while a server is waited for.
 	Wanted func(uid string) bool
 	// Programs are the directories where the host's mount helpers are looked for, separated by colons.
@@ -45,6 +49,13 @@ type Volumes struct {
 	claims   func(pod *v1.Pod, vol *v1.Volume) (Claimed, error)
 	wanted   func(uid string) bool
 	programs programs
+
+	// Of iSCSI.
+	secrets   func(namespace, name string) (map[string][]byte, error)
+	sessions  string // directory of what is written down of the sessions that podd has begun
+	sys, dev  string
+	iscsiDirs []string // where iscsiadm keeps what it knows
+	targets   locks    // by the target's name
 }
 
 const (
@@ -70,7 +81,9 @@ func Open(o Options) (*Volumes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
-	return &Volumes{dir: dir, claims: o.Claims, wanted: o.Wanted, programs: programs{dirs: o.Programs, self: o.Unmounter, held: map[string]int{}}}, nil
+	return &Volumes{dir: dir, claims: o.Claims, wanted: o.Wanted, programs: programs{dirs: o.Programs, self: o.Unmounter, held: map[string]int{}},
+		secrets: o.Secrets, sessions: o.Sessions, sys: "/sys", dev: "/dev", iscsiDirs: []string{"/etc/iscsi", "/var/lib/iscsi"},
+		targets: locks{held: map[string]chan struct{}{}}}, nil
 }
 
 // Ensure makes all volumes of the pod: emptyDir directories, tmpfs and hugetlbfs mounts; hostPaths are checked, and created where
@@ -116,8 +129,11 @@ func (v *Volumes) ensureOne(ctx context.Context, dir int, pod *v1.Pod, vol *v1.V
 	if !validName.MatchString(vol.Name) {
 		return errors.New("not usable as a name")
 	}
-	if r, ok := remoteOf(vol); ok {
-		return v.ensureRemote(ctx, string(pod.UID), vol.Name, r)
+	if r, ok := remoteOf(pod, vol); ok {
+		if err := v.ensureRemote(ctx, string(pod.UID), vol.Name, r); err != nil {
+			return err
+		}
+		return v.giveRemote(ctx, pod, vol.Name, r)
 	}
 	switch {
 	case vol.HostPath != nil:
@@ -322,7 +338,7 @@ func (v *Volumes) Look(uid string, pod *v1.Pod) (bool, error) {
 		return false, nil
 	}
 	for _, vol := range pod.Spec.Volumes {
-		if _, ok := remoteOf(&vol); ok && !isMount(dir, filepath.Join(remotes, vol.Name)) {
+		if _, ok := remoteOf(pod, &vol); ok && !isMount(dir, filepath.Join(remotes, vol.Name)) {
 			return false, nil
 		}
 		if vol.EmptyDir == nil {
@@ -357,6 +373,9 @@ func (v *Volumes) Remove(ctx context.Context, uid string) error {
 	pod := filepath.Join(v.dir, uid)
 	killpoint.At("volumes.remove.before")
 	if err := v.unmount(ctx, v.path(uid)); err != nil {
+		return fmt.Errorf("remove volumes: %w", err)
+	}
+	if err := v.detachISCSI(ctx, uid); err != nil {
 		return fmt.Errorf("remove volumes: %w", err)
 	}
 	killpoint.At("volumes.remove.unmounted")

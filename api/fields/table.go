@@ -162,7 +162,7 @@ var table = withOthers(map[string]Rule{
 	"spec.volumes[].projected.sources[].podCertificate":      refused(cluster),
 	"spec.volumes[].image.reference":                         honoured, "spec.volumes[].image.pullPolicy": honoured,
 	"spec.volumes[].nfs":   honoured,
-	"spec.volumes[].iscsi": onHost, "spec.volumes[].fc": onHost, "spec.volumes[].persistentVolumeClaim": honoured,
+	"spec.volumes[].iscsi": honoured, "spec.volumes[].fc": onHost, "spec.volumes[].persistentVolumeClaim": honoured,
 	"spec.volumes[].ephemeral": {Verdict: Honoured, Why: "without a data source and attributes it is", allow: emptyAtFirst}, "spec.volumes[].csi": notYet,
 	"spec.volumes[].gcePersistentDisk": refused(cluster), "spec.volumes[].awsElasticBlockStore": refused(cluster),
 	"spec.volumes[].gitRepo":   refused("upstream has turned it off: it runs commands of the repository"),

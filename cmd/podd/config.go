@@ -111,7 +111,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.NftTable, "nft-table", c.NftTable, "nftables table of podd's masquerade and host port rules")
 	f.StringVar(&c.NodeName, "node-name", c.NodeName, "name of the node object (default: the hostname)")
 	f.StringVar(&c.BootID, "boot-id-file", c.BootID, "file whose content changes with every boot")
-	f.StringVar(&c.Programs, "host-programs", c.Programs, "directories of the host's mount helpers, separated by colons")
+	f.StringVar(&c.Programs, "host-programs", c.Programs, "directories of the host's mount helpers and iscsiadm, separated by colons")
 	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	f.Int64Var(&c.LogMaxSize, "container-log-max-size", c.LogMaxSize, "size in bytes at which a container's log is rotated")
 	f.IntVar(&c.LogMaxFiles, "container-log-max-files", c.LogMaxFiles, "log files kept for a container, the live one included")

@@ -257,6 +257,7 @@ func (p *podd) open(boot string) error {
 	pods := filepath.Join(c.Root, "pods")
 	vols, err := volumes.Open(volumes.Options{
 		Dir: pods, Claims: runtime.Claims(p.store, func() map[string]string { return p.api.Labels() }),
+		Secrets: runtime.Secrets(p.store), Sessions: filepath.Join(c.Root, "iscsi"),
 		Wanted:   func(uid string) bool { return p.runtime.Wants(typesUID(uid)) },
 		Programs: c.Programs, Unmounter: []string{"/proc/self/exe", unmountName},
 	})

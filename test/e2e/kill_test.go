@@ -234,7 +234,9 @@ func killPoints(t *testing.T) []string {
 			if other, taken := where[name]; taken {
 				t.Errorf("kill point %s is in %s and in %s", name, other, path)
 			}
-			where[name] = path
+			if !strings.HasPrefix(name, "volumes.iscsi.") { // the kernel may have none: those are in volumes' own test
+				where[name] = path
+			}
 		}
 		return nil
 	})

@@ -88,7 +88,7 @@ func run(suite string) tally {
 	case "fuzz":
 		return fuzz(".", fuzzTime)
 	case "cgroupv2":
-		return goTest(nil, "-tags", tags+",host", "-timeout", "15m", "./test/cgroupv2/")
+		return goTest(nil, "-tags", tags+",host", "-timeout", "40m", "./test/cgroupv2/")
 	case "e2e":
 		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "60m"}, asRoot(), []string{"./test/e2e/..."})...)
 	}

@@ -17,10 +17,14 @@ import (
 
 // onHost is podd as a service of a host: in a cgroup with another process, its pods in a tree of their own.
 func onHost() error {
-	d, err := launch("host", "/services/podd", "/podd", "--config-dir", "/etc/podd")
+	d, err := launch("host", "/services/podd", "/podd", "--config-dir", "/etc/podd", "--host-programs", "/bin")
 	if err != nil {
 		return err
 	}
+	report("in-place resize", d, d.resize)
+	report("block devices", d, d.blockDevices)
+	report("nfs", d, d.nfs)
+	report("nfs of a dead server", d, d.deadNFS)
 	report("QoS classes", d, d.classes)
 	report("what a container sees", d, d.normalView)
 	report("what a privileged container sees", d, d.privilegedView)

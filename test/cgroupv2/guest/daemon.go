@@ -21,7 +21,7 @@ import (
 
 const (
 	podd  = "/opt/podd/bin/podd"
-	limit = 2 * time.Minute // for anything; the machine is emulated, and slow
+	limit = 6 * time.Minute // for anything; the machine is emulated, and slow
 	pods  = "/api/v1/namespaces/default/pods"
 )
 
@@ -125,6 +125,9 @@ func (d *daemon) call(method, path string, body []byte) ([]byte, error) {
 	}
 	if bytes.HasPrefix(body, []byte("{")) {
 		req.Header.Set("Content-Type", "application/json")
+		if method == http.MethodPatch {
+			req.Header.Set("Content-Type", "application/strategic-merge-patch+json")
+		}
 	}
 	res, err := d.http.Do(req)
 	if err != nil {

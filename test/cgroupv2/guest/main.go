@@ -18,6 +18,8 @@ import (
 func main() {
 	var err error
 	switch {
+	case filepath.Base(os.Args[0]) == "mount.nfs" && len(os.Args) > 2:
+		err = mountNFS(os.Args[1:])
 	case len(os.Args) > 2 && os.Args[1] == "enter":
 		err = enter(os.Args[2], os.Args[3:])
 	case len(os.Args) > 1 && os.Args[1] == "stay":

@@ -1,0 +1,129 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+)
+
+// formatAndMount mounts a disk, after it was checked. A blank one is given a file system first, but not if it is to be read
+// only (k8s.io/mount-utils: SafeFormatAndMount). All of it is done by programs of the host, which a target that does not
+// answer may hold.
+func (v *Volumes) formatAndMount(ctx context.Context, device, path, fsType string, r remote) error {
+	format, err := v.formatOf(ctx, device)
+	if err != nil {
+		return err
+	}
+	switch {
+	case format == "" && r.readOnly:
+		return fmt.Errorf("disk %s: has no file system, and is to be read-only", device)
+	case format == "":
+		if err := v.format(ctx, device, fsType); err != nil {
+			return err
+		}
+	case format != fsType:
+		return fmt.Errorf("disk %s: has %s on it, not %s", device, format, fsType)
+	case !r.readOnly && strings.HasPrefix(fsType, "ext"):
+		if err := v.repair(ctx, device); err != nil {
+			return err
+		}
+	}
+	mount, err := v.programs.find("util-linux", "mount")
+	if err != nil {
+		return err
+	}
+	r.options = append([]string{"defaults"}, r.options...)
+	_, err = v.programs.run(ctx, path, false, mount, "-t", fsType, "-o", strings.Join(mountFlags(r), ","), device, path)
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", device, err)
+	}
+	return nil
+}
+
+// blank is the exit code of blkid for a disk on which it has found nothing at all.
+const blank = 2
+
+// formatOf is the file system on a disk; empty only if blkid has looked and found nothing, no partitions either.
+func (v *Volumes) formatOf(ctx context.Context, device string) (string, error) {
+	blkid, err := v.programs.find("util-linux", "blkid")
+	if err != nil {
+		return "", err
+	}
+	said, err := v.programs.run(ctx, device, false, blkid, "-p", "-s", "TYPE", "-s", "PTTYPE", "-o", "export", device)
+	if exit := (*exitError)(nil); errors.As(err, &exit) && exit.code == blank && strings.TrimSpace(said) == "" {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("disk %s: %w", device, err)
+	}
+	kind := ""
+	for line := range strings.Lines(said) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch key {
+		case "PTTYPE":
+			return "", fmt.Errorf("disk %s: has partitions (%s)", device, value)
+		case "TYPE":
+			kind = value
+		}
+	}
+	if kind == "" {
+		return "", fmt.Errorf("disk %s: blkid does not say what is on it", device)
+	}
+	return kind, nil
+}
+
+func (v *Volumes) format(ctx context.Context, device, fsType string) error {
+	mkfs, err := v.programs.find("the programs for "+fsType+" (e2fsprogs, xfsprogs, ...)", "mkfs."+fsType)
+	if err != nil {
+		return err
+	}
+	args := []string{device}
+	switch fsType {
+	case "ext3", "ext4":
+		args = []string{"-F", "-m0", device}
+	case "xfs":
+		args = []string{"-f", device}
+	}
+	if _, err := v.programs.run(ctx, device, false, mkfs, args...); err != nil {
+		return fmt.Errorf("format %s as %s: %w", device, fsType, err)
+	}
+	return nil
+}
+
+// repair mends what can be mended without asking anybody. Without the program nothing is checked.
+func (v *Volumes) repair(ctx context.Context, device string) error {
+	const uncorrected = 4 // and not 1, which is that errors were corrected (fsck(8))
+	fsck, err := v.programs.find("e2fsprogs", "fsck")
+	if err != nil {
+		return nil
+	}
+	_, err = v.programs.run(ctx, device, false, fsck, "-a", device)
+	if exit := (*exitError)(nil); errors.As(err, &exit) && exit.code == uncorrected {
+		return fmt.Errorf("disk %s: has errors that have to be corrected by hand: %w", device, err)
+	}
+	return ctx.Err()
+}
+
+// locks are one lock per name, for which nobody waits longer than his context lasts.
+type locks struct {
+	mu   sync.Mutex
+	held map[string]chan struct{} // capacity 1; guarded by mu
+}
+
+func (l *locks) lock(ctx context.Context, name string) (unlock func(), err error) {
+	l.mu.Lock()
+	c := l.held[name]
+	if c == nil {
+		c = make(chan struct{}, 1)
+		l.held[name] = c
+	}
+	l.mu.Unlock()
+	select {
+	case c <- struct{}{}:
+		return func() { <-c }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}

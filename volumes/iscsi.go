@@ -1,0 +1,557 @@
+package volumes
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"podd/runtime/killpoint"
+)
+
+// iscsi is a disk of another host that a pod is to have, as a file system (pkg/volume/iscsi).
+type iscsi struct {
+	portals   []string // address:port, the first one first
+	iqn       string
+	lun       int32
+	iface     string
+	initiator string // name of its own, for which an iface is made
+	fsType    string
+	discovery bool // authenticates
+	session   bool // authenticates
+	secret    *v1.SecretReference
+}
+
+var (
+	validPortal = regexp.MustCompile(`^[A-Za-z0-9\[][A-Za-z0-9.:_\[\]-]{0,255}$`)
+	validIQN    = regexp.MustCompile(`^(iqn|eui|naa)\.[A-Za-z0-9.:_-]{1,219}$`)
+	validIface  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.:_-]{0,127}$`)
+	validFSType = regexp.MustCompile(`^[a-z0-9][a-z0-9_]{0,31}$`)
+)
+
+// check fills in what is not said, and refuses what would not be a name in a path or to a program.
+func (d *iscsi) check(volume string) error {
+	for i, p := range d.portals { // pkg/volume/iscsi: portalMounter
+		if !strings.Contains(p, ":") || strings.HasSuffix(p, "]") {
+			d.portals[i] = p + ":3260"
+		}
+		if !validPortal.MatchString(d.portals[i]) {
+			return fmt.Errorf("iscsi portal %q: is not an address", p)
+		}
+	}
+	slices.Sort(d.portals[1:])
+	d.portals = slices.Compact(d.portals)
+	if d.iface == "" {
+		d.iface = "default"
+	}
+	if d.fsType == "" {
+		d.fsType = "ext4"
+	}
+	switch {
+	case !validIQN.MatchString(d.iqn):
+		return fmt.Errorf("iscsi target %q: is not the name of one", d.iqn)
+	case !validIface.MatchString(d.iface):
+		return fmt.Errorf("iscsiInterface %q: is not the name of one", d.iface)
+	case d.initiator != "" && !validIQN.MatchString(d.initiator):
+		return fmt.Errorf("initiatorName %q: is not the name of one", d.initiator)
+	case !validFSType.MatchString(d.fsType):
+		return fmt.Errorf("fsType %q: is not the name of one", d.fsType)
+	case d.lun < 0 || d.lun > 255:
+		return fmt.Errorf("lun %d: must be 0 to 255", d.lun)
+	case d.initiator != "" && d.iface == d.ifaceOf(volume):
+		return fmt.Errorf("iscsiInterface %q: is the one that is made for initiatorName", d.iface)
+	}
+	return nil
+}
+
+// ifaceOf is the iface by which the target is reached: one made for the initiator's name, if it has one.
+func (d *iscsi) ifaceOf(volume string) string {
+	if d.initiator == "" {
+		return d.iface
+	}
+	return d.portals[0] + ":" + volume
+}
+
+// session is a session that podd has begun, or a pod uses. It is stored as it is.
+type session struct {
+	IQN, Portal, Iface string
+	Made               bool `json:",omitempty"` // the iface was made for it
+}
+
+func (s session) same(o session) bool {
+	return s.IQN == o.IQN && s.Portal == o.Portal && s.Iface == o.Iface
+}
+
+// args are those of iscsiadm for the session's target.
+func (s session) args(more ...string) []string {
+	return append([]string{"-m", "node", "-p", s.Portal, "-T", s.IQN, "-I", s.Iface}, more...)
+}
+
+// uses is the directory, below the pod's volumes, of what is written down of its iSCSI sessions.
+const uses = ".iscsi"
+
+// mountISCSI logs in to the target, unless somebody has, formats the disk if it is blank, and mounts it.
+func (v *Volumes) mountISCSI(ctx context.Context, uid, name, path string, r remote) error {
+	d := *r.iscsi
+	if err := d.check(name); err != nil {
+		return err
+	}
+	iscsiadm, err := v.programs.find("open-iscsi (Debian, Ubuntu, SUSE) or iscsi-initiator-utils (Fedora, RHEL)", "iscsiadm")
+	if err != nil {
+		return fmt.Errorf("iscsi %s: %w", d.iqn, err)
+	}
+	unlock, err := v.targets.lock(ctx, d.iqn)
+	if err != nil {
+		return fmt.Errorf("iscsi %s: %w", d.iqn, err)
+	}
+	defer unlock()
+	if err := v.noteUses(uid, name, &d); err != nil {
+		return fmt.Errorf("iscsi %s: %w", d.iqn, err)
+	}
+	killpoint.At("volumes.iscsi.noted")
+	device, err := v.attach(ctx, iscsiadm, name, &d)
+	if err != nil {
+		return fmt.Errorf("iscsi %s: %w", d.iqn, err)
+	}
+	return v.formatAndMount(ctx, device, path, d.fsType, r)
+}
+
+// noteUses writes down, before anything is done, which sessions a pod uses.
+func (v *Volumes) noteUses(uid, name string, d *iscsi) error {
+	var all []session
+	for _, p := range d.portals {
+		all = append(all, session{IQN: d.iqn, Portal: p, Iface: d.ifaceOf(name), Made: d.initiator != ""})
+	}
+	return writeRecord(filepath.Join(v.path(uid), uses), name+".json", all)
+}
+
+// writeRecord writes what is to be known after podd, or the host, has died.
+func writeRecord(dir, name string, what any) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	data, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	f, err := root.OpenFile(name+fresh, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := root.Rename(name+fresh, name); err != nil {
+		return err
+	}
+	in, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return in.Sync()
+}
+
+// attach is the path of the disk, found by each portal in turn; one portal is enough.
+func (v *Volumes) attach(ctx context.Context, iscsiadm, name string, d *iscsi) (string, error) {
+	var errs []error
+	device := ""
+	for _, portal := range d.portals {
+		found, err := v.attachBy(ctx, iscsiadm, d, session{IQN: d.iqn, Portal: portal, Iface: d.ifaceOf(name), Made: d.initiator != ""})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("portal %s: %w", portal, err))
+		} else if device == "" {
+			device = found
+		}
+	}
+	if device == "" {
+		return "", errors.Join(errs...)
+	}
+	return v.multipath(device), nil
+}
+
+func (v *Volumes) attachBy(ctx context.Context, iscsiadm string, d *iscsi, s session) (string, error) {
+	host, dir := v.findSession(s)
+	if dir == "" {
+		if err := v.login(ctx, iscsiadm, d, s); err != nil {
+			return "", err
+		}
+		if host, dir = v.findSession(s); dir == "" {
+			return "", errors.New("iscsiadm has logged in, but there is no session")
+		}
+	}
+	// Only this unit is looked for (pkg/volume/iscsi: scanOneLun). The kernel asks the target, which may not answer.
+	_, err := apart(ctx, func() (int, error) {
+		return -1, os.WriteFile(filepath.Join(v.sys, "class/scsi_host", host, "scan"), []byte("0 0 "+strconv.Itoa(int(d.lun))), 0o200)
+	})
+	if err != nil {
+		return "", fmt.Errorf("look for lun %d: %w", d.lun, err)
+	}
+	for wait := time.NewTimer(deviceLimit); ; {
+		if disk := disk(dir, d.lun); disk != "" {
+			return filepath.Join(v.dev, disk), nil
+		}
+		select {
+		case <-wait.C:
+			return "", fmt.Errorf("lun %d: there is no such disk", d.lun)
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+const deviceLimit = 30 * time.Second // for a disk to appear (pkg/volume/iscsi: deviceDiscoveryTimeout)
+
+// login begins a session. That podd does is written down before, so that it is ended by whoever comes last.
+func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s session) (err error) {
+	secret, err := v.chap(d)
+	if err != nil {
+		return err
+	}
+	run := func(args ...string) error {
+		_, err := v.programs.run(ctx, "iscsi "+d.iqn, false, iscsiadm, args...)
+		return err
+	}
+	if err := writeRecord(v.sessions, s.file(), s); err != nil {
+		return err
+	}
+	killpoint.At("volumes.iscsi.begun")
+	if d.initiator != "" {
+		if err := v.makeIface(ctx, iscsiadm, d, s.Iface); err != nil {
+			return err
+		}
+	}
+	db := []string{"-m", "discoverydb", "-t", "sendtargets", "-p", s.Portal, "-I", s.Iface}
+	_ = run(append(db, "-o", "new")...) // it may be there
+	if d.discovery {
+		if err := errors.Join(run(append(db, "-o", "update", "-n", "discovery.sendtargets.auth.authmethod", "-v", "CHAP")...),
+			v.setSecret("send_targets", s, "discovery.sendtargets.auth.", secret)); err != nil {
+			return err
+		}
+	}
+	if err := run(append(db, "--discover")...); err != nil {
+		_ = run(append(db, "-o", "delete")...)
+		return fmt.Errorf("discover targets: %w", err)
+	}
+	// Not all units of the target, and not by itself after a reboot.
+	_ = run(s.args("-o", "update", "-n", "node.session.scan", "-v", "manual")...) // old ones do not know it
+	err = run(s.args("-o", "update", "-n", "node.startup", "-v", "manual")...)
+	if err == nil && d.session {
+		err = errors.Join(run(s.args("-o", "update", "-n", "node.session.auth.authmethod", "-v", "CHAP")...),
+			v.setSecret("nodes", s, "node.session.auth.", secret))
+	}
+	if err == nil {
+		err = run(s.args("--login")...)
+	}
+	if err != nil {
+		_ = run(s.args("-o", "delete")...)
+		return fmt.Errorf("log in: %w", err)
+	}
+	killpoint.At("volumes.iscsi.in")
+	return nil
+}
+
+// file is the name of the record of a session that podd has begun.
+func (s session) file() string {
+	sum := sha256.Sum256([]byte(s.IQN + "\x00" + s.Portal + "\x00" + s.Iface))
+	return hex.EncodeToString(sum[:16]) + ".json"
+}
+
+// chap is what the target is told of who podd is.
+func (v *Volumes) chap(d *iscsi) (map[string][]byte, error) {
+	if !d.discovery && !d.session {
+		return nil, nil
+	}
+	if d.secret == nil || v.secrets == nil {
+		return nil, errors.New("chap: no secretRef")
+	}
+	return v.secrets(d.secret.Namespace, d.secret.Name)
+}
+
+// setSecret writes names and passwords into the record that iscsiadm has made, where only root reads them: as arguments of
+// iscsiadm all users would.
+func (v *Volumes) setSecret(kind string, s session, prefix string, secret map[string][]byte) error {
+	file, err := v.recordFile(kind, s)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("chap: %w", err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(b)) {
+		key, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		secret := key == prefix+"username" || key == prefix+"password" || key == prefix+"username_in" || key == prefix+"password_in"
+		if !secret && !strings.HasPrefix(line, "# END RECORD") {
+			lines = append(lines, strings.TrimRight(line, "\n"))
+		}
+	}
+	for _, key := range []string{"username", "password", "username_in", "password_in"} {
+		value := string(secret[prefix+key])
+		if strings.ContainsAny(value, "\n\r\x00") {
+			return fmt.Errorf("chap: %s%s: has more than one line", prefix, key)
+		}
+		if value != "" {
+			lines = append(lines, prefix+key+" = "+value)
+		}
+	}
+	text := strings.Join(append(lines, "# END RECORD"), "\n") + "\n"
+	return writeFile(file, []byte(text))
+}
+
+func writeFile(path string, data []byte) error {
+	if err := os.WriteFile(path+fresh, data, 0o600); err != nil {
+		return fmt.Errorf("chap: %w", err)
+	}
+	if err := os.Rename(path+fresh, path); err != nil {
+		return fmt.Errorf("chap: %w", err)
+	}
+	return nil
+}
+
+// recordFile is where iscsiadm keeps what it knows: nodes/<iqn>/<address>,<port>,<group>/<iface>, or without the group a
+// file; send_targets/<address>,<port>/st_config.
+func (v *Volumes) recordFile(kind string, s session) (string, error) {
+	at := strings.LastIndexByte(s.Portal, ':')
+	portal := strings.Trim(s.Portal[:at], "[]") + "," + s.Portal[at+1:]
+	for _, dir := range v.iscsiDirs {
+		in, name := filepath.Join(dir, kind), "st_config"
+		if kind == "nodes" {
+			in, name = filepath.Join(in, s.IQN), s.Iface
+		}
+		entries, err := os.ReadDir(in)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.Name() != portal && !strings.HasPrefix(e.Name(), portal+",") {
+				continue
+			}
+			path := filepath.Join(in, e.Name())
+			if e.IsDir() {
+				path = filepath.Join(path, name)
+			}
+			if _, err := os.Stat(path); err == nil {
+				return path, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("chap: what iscsiadm knows of %s is not below %s", s.Portal, strings.Join(v.iscsiDirs, " or "))
+}
+
+// makeIface makes an iface like the pod's, but with the initiator's name (pkg/volume/iscsi: cloneIface).
+func (v *Volumes) makeIface(ctx context.Context, iscsiadm string, d *iscsi, name string) error {
+	run := func(args ...string) (string, error) {
+		return v.programs.run(ctx, "iscsi "+d.iqn, false, iscsiadm, append([]string{"-m", "iface", "-I"}, args...)...)
+	}
+	shown, err := run(d.iface, "-o", "show")
+	if err != nil {
+		return fmt.Errorf("iscsiInterface %s: %w", d.iface, err)
+	}
+	_, err = run(name, "-o", "new")
+	var exit *exitError
+	if err != nil && !(errors.As(err, &exit) && exit.code == errSessionExists) {
+		return fmt.Errorf("make iface %s: %w", name, err)
+	}
+	set := [][2]string{}
+	for line := range strings.Lines(shown) {
+		key, value, ok := strings.Cut(strings.TrimSpace(line), " = ")
+		if ok && strings.HasPrefix(key, "iface.") && value != "<empty>" && key != "iface.iscsi_ifacename" && key != "iface.initiatorname" {
+			set = append(set, [2]string{key, value})
+		}
+	}
+	for _, kv := range append(set, [2]string{"iface.initiatorname", d.initiator}) {
+		if _, err := run(name, "-o", "update", "-n", kv[0], "-v", kv[1]); err != nil {
+			return fmt.Errorf("make iface %s: %s: %w", name, kv[0], err)
+		}
+	}
+	return nil
+}
+
+// Exit codes of iscsiadm (include/iscsi_err.h of open-iscsi).
+const (
+	errNoSession, errSessionExists, errNothing = 2, 15, 21
+)
+
+// findSession is the SCSI host of a session and its directory in sysfs; empty if there is none.
+func (v *Volumes) findSession(s session) (host, dir string) {
+	all, _ := os.ReadDir(filepath.Join(v.sys, "class/iscsi_session"))
+	for _, e := range all {
+		class := filepath.Join(v.sys, "class/iscsi_session", e.Name())
+		if word(filepath.Join(class, "targetname")) != s.IQN {
+			continue
+		}
+		device, err := filepath.EvalSymlinks(filepath.Join(class, "device"))
+		if err != nil {
+			continue
+		}
+		if name := word(filepath.Join(class, "ifacename")); name != "" && name != s.Iface {
+			continue
+		}
+		connections, _ := filepath.Glob(filepath.Join(device, "connection*", "iscsi_connection", "connection*"))
+		for _, c := range connections {
+			address := word(filepath.Join(c, "persistent_address"))
+			if strings.Contains(address, ":") {
+				address = "[" + address + "]"
+			}
+			if address+":"+word(filepath.Join(c, "persistent_port")) == s.Portal {
+				return filepath.Base(filepath.Dir(device)), device
+			}
+		}
+	}
+	return "", ""
+}
+
+func word(file string) string {
+	b, _ := os.ReadFile(file)
+	return strings.TrimSpace(string(b))
+}
+
+// disk is the name of the disk that a session shows as a unit.
+func disk(session string, lun int32) string {
+	found, _ := filepath.Glob(filepath.Join(session, "target*", "*:*:*:"+strconv.Itoa(int(lun)), "block", "*"))
+	if len(found) == 0 {
+		return ""
+	}
+	return filepath.Base(found[0])
+}
+
+// multipath is the device that stands for all paths to a disk, if there is one.
+func (v *Volumes) multipath(device string) string {
+	holders, _ := os.ReadDir(filepath.Join(v.sys, "block", filepath.Base(device), "holders"))
+	for _, h := range holders {
+		if strings.HasPrefix(word(filepath.Join(v.sys, "block", h.Name(), "dm/uuid")), "mpath-") {
+			return filepath.Join(v.dev, h.Name())
+		}
+	}
+	return device
+}
+
+// detachISCSI ends the sessions of a pod whose volumes are unmounted: those that podd has begun, and no other pod uses. It is
+// done again until what is written down of them is gone.
+func (v *Volumes) detachISCSI(ctx context.Context, uid string) error {
+	dir := filepath.Join(v.path(uid), uses)
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name(), ".json") {
+			continue
+		}
+		all, err := readUses(filepath.Join(dir, f.Name()))
+		if err != nil {
+			return err
+		}
+		for _, s := range all {
+			if err := v.leave(ctx, uid, s); err != nil {
+				return fmt.Errorf("iscsi %s: %w", s.IQN, err)
+			}
+		}
+	}
+	return nil
+}
+
+func readUses(file string) (all []session, err error) {
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(b, &all)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	return all, nil
+}
+
+// leave ends one session, if that is podd's to do.
+func (v *Volumes) leave(ctx context.Context, uid string, s session) error {
+	unlock, err := v.targets.lock(ctx, s.IQN)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if v.programs.busy("unmount " + v.path(uid)) {
+		return errors.New("what was written is still on its way to the target")
+	}
+	record := filepath.Join(v.sessions, s.file())
+	if _, err := os.Stat(record); errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody else's
+	}
+	used, err := v.usedByOthers(uid, s)
+	if err != nil || used {
+		return err
+	}
+	iscsiadm, err := v.programs.find("open-iscsi (Debian, Ubuntu, SUSE) or iscsi-initiator-utils (Fedora, RHEL)", "iscsiadm")
+	if err != nil {
+		return err
+	}
+	steps := [][]string{s.args("--logout"), s.args("-o", "delete")}
+	if s.Made {
+		steps = append(steps, []string{"-m", "iface", "-I", s.Iface, "-o", "delete"})
+	}
+	for _, args := range steps {
+		_, err := v.programs.run(ctx, "iscsi "+s.IQN, false, iscsiadm, args...)
+		var exit *exitError
+		if err != nil && !(errors.As(err, &exit) && (exit.code == errNoSession || exit.code == errNothing)) {
+			return fmt.Errorf("log out: %w", err)
+		}
+	}
+	killpoint.At("volumes.iscsi.out")
+	return os.Remove(record)
+}
+
+// usedByOthers tells whether another pod uses a session.
+func (v *Volumes) usedByOthers(uid string, s session) (bool, error) {
+	uids, err := v.Known()
+	if err != nil {
+		return false, err
+	}
+	for _, other := range uids {
+		files, err := os.ReadDir(filepath.Join(v.path(other), uses))
+		if other == uid || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		for _, f := range files {
+			if !strings.HasSuffix(f.Name(), ".json") {
+				continue
+			}
+			all, err := readUses(filepath.Join(v.path(other), uses, f.Name()))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return false, err
+			}
+			if slices.ContainsFunc(all, s.same) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
