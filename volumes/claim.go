@@ -34,18 +34,18 @@ func (v *Volumes) claimed(pod *v1.Pod, vol *v1.Volume) (Claimed, error) {
 	}
 	c, err := v.claims(pod, vol)
 	if err != nil {
-		return c, &unclaimed{err}
+		return c, &lacking{err}
 	}
 	return c, nil
 }
 
-// unclaimed is why a claim is bound to nothing that the pod may have.
-type unclaimed struct{ error }
+// lacking is why a claim is bound to nothing that the pod may have, or a secret is not to be had.
+type lacking struct{ error }
 
-func (e *unclaimed) Unwrap() error { return e.error }
+func (e *lacking) Unwrap() error { return e.error }
 
-// Lacking says that a change of the claim or its volume may make it good.
-func (e *unclaimed) Lacking() {}
+// Lacking says that a change of the claim, its volume or the secret may make it good.
+func (e *lacking) Lacking() {}
 
 func isClaim(vol *v1.Volume) bool { return vol.PersistentVolumeClaim != nil || vol.Ephemeral != nil }
 
@@ -59,7 +59,7 @@ func (v *Volumes) ensureClaim(ctx context.Context, pod *v1.Pod, vol *v1.Volume) 
 	if c.HostPath != nil {
 		return ensureHostPath(c.HostPath)
 	}
-	if r, ok := c.remote(); ok {
+	if r, ok := c.remote(pod); ok {
 		if err := v.ensureRemote(ctx, string(pod.UID), vol.Name, r); err != nil || c.Shared {
 			return err
 		}

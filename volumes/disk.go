@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 )
@@ -12,6 +14,10 @@ import (
 // only (k8s.io/mount-utils: SafeFormatAndMount). All of it is done by programs of the host, which a target that does not
 // answer may hold.
 func (v *Volumes) formatAndMount(ctx context.Context, device, path, fsType string, r remote) error {
+	mounted, err := v.mounted()
+	if err != nil {
+		return err
+	}
 	format, err := v.formatOf(ctx, device)
 	if err != nil {
 		return err
@@ -25,7 +31,7 @@ func (v *Volumes) formatAndMount(ctx context.Context, device, path, fsType strin
 		}
 	case format != fsType:
 		return fmt.Errorf("disk %s: has %s on it, not %s", device, format, fsType)
-	case !r.readOnly && strings.HasPrefix(fsType, "ext"):
+	case !r.readOnly && strings.HasPrefix(fsType, "ext") && !mounted(device):
 		if err := v.repair(ctx, device); err != nil {
 			return err
 		}
@@ -103,7 +109,27 @@ func (v *Volumes) repair(ctx context.Context, device string) error {
 	if exit := (*exitError)(nil); errors.As(err, &exit) && exit.code == uncorrected {
 		return fmt.Errorf("disk %s: has errors that have to be corrected by hand: %w", device, err)
 	}
-	return ctx.Err()
+	if !ended(err) {
+		return fmt.Errorf("disk %s: %w", device, err)
+	}
+	return nil
+}
+
+// mounted tells of disks whether they are mounted, somewhere that podd sees.
+func (v *Volumes) mounted() (func(device string) bool, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	numbers := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 2 {
+			numbers[f[2]] = true
+		}
+	}
+	return func(device string) bool {
+		return numbers[word(filepath.Join(v.sys, "class/block", filepath.Base(device), "dev"))]
+	}, nil
 }
 
 // locks are one lock per name, for which nobody waits longer than his context lasts.

@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
 	"podd/runtime/killpoint"
@@ -42,13 +46,16 @@ var (
 )
 
 // check fills in what is not said, and refuses what would not be a name in a path or to a program.
-func (d *iscsi) check(volume string) error {
+func (d *iscsi) check() error {
 	for i, p := range d.portals { // pkg/volume/iscsi: portalMounter
 		if !strings.Contains(p, ":") || strings.HasSuffix(p, "]") {
 			d.portals[i] = p + ":3260"
 		}
 		if !validPortal.MatchString(d.portals[i]) {
 			return fmt.Errorf("iscsi portal %q: is not an address", p)
+		}
+		if at, err := netip.ParseAddrPort(d.portals[i]); err == nil {
+			d.portals[i] = at.String() // as the kernel writes it
 		}
 	}
 	slices.Sort(d.portals[1:])
@@ -70,18 +77,22 @@ func (d *iscsi) check(volume string) error {
 		return fmt.Errorf("fsType %q: is not the name of one", d.fsType)
 	case d.lun < 0 || d.lun > 255:
 		return fmt.Errorf("lun %d: must be 0 to 255", d.lun)
-	case d.initiator != "" && d.iface == d.ifaceOf(volume):
-		return fmt.Errorf("iscsiInterface %q: is the one that is made for initiatorName", d.iface)
 	}
 	return nil
 }
 
-// ifaceOf is the iface by which the target is reached: one made for the initiator's name, if it has one.
-func (d *iscsi) ifaceOf(volume string) string {
-	if d.initiator == "" {
-		return d.iface
+// sessions are those by which the disk is reached, one for each portal. The iface is the same for all who ask for the same: two
+// sessions would show one disk as two, and what is on it would be mounted twice.
+func (d *iscsi) sessions() (all []session) {
+	iface := d.iface
+	if d.initiator != "" {
+		sum := sha256.Sum256([]byte(strings.Join([]string{d.iqn, d.portals[0], d.iface, d.initiator}, "\x00")))
+		iface = "podd-" + hex.EncodeToString(sum[:8])
 	}
-	return d.portals[0] + ":" + volume
+	for _, p := range d.portals {
+		all = append(all, session{IQN: d.iqn, Portal: p, Iface: iface, Made: d.initiator != ""})
+	}
+	return all
 }
 
 // session is a session that podd has begun, or a pod uses. It is stored as it is.
@@ -105,10 +116,10 @@ const uses = ".iscsi"
 // mountISCSI logs in to the target, unless somebody has, formats the disk if it is blank, and mounts it.
 func (v *Volumes) mountISCSI(ctx context.Context, uid, name, path string, r remote) error {
 	d := *r.iscsi
-	if err := d.check(name); err != nil {
+	if err := d.check(); err != nil {
 		return err
 	}
-	iscsiadm, err := v.programs.find("open-iscsi (Debian, Ubuntu, SUSE) or iscsi-initiator-utils (Fedora, RHEL)", "iscsiadm")
+	iscsiadm, err := v.findISCSIAdm()
 	if err != nil {
 		return fmt.Errorf("iscsi %s: %w", d.iqn, err)
 	}
@@ -121,7 +132,7 @@ func (v *Volumes) mountISCSI(ctx context.Context, uid, name, path string, r remo
 		return fmt.Errorf("iscsi %s: %w", d.iqn, err)
 	}
 	killpoint.At("volumes.iscsi.noted")
-	device, err := v.attach(ctx, iscsiadm, name, &d)
+	device, err := v.attach(ctx, iscsiadm, &d)
 	if err != nil {
 		return fmt.Errorf("iscsi %s: %w", d.iqn, err)
 	}
@@ -130,11 +141,7 @@ func (v *Volumes) mountISCSI(ctx context.Context, uid, name, path string, r remo
 
 // noteUses writes down, before anything is done, which sessions a pod uses.
 func (v *Volumes) noteUses(uid, name string, d *iscsi) error {
-	var all []session
-	for _, p := range d.portals {
-		all = append(all, session{IQN: d.iqn, Portal: p, Iface: d.ifaceOf(name), Made: d.initiator != ""})
-	}
-	return writeRecord(filepath.Join(v.path(uid), uses), name+".json", all)
+	return writeRecord(filepath.Join(v.path(uid), uses), name+".json", d.sessions())
 }
 
 // writeRecord writes what is to be known after podd, or the host, has died.
@@ -170,22 +177,44 @@ func writeRecord(dir, name string, what any) error {
 	return in.Sync()
 }
 
-// attach is the path of the disk, found by each portal in turn; one portal is enough.
-func (v *Volumes) attach(ctx context.Context, iscsiadm, name string, d *iscsi) (string, error) {
+// attach is the path of the disk, looked for by each portal; one portal is enough.
+func (v *Volumes) attach(ctx context.Context, iscsiadm string, d *iscsi) (string, error) {
 	var errs []error
-	device := ""
-	for _, portal := range d.portals {
-		found, err := v.attachBy(ctx, iscsiadm, d, session{IQN: d.iqn, Portal: portal, Iface: d.ifaceOf(name), Made: d.initiator != ""})
+	var devices []string
+	for _, s := range d.sessions() {
+		found, err := v.attachBy(ctx, iscsiadm, d, s)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("portal %s: %w", portal, err))
-		} else if device == "" {
-			device = found
+			errs = append(errs, fmt.Errorf("portal %s: %w", s.Portal, err))
+			continue
 		}
+		devices = append(devices, v.multipath(found))
 	}
-	if device == "" {
+	if len(devices) == 0 {
 		return "", errors.Join(errs...)
 	}
-	return v.multipath(device), nil
+	return v.oneOf(d, devices)
+}
+
+// oneOf chooses among the devices that are all the same disk: that which is mounted, for another pod, or the first one. If
+// somebody has mounted the disk as another device than these it is an error.
+func (v *Volumes) oneOf(d *iscsi, devices []string) (string, error) {
+	mounted, err := v.mounted()
+	if err != nil {
+		return "", err
+	}
+	if i := slices.IndexFunc(devices, mounted); i >= 0 {
+		return devices[i], nil
+	}
+	for _, session := range v.sessionsOf(d.iqn) {
+		name := disk(session, d.lun)
+		if name == "" {
+			continue
+		}
+		if device := v.multipath(filepath.Join(v.dev, name)); mounted(device) {
+			return "", fmt.Errorf("lun %d: is mounted already, as %s, by another session", d.lun, device)
+		}
+	}
+	return devices[0], nil
 }
 
 func (v *Volumes) attachBy(ctx context.Context, iscsiadm string, d *iscsi, s session) (string, error) {
@@ -284,7 +313,11 @@ func (v *Volumes) chap(d *iscsi) (map[string][]byte, error) {
 	if d.secret == nil || v.secrets == nil {
 		return nil, errors.New("chap: no secretRef")
 	}
-	return v.secrets(d.secret.Namespace, d.secret.Name)
+	secret, err := v.secrets(d.secret.Namespace, d.secret.Name)
+	if err != nil {
+		return nil, &lacking{fmt.Errorf("chap: %w", err)}
+	}
+	return secret, nil
 }
 
 // setSecret writes names and passwords into the record that iscsiadm has made, where only root reads them: as arguments of
@@ -319,11 +352,16 @@ func (v *Volumes) setSecret(kind string, s session, prefix string, secret map[st
 	return writeFile(file, []byte(text))
 }
 
+// writeFile writes over what is there, as iscsiadm does: beside it a file would be another record.
 func writeFile(path string, data []byte) error {
-	if err := os.WriteFile(path+fresh, data, 0o600); err != nil {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
 		return fmt.Errorf("chap: %w", err)
 	}
-	if err := os.Rename(path+fresh, path); err != nil {
+	if err = errors.Join(f.Chmod(0o600), f.Truncate(0)); err == nil {
+		_, err = f.Write(data)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("chap: %w", err)
 	}
 	return nil
@@ -369,8 +407,10 @@ func (v *Volumes) makeIface(ctx context.Context, iscsiadm string, d *iscsi, name
 		return fmt.Errorf("iscsiInterface %s: %w", d.iface, err)
 	}
 	_, err = run(name, "-o", "new")
-	var exit *exitError
-	if err != nil && !(errors.As(err, &exit) && exit.code == errSessionExists) {
+	if exit := (*exitError)(nil); errors.As(err, &exit) && exit.code == sessionExists {
+		return nil // by another portal, so it is as it has to be
+	}
+	if err != nil {
 		return fmt.Errorf("make iface %s: %w", name, err)
 	}
 	set := [][2]string{}
@@ -388,23 +428,12 @@ func (v *Volumes) makeIface(ctx context.Context, iscsiadm string, d *iscsi, name
 	return nil
 }
 
-// Exit codes of iscsiadm (include/iscsi_err.h of open-iscsi).
-const (
-	errNoSession, errSessionExists, errNothing = 2, 15, 21
-)
+// sessionExists is iscsiadm's exit code for an iface that is there and in use (include/iscsi_err.h of open-iscsi).
+const sessionExists = 15
 
 // findSession is the SCSI host of a session and its directory in sysfs; empty if there is none.
 func (v *Volumes) findSession(s session) (host, dir string) {
-	all, _ := os.ReadDir(filepath.Join(v.sys, "class/iscsi_session"))
-	for _, e := range all {
-		class := filepath.Join(v.sys, "class/iscsi_session", e.Name())
-		if word(filepath.Join(class, "targetname")) != s.IQN {
-			continue
-		}
-		device, err := filepath.EvalSymlinks(filepath.Join(class, "device"))
-		if err != nil {
-			continue
-		}
+	for class, device := range v.sessionsOf(s.IQN) {
 		if name := word(filepath.Join(class, "ifacename")); name != "" && name != s.Iface {
 			continue
 		}
@@ -420,6 +449,23 @@ func (v *Volumes) findSession(s session) (host, dir string) {
 		}
 	}
 	return "", ""
+}
+
+// sessionsOf are the directories in sysfs of all sessions with a target: of the class, and of the device.
+func (v *Volumes) sessionsOf(iqn string) iter.Seq2[string, string] {
+	return func(yield func(class, device string) bool) {
+		all, _ := os.ReadDir(filepath.Join(v.sys, "class/iscsi_session"))
+		for _, e := range all {
+			class := filepath.Join(v.sys, "class/iscsi_session", e.Name())
+			if word(filepath.Join(class, "targetname")) != iqn {
+				continue
+			}
+			device, err := filepath.EvalSymlinks(filepath.Join(class, "device"))
+			if err == nil && !yield(class, device) {
+				return
+			}
+		}
+	}
 }
 
 func word(file string) string {
@@ -471,6 +517,11 @@ func (v *Volumes) detachISCSI(ctx context.Context, uid string) error {
 				return fmt.Errorf("iscsi %s: %w", s.IQN, err)
 			}
 		}
+		if len(all) > 0 && all[0].Made {
+			if err := v.removeIface(ctx, uid, all[0]); err != nil {
+				return fmt.Errorf("iscsi %s: %w", all[0].IQN, err)
+			}
+		}
 	}
 	return nil
 }
@@ -500,31 +551,70 @@ func (v *Volumes) leave(ctx context.Context, uid string, s session) error {
 	if _, err := os.Stat(record); errors.Is(err, fs.ErrNotExist) {
 		return nil // somebody else's
 	}
-	used, err := v.usedByOthers(uid, s)
+	used, err := v.usedByOthers(uid, s.same)
 	if err != nil || used {
 		return err
 	}
-	iscsiadm, err := v.programs.find("open-iscsi (Debian, Ubuntu, SUSE) or iscsi-initiator-utils (Fedora, RHEL)", "iscsiadm")
+	iscsiadm, err := v.findISCSIAdm()
 	if err != nil {
 		return err
 	}
-	steps := [][]string{s.args("--logout"), s.args("-o", "delete")}
-	if s.Made {
-		steps = append(steps, []string{"-m", "iface", "-I", s.Iface, "-o", "delete"})
-	}
-	for _, args := range steps {
+	// Whether it is done is seen at the session and at the record of the target: iscsiadm has many codes for what is gone.
+	run := func(args []string) error {
 		_, err := v.programs.run(ctx, "iscsi "+s.IQN, false, iscsiadm, args...)
-		var exit *exitError
-		if err != nil && !(errors.As(err, &exit) && (exit.code == errNoSession || exit.code == errNothing)) {
-			return fmt.Errorf("log out: %w", err)
-		}
+		return err
+	}
+	err = run(s.args("--logout"))
+	if host, _ := v.findSession(s); host != "" || !ended(err) {
+		return fmt.Errorf("log out: %w", cmp.Or(err, errors.New("the session is still there")))
+	}
+	err = run(s.args("-o", "delete"))
+	if _, gone := v.recordFile("nodes", s); err != nil && (gone == nil || !ended(err)) {
+		return fmt.Errorf("forget the target: %w", err)
 	}
 	killpoint.At("volumes.iscsi.out")
 	return os.Remove(record)
 }
 
-// usedByOthers tells whether another pod uses a session.
-func (v *Volumes) usedByOthers(uid string, s session) (bool, error) {
+// ended tells whether a program has come to its end, good or bad.
+func ended(err error) bool {
+	var exit *exitError
+	return err == nil || errors.As(err, &exit)
+}
+
+// removeIface takes away what makeIface has made for a session, and nobody else has of his.
+func (v *Volumes) removeIface(ctx context.Context, uid string, s session) error {
+	unlock, err := v.targets.lock(ctx, s.IQN)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	used, err := v.usedByOthers(uid, func(o session) bool { return o.Iface == s.Iface })
+	if err != nil || used {
+		return err
+	}
+	iscsiadm, err := v.findISCSIAdm()
+	if err != nil {
+		return err
+	}
+	for _, op := range []string{"show", "delete"} {
+		_, err := v.programs.run(ctx, "iscsi "+s.IQN, false, iscsiadm, "-m", "iface", "-I", s.Iface, "-o", op)
+		if op == "show" && err != nil && ended(err) {
+			return nil // it is not there
+		}
+		if err != nil {
+			return fmt.Errorf("%s iface %s: %w", op, s.Iface, err)
+		}
+	}
+	return nil
+}
+
+func (v *Volumes) findISCSIAdm() (string, error) {
+	return v.programs.find("open-iscsi (Debian, Ubuntu, SUSE) or iscsi-initiator-utils (Fedora, RHEL)", "iscsiadm")
+}
+
+// usedByOthers tells whether another pod uses a session that is meant.
+func (v *Volumes) usedByOthers(uid string, meant func(session) bool) (bool, error) {
 	uids, err := v.Known()
 	if err != nil {
 		return false, err
@@ -548,7 +638,7 @@ func (v *Volumes) usedByOthers(uid string, s session) (bool, error) {
 			if err != nil {
 				return false, err
 			}
-			if slices.ContainsFunc(all, s.same) {
+			if slices.ContainsFunc(all, meant) {
 				return true, nil
 			}
 		}

@@ -8,8 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -43,52 +46,98 @@ func standInDisk(name string, args []string) {
 	case "mount":
 		fail(32, unix.Mount(filepath.Join(dir, "export"), args[5], "", unix.MS_BIND, ""))
 	case "iscsiadm":
-		value := func(flag string) string {
-			if i := slices.Index(args, flag); i >= 0 && i+1 < len(args) {
-				return args[i+1]
-			}
-			return ""
-		}
-		portal, iface := strings.Replace(value("-p"), ":", ",", 1), value("-I")
-		device, class := filepath.Join(dir, "sys/devices/host3/session1"), filepath.Join(dir, "sys/class/iscsi_session/session1")
-		write := func(file, text string) {
-			fail(99, errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(text), 0o600)))
-		}
-		switch {
-		case value("-m") == "discoverydb" && value("-o") == "new":
-			write(filepath.Join(dir, "etc/send_targets", portal, "st_config"), "# BEGIN RECORD\ndiscovery.sendtargets.auth.authmethod = None\n# END RECORD\n")
-		case slices.Contains(args, "--discover"):
-			write(filepath.Join(dir, "etc/nodes", testIQN, portal+",1", iface), "# BEGIN RECORD\nnode.session.auth.password = old\nnode.name = "+testIQN+"\n# END RECORD\n")
-		case slices.Contains(args, "--login"):
-			if _, err := os.Stat(filepath.Join(dir, "refuses")); err == nil {
-				fail(24, errors.New("authorization failure"))
-			}
-			beginSession(dir)
-		case slices.Contains(args, "--logout"):
-			if _, err := os.Stat(class); err != nil {
-				os.Exit(errNothing)
-			}
-			fail(99, errors.Join(os.RemoveAll(class), os.RemoveAll(device)))
-		case value("-m") == "node" && value("-o") == "delete":
-			fail(99, os.RemoveAll(filepath.Join(dir, "etc/nodes", testIQN)))
-		}
+		standInISCSIAdm(dir, args, fail)
 	}
 	os.Exit(0)
 }
 
-// beginSession is what the kernel shows of a session.
-func beginSession(dir string) {
-	device, class := filepath.Join(dir, "sys/devices/host3/session1"), filepath.Join(dir, "sys/class/iscsi_session/session1")
+func standInISCSIAdm(dir string, args []string, fail func(int, error)) {
+	value := func(flag string) string {
+		if i := slices.Index(args, flag); i >= 0 && i+1 < len(args) {
+			return args[i+1]
+		}
+		return ""
+	}
+	portal, iface := value("-p"), value("-I")
+	file := func(parts ...string) string { return filepath.Join(append([]string{dir, "etc"}, parts...)...) }
+	node := file("nodes", testIQN, strings.Replace(portal, ":", ",", 1)+",1", iface)
+	write := func(file, text string) {
+		fail(99, errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(text), 0o600)))
+	}
+	there := func(file string) bool { _, err := os.Stat(file); return err == nil }
+	what := value("-m") + " " + value("-o")
+	if iface != "default" && what != "iface new" && !there(file("ifaces", iface)) {
+		fail(7, fmt.Errorf("Could not read iface info for %s", iface))
+	}
+	switch {
+	case what == "iface new":
+		if used, _ := filepath.Glob(file("nodes", "*", "*", iface)); len(used) > 0 {
+			fail(sessionExists, errors.New("session exists"))
+		}
+		write(file("ifaces", iface), "")
+	case what == "iface show":
+		fmt.Println("# BEGIN RECORD\niface.iscsi_ifacename = default\niface.transport_name = tcp\niface.initiatorname = <empty>")
+	case what == "iface delete":
+		fail(6, os.Remove(file("ifaces", iface)))
+	case what == "discoverydb new":
+		write(file("send_targets", strings.Replace(portal, ":", ",", 1), "st_config"), "# BEGIN RECORD\ndiscovery.sendtargets.auth.authmethod = None\n# END RECORD\n")
+	case slices.Contains(args, "--discover"):
+		write(node, "# BEGIN RECORD\nnode.session.auth.password = old\nnode.name = "+testIQN+"\n# END RECORD\n")
+	case slices.Contains(args, "--login"):
+		if there(filepath.Join(dir, "hangs")) {
+			fail(99, os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600))
+			time.Sleep(time.Hour)
+		}
+		if there(filepath.Join(dir, "refuses")) {
+			fail(24, errors.New("authorization failure"))
+		}
+		beginSession(dir, portal, iface)
+	case slices.Contains(args, "--logout"):
+		device, class := sessionDirs(dir, portal)
+		if !there(class) {
+			fail(21, errors.New("No matching sessions found"))
+		}
+		fail(99, errors.Join(os.RemoveAll(class), os.RemoveAll(device)))
+	case what == "node delete":
+		if !there(node) {
+			fail(21, errors.New("No records found"))
+		}
+		fail(99, errors.Join(os.Remove(node), os.Remove(filepath.Dir(node))))
+	}
+}
+
+// sessionDirs are where the kernel shows the session by a portal: that of 10.0.0.1 has the number 1.
+func sessionDirs(dir, portal string) (device, class string) {
+	n, _, _ := strings.Cut(portal[strings.LastIndexByte(portal, '.')+1:], ":")
+	return filepath.Join(dir, "sys/devices/host"+n+"/session"+n), filepath.Join(dir, "sys/class/iscsi_session/session"+n)
+}
+
+// beginSession is what the kernel shows of a session. The disk that 10.0.0.1 shows is sdx, that of 10.0.0.2 sdy.
+func beginSession(dir, portal, iface string) {
+	device, class := sessionDirs(dir, portal)
 	connection := filepath.Join(device, "connection1:0/iscsi_connection/connection1:0")
+	address, port, _ := strings.Cut(portal, ":")
+	host := filepath.Base(filepath.Dir(device))
 	for file, text := range map[string]string{
-		class + "/targetname": testIQN, class + "/ifacename": "default",
-		connection + "/persistent_address": "10.0.0.1", connection + "/persistent_port": "3260",
-		dir + "/sys/class/scsi_host/host3/scan": "", device + "/target3:0:0/3:0:0:5/block/sdx/size": "1",
+		class + "/targetname": testIQN, class + "/ifacename": iface,
+		connection + "/persistent_address": address, connection + "/persistent_port": port,
+		dir + "/sys/class/scsi_host/" + host + "/scan":                                               "",
+		device + "/target3:0:0/3:0:0:5/block/sd" + string('w'+address[len(address)-1]-'0') + "/size": "1",
 	} {
 		_ = os.MkdirAll(filepath.Dir(file), 0o700)
 		_ = os.WriteFile(file, []byte(text+"\n"), 0o600)
 	}
 	_ = os.Symlink(device, class+"/device")
+}
+
+// noSessions fails the test if anything is left of sessions: with the target, in podd's records, in those of iscsiadm.
+func noSessions(t *testing.T, dir string) {
+	t.Helper()
+	for _, left := range []string{"sessions/*", "programs/sys/class/iscsi_session/*", "programs/etc/nodes/*/*", "programs/etc/ifaces/*"} {
+		if found, err := filepath.Glob(filepath.Join(dir, left)); err != nil || len(found) > 0 {
+			t.Errorf("left: %v, %v", found, err)
+		}
+	}
 }
 
 func iscsiDisk(name string, readOnly bool) v1.Volume {
@@ -130,7 +179,7 @@ func TestISCSI(t *testing.T) {
 			t.Errorf("%s: %q, %v", file, b, err)
 		}
 	}
-	if b, err := os.ReadFile(filepath.Join(programs, "sys/class/scsi_host/host3/scan")); err != nil || string(b) != "0 0 5" {
+	if b, err := os.ReadFile(filepath.Join(programs, "sys/class/scsi_host/host1/scan")); err != nil || string(b) != "0 0 5" {
 		t.Errorf("looked for %q, %v", b, err)
 	}
 	ensure := func(want ...string) {
@@ -157,11 +206,9 @@ func TestISCSI(t *testing.T) {
 	}
 	remove("uid-1")
 	remove("uid-2", node+"--logout", node+"-o delete")
-	if left, err := os.ReadDir(filepath.Join(filepath.Dir(v.dir), "sessions")); err != nil || len(left) > 0 {
-		t.Errorf("left: %v, %v", left, err)
-	}
+	noSessions(t, filepath.Dir(v.dir))
 	// A session that somebody else has begun stays.
-	beginSession(programs)
+	beginSession(programs, "10.0.0.1:3260", "default")
 	ensure("blkid -p -s TYPE -s PTTYPE -o export /dev/sdx", "mount -t ext4 -o defaults /dev/sdx "+at("uid-2"))
 	remove("uid-2")
 }
@@ -224,4 +271,104 @@ func TestISCSINames(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// A target that two portals show is logged in to by both, with an iface for the initiator's name, which is the same for all pods.
+func TestISCSIInitiator(t *testing.T) {
+	v, programs := openRemote(t)
+	first, second := pod(initiatorDisk("disk")), pod(initiatorDisk("other"))
+	second.UID = "uid-2"
+	if err := errors.Join(v.Ensure(t.Context(), first), v.Ensure(t.Context(), second)); err != nil {
+		t.Fatal(err)
+	}
+	said := calls(t, programs)
+	count := func(what string) (n int) {
+		for _, call := range said {
+			if strings.Contains(call, what) {
+				n++
+			}
+		}
+		return n
+	}
+	for what, want := range map[string]int{"--login": 2, "-o update -n iface.initiatorname -v iqn.2001-04.com.example:me": 1, "-o update -n iface.transport_name -v tcp": 1,
+		"iface -I default -o show": 2, "mount -t ext4 -o defaults /dev/sdx ": 2, "/dev/sdy": 0} {
+		if got := count(what); got != want {
+			t.Errorf("%s: run %d times, want %d:\n%s", what, got, want, strings.Join(said, "\n"))
+		}
+	}
+	for _, uid := range []string{"uid-1", "uid-2"} {
+		if sessions, _ := filepath.Glob(filepath.Join(programs, "sys/class/iscsi_session/*")); len(sessions) != 2 {
+			t.Errorf("before %s goes: sessions %v", uid, sessions)
+		}
+		if err := v.Remove(t.Context(), uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
+func initiatorDisk(name string) v1.Volume {
+	vol, initiator := iscsiDisk(name, false), "iqn.2001-04.com.example:me"
+	vol.ISCSI.InitiatorName, vol.ISCSI.Portals = &initiator, []string{"10.0.0.2"}
+	return vol
+}
+
+// One disk is never mounted as two devices: that which is mounted already is taken, and if it is of a session that is not the
+// pod's, nothing is done.
+func TestISCSIIsMounted(t *testing.T) {
+	v, programs := openRemote(t)
+	var st unix.Stat_t
+	if err := unix.Stat("/", &st); err != nil {
+		t.Fatal(err)
+	}
+	number := filepath.Join(programs, "sys/class/block/sdy/dev")
+	text := fmt.Sprintf("%d:%d\n", unix.Major(st.Dev), unix.Minor(st.Dev))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(number), 0o700), os.WriteFile(number, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	beginSession(programs, "10.0.0.2:3260", "default")
+	p := pod(iscsiDisk("disk", false))
+	const want = "volume disk: iscsi " + testIQN + ": lun 5: is mounted already, as /dev/sdy, by another session"
+	if err := v.Ensure(t.Context(), p); err == nil || err.Error() != want {
+		t.Errorf("Ensure = %v, want %s", err, want)
+	}
+	p.Spec.Volumes[0].ISCSI.Portals = []string{"10.0.0.2:3260"}
+	if err := v.Ensure(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+	if got := calls(t, programs); !strings.Contains(got[len(got)-1], "/dev/sdy") {
+		t.Errorf("mounted was %s", got[len(got)-1])
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Error(err)
+	}
+}
+
+// An iscsiadm that does not end is ended with what waits for it, and what it has begun is taken away.
+func TestISCSIHangs(t *testing.T) {
+	v, programs := openRemote(t)
+	if err := os.WriteFile(filepath.Join(programs, "hangs"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	unwanted := atomic.Bool{}
+	v.wanted = func(string) bool { return !unwanted.Load() }
+	done := make(chan error, 1)
+	go func() { done <- v.Ensure(t.Context(), pod(initiatorDisk("disk"))) }()
+	pid := 0
+	for pid == 0 {
+		b, _ := os.ReadFile(filepath.Join(programs, "pid"))
+		pid, _ = strconv.Atoi(string(b))
+		time.Sleep(time.Millisecond)
+	}
+	unwanted.Store(true) // the pod was deleted
+	if err := <-done; !errors.Is(err, errUnwanted) {
+		t.Errorf("Ensure = %v", err)
+	}
+	if err := unix.Kill(pid, 0); err != unix.ESRCH {
+		t.Errorf("iscsiadm is still there: %v", err)
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Error(err)
+	}
+	noSessions(t, filepath.Dir(v.dir))
 }

@@ -156,7 +156,7 @@ func (v *Volumes) source(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (path
 		if err != nil {
 			return "", false, err
 		}
-		if r, isRemote = c.remote(); !isRemote {
+		if r, isRemote = c.remote(pod); !isRemote {
 			path, err := c.path()
 			return path, c.ReadOnly, err
 		}

@@ -54,13 +54,16 @@ func remoteOf(pod *v1.Pod, vol *v1.Volume) (r remote, ok bool) {
 
 // remote is what is to be mounted for a claim; ok is false if it is of another kind. What the volume itself says of readOnly
 // is not for claims (pkg/volume/nfs: getVolumeSource).
-func (c *Claimed) remote() (r remote, ok bool) {
+func (c *Claimed) remote(pod *v1.Pod) (r remote, ok bool) {
 	r = remote{nfs: c.NFS, readOnly: c.ReadOnly, options: c.MountOptions}
 	if s := c.ISCSI; s != nil {
 		r.iscsi = &iscsi{portals: append([]string{s.TargetPortal}, s.Portals...), iqn: s.IQN, lun: s.Lun, iface: s.ISCSIInterface, fsType: s.FSType,
-			discovery: s.DiscoveryCHAPAuth, session: s.SessionCHAPAuth, secret: s.SecretRef}
+			discovery: s.DiscoveryCHAPAuth, session: s.SessionCHAPAuth}
 		if s.InitiatorName != nil {
 			r.iscsi.initiator = *s.InitiatorName
+		}
+		if s.SecretRef != nil {
+			r.iscsi.secret = &v1.SecretReference{Namespace: cmp.Or(s.SecretRef.Namespace, pod.Namespace), Name: s.SecretRef.Name}
 		}
 	}
 	return r, c.NFS != nil || c.ISCSI != nil

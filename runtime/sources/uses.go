@@ -12,6 +12,9 @@ func Uses(pod *v1.Pod, ref Ref) bool {
 		if slices.Contains(refsOf(&pod.Spec.Volumes[i]), ref) {
 			return true
 		}
+		if s := pod.Spec.Volumes[i].ISCSI; s != nil && s.SecretRef != nil && ref == (Ref{Secret, s.SecretRef.Name}) {
+			return true
+		}
 	}
 	for i := range pod.Spec.InitContainers {
 		if inEnvironment(&pod.Spec.InitContainers[i], ref) {

@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"podd/test/harness"
 )
 
@@ -25,12 +29,22 @@ mount --bind $dir/$server $2 || exit 32
 case " $* " in *" -o ro "*) mount -o remount,bind,ro $2 ;; esac
 `
 
+// iscsiadm stands in for that of the host, which logs in nowhere: the kernel need not have iSCSI.
+const iscsiadm = `#!/bin/sh
+echo "$*" >>${0%/*}/iscsi-calls
+case "$*" in
+*--login) echo "iscsiadm: authorization failure" >&2; exit 24 ;;
+*--logout) exit 21 ;;
+esac
+`
+
 // standIns has podd use a mount helper that stands in for that of the host. It exports the directory "stand-in" beside it.
 func standIns(t *testing.T) harness.Option {
 	t.Helper()
 	return harness.WithConfig(func(p *harness.Podd) {
 		dir := filepath.Join(p.Dir, "programs")
-		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "stand-in"), 0o755), os.WriteFile(filepath.Join(dir, "mount.nfs"), []byte(standIn), 0o700)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "stand-in"), 0o755), os.WriteFile(filepath.Join(dir, "mount.nfs"), []byte(standIn), 0o700),
+			os.WriteFile(filepath.Join(dir, "iscsiadm"), []byte(iscsiadm), 0o700)); err != nil {
 			t.Fatal(err)
 		}
 		harness.WithArgs("--host-programs", dir+":/usr/sbin:/usr/bin:/sbin:/bin")(p)
@@ -49,6 +63,7 @@ func TestRemote(t *testing.T) {
 	t.Run("nfs", func(t *testing.T) { testNFS(t, s, programs) })
 	t.Run("nfs-claim", func(t *testing.T) { testNFSClaim(t, s, programs) })
 	t.Run("nfs-heals", func(t *testing.T) { testNFSHeals(t, s, programs) })
+	t.Run("iscsi", func(t *testing.T) { testISCSI(t, s, programs) })
 	t.Run("nfs-purge", func(t *testing.T) { testNFSPurge(t, s, programs) })
 	if b, err := os.ReadFile(precious); err != nil || string(b) != "data" {
 		t.Errorf("the server's data: %q, %v", b, err)
@@ -123,6 +138,42 @@ func testNFSHeals(t *testing.T, s *suite, programs string) {
 	}
 	s.until(t, p.Name, "ready", ready)
 	s.remove(t, p.Name)
+}
+
+// An iSCSI target that refuses holds the pod back, with what iscsiadm says of it; a secret that is missing does, until it is
+// there. Nothing that was begun stays. (With a disk it is shown by the tests of the package volumes.)
+func testISCSI(t *testing.T, s *suite, programs string) {
+	disk := func(name, more string) pod {
+		return pod{Name: name, Script: sleepScript, Container: "volumeMounts: [{name: v, mountPath: /v}]",
+			Spec: "volumes:\n- {name: v, iscsi: {targetPortal: 127.0.0.1, iqn: iqn.2001-04.com.example:disk, lun: 1" + more + "}}"}
+	}
+	says := func(p pod, want string) {
+		t.Helper()
+		eventually(t, func() error {
+			list, err := s.client.CoreV1().Events(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + p.Name})
+			if err == nil && !slices.ContainsFunc(list.Items, func(e v1.Event) bool { return e.Reason == "FailedMount" && strings.HasSuffix(e.Message, want) }) {
+				err = fmt.Errorf("no event FailedMount with %q", want)
+			}
+			return err
+		})
+	}
+	refused, secret := disk("iscsi", ""), disk("iscsi-chap", ", chapAuthSession: true, secretRef: {name: chap}")
+	s.apply(t, refused)
+	s.apply(t, secret)
+	says(refused, "portal 127.0.0.1:3260: log in: iscsiadm: exit status 24: iscsiadm: authorization failure")
+	says(secret, "portal 127.0.0.1:3260: chap: secret default/chap: not found")
+	s.Apply("apiVersion: v1\nkind: Secret\nmetadata: {name: chap}\ntype: kubernetes.io/iscsi-chap\nstringData: {node.session.auth.password: very secret}\n")
+	says(secret, "chap: what iscsiadm knows of 127.0.0.1:3260 is not below /etc/iscsi or /var/lib/iscsi") // since it is none
+	s.remove(t, refused.Name)
+	s.remove(t, secret.Name)
+	const node = "-m node -p 127.0.0.1:3260 -T iqn.2001-04.com.example:disk -I default "
+	calls, err := os.ReadFile(filepath.Join(programs, "iscsi-calls"))
+	if err != nil || !strings.HasSuffix(string(calls), node+"--logout\n"+node+"-o delete\n") || strings.Contains(string(calls), "very secret") {
+		t.Errorf("iscsiadm was run with %q, %v", calls, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(s.Root, "iscsi")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
 }
 
 // A mount that is still below podd's directory when that is purged stops it, and nothing on it is deleted.
