@@ -27,7 +27,7 @@ func (e *env) until(t testing.TB, what string, ok func() bool) {
 		t.Fatal(err)
 	}
 	defer changes.Stop()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(2 * time.Minute)
 	for !ok() {
 		select {
 		case <-changes.C:

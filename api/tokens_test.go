@@ -457,7 +457,7 @@ func TestWatchesEnd(t *testing.T) {
 			if err := c.void(t, p); err != nil {
 				t.Fatal(err)
 			}
-			limit := time.After(10 * time.Second)
+			limit := time.After(time.Minute)
 			for open := true; open; {
 				select {
 				case _, open = <-ends:
