@@ -164,7 +164,8 @@ const shimPoll = time.Millisecond
 
 // AwaitShim waits until the shim of a sandbox listens, or its pause container has a task, so that a member made then
 // joins that shim; false when that took longer than limit. Two tasks of one group that are made at once without a
-// shim each start one: the second finds a socket that does not listen yet, takes it for a dead one's and replaces it.
+// shim each start one: the second finds a socket that does not listen yet, takes it for a dead one's and replaces it. It
+// also does when connecting takes it 100 ms, on a host that is very busy: nothing here can help that.
 func (c *Client) AwaitShim(ctx context.Context, sandboxID string, limit time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

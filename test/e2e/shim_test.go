@@ -19,6 +19,7 @@ import (
 	bootstrap "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"podd/status"
 	"podd/test/harness"
@@ -82,7 +83,8 @@ func TestShim(t *testing.T) {
 	}
 	server := "- {name: server, image: " + busybox + ", command: [httpd, -f, -p, '127.0.0.1:8080', -h, /etc]}\n"
 	script := "until wget -q -O- 127.0.0.1:8080/hostname; do sleep 0.05; done; " + sleepScript
-	s.apply(t, pod{Name: "twin", Script: script, Spec: "restartPolicy: Always\nruntimeClassName: twin", More: server},
+	paired := pod{Name: "twin", Script: script, Spec: "restartPolicy: Always\nruntimeClassName: twin", More: server}
+	s.apply(t, paired,
 		pod{Name: "other", Script: sleepScript, Spec: "restartPolicy: Always\nruntimeClassName: other\nshareProcessNamespace: true", More: server},
 		pod{Name: "ends", Script: "exit 5", Spec: "runtimeClassName: twin"})
 	made := s.until(t, "twin", "ready", ready)
@@ -90,6 +92,14 @@ func TestShim(t *testing.T) {
 	s.untilLog(t, "twin", "twin")
 	if end := app(s.until(t, "ends", "failed", phase(v1.PodFailed))).State.Terminated; end == nil || end.ExitCode != 5 {
 		t.Errorf("a container that exits with 5 under a shim: %v", end)
+	}
+	for range 3 { // a shim too many is no fault, see lone; one for each container is
+		if s.lone(t, made.UID, "", "app", "server") {
+			break
+		}
+		s.must(t, "delete", "pod", "twin")
+		s.apply(t, paired)
+		made = s.until(t, "twin", "ready", ready)
 	}
 	eventually(t, func() error {
 		if n := len(runningOf(twin)); n != 1 {
@@ -142,8 +152,8 @@ func TestShim(t *testing.T) {
 	made = s.until(t, "twin", "ready again", func(p *v1.Pod) bool {
 		return ready(p) && container(p, "app").RestartCount == 1 && container(p, "server").RestartCount == 1
 	})
-	if second := one(twin); parent(t, s.mustTasks(t)[status.ContainerID(made.UID, "app", 1)].pid) != second {
-		t.Error("the next instance was not made by the next sandbox's shim")
+	if second := parent(t, s.mustTasks(t)[status.ContainerID(made.UID, "app", 1)].pid); second == first || !slices.Contains(runningOf(twin), second) {
+		t.Errorf("the next instance was made by process %d, which is no shim of that name", second)
 	}
 	s.must(t, "delete", "pod", "twin", "other", "ends")
 	for _, program := range []string{twin, other} {
@@ -154,6 +164,17 @@ func TestShim(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// lone tells whether one shim runs all of a pod's containers. containerd starts another one when its look for the first
+// is held up for 100 ms (pkg/shim CanConnect), as a busy host may do.
+func (s *suite) lone(t *testing.T, uid types.UID, names ...string) bool {
+	t.Helper()
+	all, shims := s.mustTasks(t), map[int]bool{}
+	for _, name := range names {
+		shims[parent(t, all[status.ContainerID(uid, name, 0)].pid)] = true
+	}
+	return len(shims) == 1
 }
 
 func exitIs(code, want int) error {
