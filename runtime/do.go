@@ -379,10 +379,13 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because("CreateContainerError", err)
 	}
 	killpoint.At("create.logs")
-	if !h.r.Containers.AwaitShim(ctx, s.Sandbox, shimLimit) {
+	if s.Attempt > 0 && !h.has(s.Sandbox) || !h.r.Containers.AwaitShim(ctx, s.Sandbox, shimLimit) {
 		return nil // the start makes the task, once the sandbox runs
 	}
 	err = slot(ctx, h.r.starts, func() error { return h.r.Containers.Create(ctx, id, io) })
+	if errors.Is(err, containers.ErrShimEnded) {
+		return nil // another member could not be made: the sandbox is made again, and this one in it
+	}
 	var failed *containers.StartError
 	if errors.As(err, &failed) {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(failed, id, s.Name))
@@ -396,6 +399,12 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(err, id, s.Name))
 	}
 	return because("CreateContainerError", err)
+}
+
+// has tells whether an instance has been seen with a task. A member that could not be made once is not made again beside its
+// sandbox: it would end the sandbox's shim once more.
+func (h *host) has(id string) bool {
+	return slices.ContainsFunc(h.lastSeen().instances, func(i containers.Instance) bool { return i.ID == id && i.HasTask })
 }
 
 // maxSandboxes is how many sandboxes a pod may have had.
@@ -518,7 +527,7 @@ func (h *host) recordStartError(ctx context.Context, s plan.Step, cause error) e
 	}
 	c := h.container(i, time.Now())
 	c.State = status.Exited
-	c.StartedAt, c.FinishedAt = time.Unix(0, 0), time.Now()
+	c.StartedAt, c.FinishedAt = neverStarted, time.Now()
 	c.ExitCode, c.Reason, c.Message = 128, "StartError", cause.Error()
 	return h.change(ctx, func(r record) record { return r.withExit(c) })
 }

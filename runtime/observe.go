@@ -23,6 +23,9 @@ import (
 // lostCode is the exit code of a container whose real one nobody knows (upstream: pkg/kubelet/kubelet_pods.go).
 const lostCode = 137
 
+// neverStarted is when a container has started that never did (upstream: pkg/kubelet/kuberuntime/kuberuntime_container.go).
+var neverStarted = time.Unix(0, 0)
+
 // Observe looks at the pod: its object, its record, containerd, the network, the markers. It changes nothing. Unless
 // something may have changed there, containerd is not asked again after it has answered, and neither is the network.
 func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts, error) {
@@ -181,10 +184,13 @@ func (h *host) container(i containers.Instance, now time.Time) status.Container 
 	}
 	h.findings(&c)
 	c.StartedAt = i.CreatedAt
-	if at, ok := h.marks.started(i.ID); ok && !at.IsZero() {
+	switch at, ok := h.marks.started(i.ID); {
+	case ok && !at.IsZero():
 		c.StartedAt = at
-	} else if !i.StartedAt.IsZero() {
+	case !i.StartedAt.IsZero():
 		c.StartedAt = i.StartedAt
+	case !ok && state == status.Exited && !lost:
+		c.StartedAt = neverStarted // it was made, and ended before its start
 	}
 	if state != status.Exited {
 		return c

@@ -69,9 +69,25 @@ func (c *Client) Begin(ctx context.Context, id string) (Started, error) {
 	return c.begin(c.Context(ctx), id)
 }
 
+// ErrShimEnded says that the shim has ended while it made a task. When a member cannot be made, containerd asks the shim to
+// end, which it does if it has no other container yet: those that are being made at the same time go with it.
+var ErrShimEnded = errors.New("the shim has ended")
+
+// sandboxTries is how often a sandbox is made whose shim ends meanwhile.
+const sandboxTries = 3
+
 // CreateSandbox creates the task of a pause container, so that its namespaces are there, without starting it.
 // One that runs is fine. The answer is its pid.
-func (c *Client) CreateSandbox(ctx context.Context, id string) (uint32, error) {
+func (c *Client) CreateSandbox(ctx context.Context, id string) (pid uint32, err error) {
+	for range sandboxTries {
+		if pid, err = c.createSandbox(ctx, id); !errors.Is(err, ErrShimEnded) || ctx.Err() != nil {
+			break
+		}
+	}
+	return pid, err
+}
+
+func (c *Client) createSandbox(ctx context.Context, id string) (uint32, error) {
 	ctx = c.Context(ctx)
 	if _, ok := c.quiet.Load(id); !ok {
 		if _, err := c.task(ctx, id); errors.Is(err, ErrGone) {
@@ -98,6 +114,9 @@ func (c *Client) create(ctx context.Context, req *tasks.CreateTaskRequest) (uint
 	}
 	if !errdefs.IsAlreadyExists(err) {
 		c.quiet.Delete(req.ContainerID)
+		if strings.Contains(err.Error(), "ttrpc: closed") {
+			return 0, fmt.Errorf("create task: %w: %w", ErrShimEnded, err)
+		}
 		return 0, startError("create task", err)
 	}
 	t, err := c.task(ctx, req.ContainerID)

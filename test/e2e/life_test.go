@@ -38,6 +38,7 @@ func testLife(t *testing.T, s *suite) {
 		"whole-cgroup":      testWholeCgroup,
 		"killed-container":  testKilledContainer,
 		"killed-pause":      testKilledPause,
+		"broken-member":     testBrokenMember,
 		"address-released":  testAddressReleased,
 		"image-changed":     testImageChanged,
 		"member-oom":        testMemberOOM,
@@ -493,6 +494,35 @@ func testKilledPause(t *testing.T, s *suite) {
 				t.Errorf("it answers %q", got)
 			}
 		})
+	}
+}
+
+// A container that the runtime cannot make harms neither its sandbox nor the others, which are made at the same time.
+func testBrokenMember(t *testing.T, s *suite) {
+	for i := range 3 { // it depends on who is done first
+		name := fmt.Sprintf("broken-member-%d", i)
+		s.apply(t, pod{Name: name, Script: sleepScript, Spec: "restartPolicy: Always\nvolumes: [{name: v, emptyDir: {}}]",
+			More: "- {name: bad, image: " + busybox + ", command: [sleep, \"1\"], volumeMounts: [{name: v, mountPath: /etc/passwd}]}"})
+		p := s.until(t, name, "one is up and the other one not", func(p *v1.Pod) bool {
+			bad := container(p, "bad")
+			return app(p).State.Running != nil && (bad.LastTerminationState.Terminated != nil || bad.State.Terminated != nil)
+		})
+		if app(p).RestartCount != 0 {
+			t.Errorf("the other one: %+v", app(p))
+		}
+		last := container(p, "bad").State.Terminated
+		if last == nil {
+			last = container(p, "bad").LastTerminationState.Terminated
+		}
+		if last.Reason != "StartError" || last.StartedAt.Unix() != 0 || !strings.Contains(last.Message, "not a directory") {
+			t.Errorf("the broken one: %+v", last)
+		}
+		for _, e := range s.events(t, name) {
+			if strings.Contains(e, "Warning") && !strings.HasPrefix(e, "spec.containers{bad}") {
+				t.Errorf("event: %s", e)
+			}
+		}
+		s.remove(t, name)
 	}
 }
 
