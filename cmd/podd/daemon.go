@@ -141,10 +141,18 @@ func (p *podd) runPods(ctx context.Context) error {
 	return p.runtime.Run(ctx)
 }
 
+// asRoot refuses to do something as anybody else.
+func asRoot(what string) error {
+	if os.Geteuid() != 0 {
+		return errors.New(what + ": must be root")
+	}
+	return nil
+}
+
 func assemble(c config, log *slog.Logger) (_ *podd, err error) {
 	p := &podd{config: c, log: log}
-	if os.Geteuid() != 0 {
-		return nil, errors.New("start podd: must be root")
+	if err := asRoot("start podd"); err != nil {
+		return nil, err
 	}
 	for dir, mode := range map[string]os.FileMode{
 		c.Root: 0o700, c.State: 0o711, c.LogDir: 0o755,

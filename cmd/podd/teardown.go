@@ -50,6 +50,9 @@ func teardownCommand(c *config) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t.out = cmd.OutOrStdout()
+			if err := asRoot("tear down"); err != nil {
+				return err
+			}
 			if t.volumes && !t.purge {
 				return errors.New("--purge-volumes: is for --purge")
 			}
