@@ -33,8 +33,15 @@ func (c cause) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]string{"what": c.what, "next": c.next})
 }
 
-// diagnose reads a pod, its events, oldest first, and its claims as far as they are known.
-func diagnose(pod *v1.Pod, events []v1.Event, now time.Time, claims ...claim) diagnosis {
+// facts are what is known of a pod beside its object.
+type facts struct {
+	events []v1.Event         // oldest first
+	past   []apihistory.Entry // oldest first; nil if it was not asked for or may not be seen
+	claims []claim            // of a pod that is not run yet
+}
+
+// diagnose says what is the matter with a pod.
+func diagnose(pod *v1.Pod, known facts, now time.Time) diagnosis {
 	d := diagnosis{}
 	ready := condition(pod, v1.PodReady)
 	switch {
@@ -54,7 +61,7 @@ func diagnose(pod *v1.Pod, events []v1.Event, now time.Time, claims ...claim) di
 		return d
 	case unscheduled(pod) != nil && aboutClaims(unscheduled(pod).what):
 		d.headline = "waits for its claims."
-		d.causes = unclaimed(pod, unscheduled(pod).what, claims)
+		d.causes = unclaimed(pod, unscheduled(pod).what, known.claims)
 		return d
 	case unscheduled(pod) != nil:
 		d.headline = "is not run by this host."
@@ -69,14 +76,14 @@ func diagnose(pod *v1.Pod, events []v1.Event, now time.Time, claims ...claim) di
 	default:
 		d.headline = "is not running yet."
 	}
-	d.causes = append(d.causes, containers(pod, events, now)...)
+	d.causes = append(d.causes, containers(pod, known, now)...)
 	if !d.fine && len(d.causes) == 0 {
 		d.causes = settled(pod)
 	}
 	if !d.fine && len(d.causes) == 0 {
-		d.causes = preparing(pod, events, now)
+		d.causes = preparing(pod, known.events, now)
 	}
-	if c := logLost(pod, events, now); c != nil {
+	if c := logLost(known.events, now); c != nil {
 		if d.fine {
 			d.fine, d.headline = false, "runs and is ready, and its log lacks lines."
 		}
@@ -95,7 +102,7 @@ func diagnose(pod *v1.Pod, events []v1.Event, now time.Time, claims ...claim) di
 const recently = 10 * time.Minute
 
 // logLost tells of lines that the disk of the logs has not taken, nil if it took them all.
-func logLost(pod *v1.Pod, events []v1.Event, now time.Time) *cause {
+func logLost(events []v1.Event, now time.Time) *cause {
 	for _, e := range slices.Backward(events) {
 		if e.Reason != "LogLost" || now.Sub(lastSeen(e)) > recently {
 			continue
@@ -243,10 +250,10 @@ func alwaysRestarted(pod *v1.Pod, name string) bool {
 }
 
 // containers is what is the matter with each container. Those that only wait for an earlier one are left out.
-func containers(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
+func containers(pod *v1.Pod, known facts, now time.Time) []cause {
 	var all []cause
 	for _, s := range statuses(pod) {
-		if c := container(pod, s, events, now); c != nil {
+		if c := container(pod, s, known, now); c != nil {
 			all = append(all, *c)
 		}
 	}
@@ -257,18 +264,18 @@ func containers(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 }
 
 // container is what is the matter with one container, nil if nothing is.
-func container(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Time) *cause {
+func container(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time) *cause {
 	logs := "podctl logs " + pod.Name + inNamespace(pod) + " -c " + s.Name
 	name := "Container " + s.Name
 	switch {
 	case s.State.Waiting != nil:
-		return waiting(pod, s, events, now, name, logs)
+		return waiting(pod, s, known, now, name, logs)
 	case s.State.Terminated != nil && endedWithPod(pod, s.State.Terminated):
 		return &cause{name + " " + ended(pod, s.Name, s.State.Terminated) + ": podd ended it with the pod.", logs}
 	case s.State.Terminated != nil && (s.State.Terminated.ExitCode != 0 || pod.Status.Phase == v1.PodFailed && s.State.Terminated.Reason != "Completed"):
-		return &cause{name + " " + ended(pod, s.Name, s.State.Terminated) + ".", nextAfter(s.State.Terminated, logs)}
+		return gone(name+" "+ended(pod, s.Name, s.State.Terminated), s.State.Terminated, known, s.Name, logs)
 	case s.State.Running != nil && !s.Ready && (s.Started == nil || !*s.Started):
-		if message := lastWarning(events, "Unhealthy", s.Name); message != "" {
+		if message := lastWarning(known.events, "Unhealthy", s.Name); message != "" {
 			return &cause{name + " runs; its startup probe has not succeeded yet: " + message, "See what it does: " + logs}
 		}
 		if isInit(pod, s.Name) {
@@ -276,18 +283,15 @@ func container(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Ti
 		}
 		return &cause{name + " runs; its startup probe has not succeeded yet.", "See what it does: " + logs}
 	case s.State.Running != nil && !s.Ready:
-		message := lastWarning(events, "Unhealthy", s.Name)
+		message := lastWarning(known.events, "Unhealthy", s.Name)
 		if message == "" {
 			message = "no answer of its readiness probe so far"
 		}
 		return &cause{name + " runs and is not ready: " + message, "See what it does: " + logs}
 	case s.RestartCount > 0 && s.LastTerminationState.Terminated != nil:
 		last := s.LastTerminationState.Terminated
-		what := fmt.Sprintf("%s was restarted %s, the last time %s ago: it %s.", name, times(s.RestartCount), since(last.FinishedAt.Time, now), ended(pod, s.Name, last))
-		if by := endedBy(last, events, s.Name); by != "" {
-			return &cause{what + " " + by + ".", logs + " --previous"}
-		}
-		return &cause{what, nextAfter(last, logs+" --previous")}
+		what := fmt.Sprintf("%s was restarted %s, the last time %s ago: it %s", name, times(s.RestartCount), since(last.FinishedAt.Time, now), ended(pod, s.Name, last))
+		return gone(what, last, known, s.Name, logs+" --previous")
 	}
 	return nil
 }
@@ -315,7 +319,7 @@ func times(n int32) string {
 func since(t, now time.Time) string { return duration.HumanDuration(now.Sub(t)) }
 
 // waiting is why a container waits, nil if only for what comes before it.
-func waiting(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Time, name, logs string) *cause {
+func waiting(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time, name, logs string) *cause {
 	w := s.State.Waiting
 	switch w.Reason {
 	case "ContainerCreating", "PodInitializing", "":
@@ -324,18 +328,15 @@ func waiting(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, now time.Time
 		what := name + " ends again and again"
 		next := "See what it said before: " + logs + " --previous"
 		if last := s.LastTerminationState.Terminated; last != nil {
-			what = fmt.Sprintf("%s was restarted %s and has ended again: it %s", name, times(s.RestartCount), ended(pod, s.Name, last))
-			next = nextAfter(last, logs+" --previous")
-			if by := endedBy(last, events, s.Name); by != "" {
-				what, next = what+". "+by, logs+" --previous"
-			}
+			c := gone(fmt.Sprintf("%s was restarted %s and has ended again: it %s", name, times(s.RestartCount), ended(pod, s.Name, last)), last, known, s.Name, logs+" --previous")
 			if left := backoffLeft(w.Message, last.FinishedAt.Time, now); left > 0 {
-				what += fmt.Sprintf(". It is started again in %s", left)
+				c.what += fmt.Sprintf(" It is started again in %s.", left)
 			}
+			return c
 		}
 		return &cause{what + ".", next}
 	case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
-		return image(pod, s, w, events)
+		return image(pod, s, w, known.events)
 	case "CreateContainerConfigError":
 		if strings.Contains(w.Message, "runAsNonRoot") {
 			return &cause{name + " may not run as root: " + w.Message, "Set runAsUser in its securityContext, or use an image that has a user."}
@@ -376,7 +377,10 @@ func startHint(message string) string {
 	switch {
 	case strings.Contains(message, "mask paths"):
 		return "A volume hides what the container's own /dev or /proc has: give it another mountPath in volumeMounts."
-	case strings.Contains(message, "executable file not found"), strings.Contains(message, "no such file or directory"):
+	case strings.Contains(message, "mount") && strings.Contains(message, "not a directory") && !strings.Contains(message, "exec: "):
+		return "A directory is mounted onto a file, or a file onto a directory: look at mountPath in spec.containers[].volumeMounts, and at subPath: " +
+			"where the volume has nothing of that name, such as a key that is not in the ConfigMap or Secret, it is a new and empty directory."
+	case strings.Contains(message, "executable file not found"), strings.Contains(message, "no such file or directory"), strings.Contains(message, "not a directory"):
 		return "The command is not in the image. Look at spec.containers[].command, and at the image's own: podctl run look --rm -it --image=... -- sh"
 	case strings.Contains(message, "permission denied"):
 		return "The file is there and may not be executed: see its mode, and runAsUser of the securityContext."
@@ -478,12 +482,21 @@ func ended(pod *v1.Pod, name string, t *v1.ContainerStateTerminated) string {
 		b.WriteString(" after " + duration.HumanDuration(ran))
 	}
 	if message := strings.TrimSpace(t.Message); message != "" {
-		if len(message) > 400 {
-			message = message[:400] + "..."
-		}
-		b.WriteString(", saying: " + message)
+		b.WriteString(", saying: " + shortened(message))
 	}
 	return b.String()
+}
+
+// shortened is text without its middle if it is long. What runtimes and programs say begins with what they did and ends with
+// what came of it.
+func shortened(text string) string {
+	const most, gap = 400, " ... " // characters
+	runes := []rune(text)
+	if len(runes) <= most {
+		return text
+	}
+	half := (most - len(gap)) / 2
+	return strings.TrimSpace(string(runes[:half])) + gap + strings.TrimSpace(string(runes[len(runes)-half:]))
 }
 
 func memoryLimit(pod *v1.Pod, name string) string {
@@ -541,18 +554,51 @@ func nextAfter(t *v1.ContainerStateTerminated, logs string) string {
 	return "See what it said: " + logs
 }
 
-// endedBy is what podd ended a container for, by the event of it; empty if it ended by itself.
-func endedBy(t *v1.ContainerStateTerminated, events []v1.Event, container string) string {
-	for _, e := range slices.Backward(events) {
-		at := e.LastTimestamp.Time
-		if e.Reason != "Killing" || !strings.Contains(e.InvolvedObject.FieldPath, "{"+container+"}") ||
-			at.Before(t.StartedAt.Time) || at.After(t.FinishedAt.Time) {
-			continue
+// gone is that a container has ended, and what to do about it. what is how it ended.
+func gone(what string, t *v1.ContainerStateTerminated, known facts, container, logs string) *cause {
+	switch why := condemned(t, known, container); why {
+	case "":
+		return &cause{sentence(what, ""), nextAfter(t, logs)}
+	case "FailedPostStartHook":
+		c := &cause{what + ". podd ended it because its postStart hook failed.",
+			"Correct lifecycle.postStart of the container. What a hook prints is not in the log, which has what came before: " + logs}
+		if said := saidByHook(t, known.past, container); said != "" {
+			c.what = what + ". podd ended it because its postStart hook failed: " + sentence(shortened(said), "")
 		}
-		if e.Message == "FailedPostStartHook" {
-			return "podd ended it because its postStart hook failed"
+		return c
+	default:
+		return &cause{what + ". podd ended it: " + sentence(why, ""), logs}
+	}
+}
+
+// condemned is what podd ended a container for; empty if it ended by itself. The history tells as well: of many events
+// about a pod the later ones are dropped.
+func condemned(t *v1.ContainerStateTerminated, known facts, container string) string {
+	for _, e := range slices.Backward(known.events) {
+		if e.Reason == "Killing" && strings.Contains(e.InvolvedObject.FieldPath, "{"+container+"}") && duringLife(t, e.LastTimestamp.Time) {
+			return e.Message
 		}
-		return "podd ended it: " + e.Message
+	}
+	for _, e := range slices.Backward(known.past) {
+		if e.What == apihistory.Condemn && !e.Failed && e.Container == container && e.Message != "" && duringLife(t, e.Time) {
+			return e.Message
+		}
+	}
+	return ""
+}
+
+// duringLife tells whether a container that has ended ran at a time; one that was never started did not. The times of a status are whole seconds.
+func duringLife(t *v1.ContainerStateTerminated, at time.Time) bool {
+	at = at.Truncate(time.Second)
+	return t.StartedAt.Unix() > 0 && !at.Before(t.StartedAt.Time) && !at.After(t.FinishedAt.Time)
+}
+
+// saidByHook is how the postStart hook of a container has failed, empty if that is not known.
+func saidByHook(t *v1.ContainerStateTerminated, past []apihistory.Entry, container string) string {
+	for _, e := range slices.Backward(past) {
+		if e.What == apihistory.Hook && e.Reason == "postStart" && e.Failed && e.Container == container && duringLife(t, e.Time) {
+			return e.Message
+		}
 	}
 	return ""
 }

@@ -33,7 +33,8 @@ func (r *runner) explain(o outcome) {
 		}
 		events := r.board.eventsOf(t.uid)
 		fmt.Fprintln(out)
-		tell(out, t.name, diagnose(pod, events, time.Now()), events)
+		past := r.p.pastOf(question{ctx: ctx, namespace: pod.Namespace, uid: string(t.uid)}, pod)
+		tell(out, t.name, diagnose(pod, facts{events: events, past: past}, time.Now()), events)
 		if r.logs != nil { // they are on the terminal already
 			continue
 		}

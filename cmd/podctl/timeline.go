@@ -245,7 +245,8 @@ func cleaned(text string) string {
 	return strings.TrimSpace(strings.ReplaceAll(out.String(), "\t", "    "))
 }
 
-// folded breaks text into lines of a width, at most so many of them.
+// folded breaks text into lines of a width, at most so many of them, of which there are two and more. Where there are more, the
+// first and the last are left: what went wrong is said at the end.
 func folded(text string, width, most int) []string {
 	var lines []string
 	for _, line := range strings.Split(text, "\n") {
@@ -266,8 +267,10 @@ func folded(text string, width, most int) []string {
 		}
 	}
 	if len(lines) > most {
-		last := []rune(lines[most-1])
-		lines = append(lines[:most-1], string(last[:min(len(last), width-3)])+"...")
+		first := lines[:most/2]
+		last := []rune(first[len(first)-1])
+		first[len(first)-1] = string(last[:min(len(last), width-3)]) + "..."
+		lines = append(first, lines[len(lines)-(most-len(first)):]...)
 	}
 	return lines
 }

@@ -178,8 +178,9 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 		if err != nil {
 			return err
 		}
-		found := diagnose(pod, events, time.Now(), claims...)
-		old := p.oldContentOf(question{ctx: ctx, namespace: namespace, uid: string(pod.UID)}, pod)
+		past := p.pastOf(question{ctx: ctx, namespace: namespace, uid: string(pod.UID)}, pod)
+		found := diagnose(pod, facts{events, past, claims}, time.Now())
+		old := oldContentOf(pod, past)
 		if found.fine && len(old) == 0 {
 			continue
 		}
@@ -198,18 +199,31 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	return nil
 }
 
-// oldContentOf is what oldContent says of a pod that runs: nothing if who asks may not see its history. Nothing is asked for
-// one without such volumes.
-func (p *podctl) oldContentOf(q question, pod *v1.Pod) []cause {
-	filled := func(v v1.Volume) bool { return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil }
-	if pod.Status.Phase != v1.PodRunning || !slices.ContainsFunc(pod.Spec.Volumes, filled) {
+// pastOf is what happened to a pod, as far as its status does not tell: nil of one of which nothing has ended and whose volumes
+// follow nothing, and if who asks may not see it.
+func (p *podctl) pastOf(q question, pod *v1.Pod) []apihistory.Entry {
+	over := func(s v1.ContainerStatus) bool {
+		return s.State.Terminated != nil || s.LastTerminationState.Terminated != nil
+	}
+	if !slices.ContainsFunc(statuses(pod), over) && !slices.ContainsFunc(pod.Spec.Volumes, follows) {
 		return nil
 	}
 	past, err := p.history(q, pod.Name)
 	if err != nil || len(past) == 0 {
 		return nil
 	}
-	return oldContent(past[len(past)-1].Entries, inNamespace(pod))
+	return past[len(past)-1].Entries
+}
+
+// follows tells whether the content of a volume changes with other objects.
+func follows(v v1.Volume) bool { return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil }
+
+// oldContentOf is what oldContent says of a pod that runs.
+func oldContentOf(pod *v1.Pod, past []apihistory.Entry) []cause {
+	if pod.Status.Phase != v1.PodRunning || !slices.ContainsFunc(pod.Spec.Volumes, follows) {
+		return nil
+	}
+	return oldContent(past, inNamespace(pod))
 }
 
 // lookInto finds out about one pod, or about what was once called like it.
@@ -240,12 +254,13 @@ func (p *podctl) lookInto(q question, name string) (report, error) {
 		if err != nil {
 			return r, err
 		}
-		d := diagnose(pod, r.events, time.Now(), claims...)
-		r.Fine, r.Headline = d.fine, d.headline
-		r.Causes = append(r.Causes, d.causes...)
-		if n := len(r.History); n > 0 && r.History[n-1].UID == r.UID && pod.Status.Phase == v1.PodRunning {
-			r.Causes = append(r.Causes, oldContent(r.History[n-1].Entries, inNamespace(pod))...)
+		var past []apihistory.Entry
+		if n := len(r.History); n > 0 && r.History[n-1].UID == r.UID {
+			past = r.History[n-1].Entries
 		}
+		d := diagnose(pod, facts{r.events, past, claims}, time.Now())
+		r.Fine, r.Headline = d.fine, d.headline
+		r.Causes = slices.Concat(r.Causes, d.causes, oldContentOf(pod, past))
 		q.shorten(r.History)
 		return r, nil
 	}

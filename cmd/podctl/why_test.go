@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -81,7 +82,7 @@ func TestDiagnose(t *testing.T) {
 		"liveness": {app(killed + "{waiting: {reason: CrashLoopBackOff, message: back-off 10s restarting}}"), killing("Container app failed liveness probe, will be restarted"),
 			"(SIGKILL) after 30s. podd ended it: Container app failed liveness probe, will be restarted. -> podctl logs p -c app --previous"},
 		"hook": {app("ready: true, started: true, " + killed + "{running: {}}"), killing("FailedPostStartHook"),
-			"(SIGKILL) after 30s. podd ended it because its postStart hook failed. -> podctl logs p -c app --previous"},
+			"(SIGKILL) after 30s. podd ended it because its postStart hook failed. -> Correct lifecycle.postStart of the container."},
 		"itself": {app(killed + "{waiting: {reason: CrashLoopBackOff}}"), []v1.Event{{Reason: "Killing", LastTimestamp: metav1.NewTime(now.Add(-time.Minute)),
 			InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}}}, "after 30s. -> SIGKILL comes from"},
 		"imagevolume": {"spec: {volumes: [{name: w, image: {reference: 'none:1'}}], containers: [{name: app, image: 'x:1', volumeMounts: [{name: w, mountPath: /w}]}]}\nstatus:\n  phase: Pending\n" +
@@ -118,7 +119,7 @@ func TestDiagnose(t *testing.T) {
 			t.Fatal(name, err)
 		}
 		pod.Name = "p"
-		d := diagnose(pod, c.events, now)
+		d := diagnose(pod, facts{events: c.events}, now)
 		got := d.headline
 		for _, cause := range d.causes {
 			got += " | " + cause.what + " -> " + cause.next
@@ -128,6 +129,73 @@ func TestDiagnose(t *testing.T) {
 		}
 		if good := name == "fine" || name == "done" || name == "resize"; d.fine != good {
 			t.Errorf("%s: fine is %v", name, d.fine)
+		}
+	}
+}
+
+// TestCondemned: what podd has ended a container for is found in the history where no event tells it, and what its hook has said.
+func TestCondemned(t *testing.T) {
+	now := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	condemn := func(at string, why string) apihistory.Entry {
+		begun, err := time.Parse(time.RFC3339Nano, "2026-01-02T"+at+"Z")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return apihistory.Entry{Time: begun, What: apihistory.Condemn, Container: "app", Message: why}
+	}
+	hook := condemn("11:59:50.1", "command 'x' exited with 9, message: \"no such host\"\n")
+	hook.What, hook.Reason, hook.Failed = apihistory.Hook, "postStart", true
+	other := condemn("11:59:40", "Container other failed liveness probe")
+	other.Container = "other"
+	const liveness = "Container app failed liveness probe"
+	ended := "{terminated: {exitCode: 137, startedAt: '2026-01-02T11:59:20Z', finishedAt: '2026-01-02T11:59:50Z'}}"
+	for name, c := range map[string]struct {
+		status string
+		past   []apihistory.Entry
+		want   string
+	}{
+		"liveness":          {"lastState: " + ended + ", state: {waiting: {reason: CrashLoopBackOff}}", []apihistory.Entry{condemn("11:59:50.9", liveness)}, "after 30s. podd ended it: " + liveness + ". -> podctl logs p -c app --previous"},
+		"runs again":        {"ready: true, started: true, lastState: " + ended + ", state: {running: {}}", []apihistory.Entry{condemn("11:59:40", liveness)}, "after 30s. podd ended it: " + liveness + ". -> podctl logs p -c app --previous"},
+		"for good":          {"state: " + ended, []apihistory.Entry{condemn("11:59:40", liveness)}, "after 30s. podd ended it: " + liveness + ". -> podctl logs p -c app"},
+		"hook":              {"lastState: " + ended + ", state: {waiting: {reason: CrashLoopBackOff}}", []apihistory.Entry{hook, condemn("11:59:50.2", "FailedPostStartHook")}, "podd ended it because its postStart hook failed: command 'x' exited with 9, message: \"no such host\". -> Correct lifecycle.postStart of the container."},
+		"the one before":    {"state: " + ended, []apihistory.Entry{condemn("11:59:19.9", liveness)}, "after 30s. -> SIGKILL comes from"},
+		"another container": {"state: " + ended, []apihistory.Entry{other}, "after 30s. -> SIGKILL comes from"},
+	} {
+		pod := &v1.Pod{}
+		text := "metadata: {name: p}\nspec: {containers: [{name: app}], restartPolicy: Always}\nstatus: {phase: Running, containerStatuses: [{name: app, restartCount: 1, " + c.status + "}]}"
+		if err := yaml.UnmarshalStrict([]byte(text), pod); err != nil {
+			t.Fatal(name, err)
+		}
+		d := diagnose(pod, facts{past: c.past}, now)
+		if len(d.causes) != 1 || !strings.Contains(d.causes[0].what+" -> "+d.causes[0].next, c.want) {
+			t.Errorf("%s: %+v, want %q", name, d.causes, c.want)
+		}
+	}
+}
+
+// TestLongReason: of what a runtime says at length the end is not lost, in the diagnosis and in the history.
+func TestLongReason(t *testing.T) {
+	message := "failed to create containerd task: OCI runtime create failed: error mounting \"/run/podd/" + strings.Repeat("ä", 200) + "\" to rootfs at \"/etc/" + strings.Repeat("b", 300) + "\": not a directory"
+	pod := &v1.Pod{}
+	pod.Spec.Containers = []v1.Container{{Name: "app"}}
+	pod.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "app", State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: 128, Reason: "StartError", Message: message}}}}
+	d := diagnose(pod, facts{}, time.Now())
+	if len(d.causes) != 1 || !strings.Contains(d.causes[0].what, "saying: failed to create containerd task: ") || !strings.HasSuffix(d.causes[0].what, ": not a directory.") ||
+		!strings.Contains(d.causes[0].what, " ... ") || !utf8.ValidString(d.causes[0].what) || !strings.Contains(d.causes[0].next, "such as a key that is not in the ConfigMap or Secret") {
+		t.Errorf("it is %+v", d.causes)
+	}
+	var out strings.Builder
+	timeline(&out, []apihistory.Entry{{What: apihistory.Started, Container: "app", Failed: true, Message: message}}, time.Now())
+	if got := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n"); len(got) != entryLines || !strings.Contains(got[0], "start failed: failed to create") || !strings.HasSuffix(got[1], "...") ||
+		!strings.HasSuffix(strings.Join(strings.Fields(out.String()), " "), ": not a directory") {
+		t.Errorf("the history is\n%s", out.String())
+	}
+	for message, want := range map[string]string{
+		`exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory`: "The command is not in the image",
+		`exec: "mount": executable file not found in $PATH`:          "The command is not in the image",
+	} {
+		if got := startHint(message); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %s", message, got)
 		}
 	}
 }
@@ -167,7 +235,7 @@ func TestClaimCauses(t *testing.T) {
 	} {
 		pod.Status.Conditions[0].Message = message
 		c.claim.name, c.claim.volume = "c", "data"
-		d := diagnose(pod, nil, time.Now(), c.claim)
+		d := diagnose(pod, facts{claims: []claim{c.claim}}, time.Now())
 		if d.headline != "waits for its claims." || len(d.causes) != 1 || !strings.Contains(d.causes[0].what+" -> "+d.causes[0].next, c.want) {
 			t.Errorf("%s: %+v, want %q", message, d, c.want)
 		}
