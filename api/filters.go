@@ -117,6 +117,7 @@ func (s *Server) mux() http.Handler {
 	mux.HandleFunc("POST "+images.LoadPath, s.loadImages)
 	mux.HandleFunc("GET "+history.Path, s.podHistory)
 	mux.HandleFunc("GET /debug/podd/goroutines", serveGoroutines)
+	mux.HandleFunc("GET /apis/apiextensions.k8s.io/v1/customresourcedefinitions", serveNoDefinitions)
 	s.kubeletPaths(mux)
 	s.credentialPaths(mux)
 	s.openIDPaths(mux)
@@ -125,6 +126,14 @@ func (s *Server) mux() http.Handler {
 			fmt.Sprintf("there is nothing at %s", r.URL.Path), 0, true))
 	})
 	return mux
+}
+
+// serveNoDefinitions says that there are no kinds but those of discovery. kubectl asks for it when it is given a kind that is not
+// there, and can only say so when it has an answer.
+func serveNoDefinitions(w http.ResponseWriter, _ *http.Request) {
+	respondJSON(w, http.StatusOK, map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinitionList", "metadata": map[string]any{}, "items": []any{},
+	})
 }
 
 // serveGoroutines tells what podd is busy with: the tests' leak oracle counts it. Whoever may open the socket may ask.
