@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -38,6 +39,18 @@ type facts struct {
 	events []v1.Event         // oldest first
 	past   []apihistory.Entry // oldest first; nil if it was not asked for or may not be seen
 	claims []claim            // of a pod that is not run yet
+	log    string             // where the logs of a pod are that is deleted at once; empty of one that stays
+}
+
+// logsOf is how to see what a container says, or with previous said before it was started again.
+func (known facts) logsOf(pod *v1.Pod, container string, previous bool) string {
+	switch {
+	case known.log != "":
+		return known.log
+	case previous:
+		return "podctl logs " + pod.Name + inNamespace(pod) + " -c " + container + " --previous"
+	}
+	return "podctl logs " + pod.Name + inNamespace(pod) + " -c " + container
 }
 
 // diagnose says what is the matter with a pod.
@@ -107,8 +120,7 @@ func logLost(events []v1.Event, now time.Time) *cause {
 		if e.Reason != "LogLost" || now.Sub(lastSeen(e)) > recently {
 			continue
 		}
-		_, container, _ := strings.Cut(strings.TrimSuffix(e.InvolvedObject.FieldPath, "}"), "{")
-		return &cause{"Container " + container + ": " + sentence(e.Message, "its log lacks lines"),
+		return &cause{"Container " + containerOf(e) + ": " + sentence(e.Message, "its log lacks lines"),
 			"Make room on the disk of the logs: podctl doctor says how much there is. What is lost stays lost; the container was not held up."}
 	}
 	return nil
@@ -265,35 +277,55 @@ func containers(pod *v1.Pod, known facts, now time.Time) []cause {
 
 // container is what is the matter with one container, nil if nothing is.
 func container(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time) *cause {
-	logs := "podctl logs " + pod.Name + inNamespace(pod) + " -c " + s.Name
+	logs := known.logsOf(pod, s.Name, false)
 	name := "Container " + s.Name
 	switch {
 	case s.State.Waiting != nil:
-		return waiting(pod, s, known, now, name, logs)
+		return waiting(pod, s, known, now, name)
 	case s.State.Terminated != nil && endedWithPod(pod, s.State.Terminated):
 		return &cause{name + " " + ended(pod, s.Name, s.State.Terminated) + ": podd ended it with the pod.", logs}
 	case s.State.Terminated != nil && (s.State.Terminated.ExitCode != 0 || pod.Status.Phase == v1.PodFailed && s.State.Terminated.Reason != "Completed"):
 		return gone(name+" "+ended(pod, s.Name, s.State.Terminated), s.State.Terminated, known, s.Name, logs)
 	case s.State.Running != nil && !s.Ready && (s.Started == nil || !*s.Started):
-		if message := lastWarning(known.events, "Unhealthy", s.Name); message != "" {
-			return &cause{name + " runs; its startup probe has not succeeded yet: " + message, "See what it does: " + logs}
+		message := lastWarning(known.events, "Unhealthy", s.Name)
+		next := "See what it does: " + logs
+		if c := specOf(pod, s.Name); c != nil {
+			next = cmp.Or(probeHint(c, "startup", c.StartupProbe, message), next)
+		}
+		if message != "" {
+			return &cause{name + " runs; its startup probe has not succeeded yet: " + message, next}
 		}
 		if isInit(pod, s.Name) {
 			return &cause{fmt.Sprintf("Init container %s runs, for %s; the next one begins when it has ended.", s.Name, since(s.State.Running.StartedAt.Time, now)), "See what it does: " + logs}
 		}
-		return &cause{name + " runs; its startup probe has not succeeded yet.", "See what it does: " + logs}
+		return &cause{name + " runs; its startup probe has not succeeded yet.", next}
 	case s.State.Running != nil && !s.Ready:
 		message := lastWarning(known.events, "Unhealthy", s.Name)
-		if message == "" {
-			message = "no answer of its readiness probe so far"
+		next := "See what it does: " + logs
+		if c := specOf(pod, s.Name); c != nil {
+			next = cmp.Or(probeHint(c, "readiness", c.ReadinessProbe, message), next)
 		}
-		return &cause{name + " runs and is not ready: " + message, "See what it does: " + logs}
+		return &cause{name + " runs and is not ready: " + cmp.Or(message, "no answer of its readiness probe so far"), next}
 	case s.RestartCount > 0 && s.LastTerminationState.Terminated != nil:
 		last := s.LastTerminationState.Terminated
 		what := fmt.Sprintf("%s was restarted %s, the last time %s ago: it %s", name, times(s.RestartCount), since(last.FinishedAt.Time, now), ended(pod, s.Name, last))
-		return gone(what, last, known, s.Name, logs+" --previous")
+		return gone(what, last, known, s.Name, known.logsOf(pod, s.Name, true))
 	}
 	return nil
+}
+
+// probeHint is what to do about a probe that can have no answer; empty if it may have one. message is what was said last of
+// a probe of the container.
+func probeHint(c *v1.Container, kind string, probe *v1.Probe, message string) string {
+	switch {
+	case probe == nil:
+		return ""
+	case missingPort(c, probe) != "":
+		return "Its " + portless(c, kind, probe) + ". Correct the name, or give it to one of the container's ports, and make the pod anew."
+	case probe.Exec != nil && strings.HasPrefix(strings.ToLower(message), kind+" probe ") && notBegun(message):
+		return "The command of its " + kind + " probe could not be begun: it is not in the image, or may not be executed. Correct it, and make the pod anew."
+	}
+	return ""
 }
 
 func isInit(pod *v1.Pod, name string) bool {
@@ -319,22 +351,22 @@ func times(n int32) string {
 func since(t, now time.Time) string { return duration.HumanDuration(now.Sub(t)) }
 
 // waiting is why a container waits, nil if only for what comes before it.
-func waiting(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time, name, logs string) *cause {
+func waiting(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time, name string) *cause {
 	w := s.State.Waiting
 	switch w.Reason {
 	case "ContainerCreating", "PodInitializing", "":
 		return nil
 	case "CrashLoopBackOff":
 		what := name + " ends again and again"
-		next := "See what it said before: " + logs + " --previous"
+		logs := known.logsOf(pod, s.Name, true)
 		if last := s.LastTerminationState.Terminated; last != nil {
-			c := gone(fmt.Sprintf("%s was restarted %s and has ended again: it %s", name, times(s.RestartCount), ended(pod, s.Name, last)), last, known, s.Name, logs+" --previous")
+			c := gone(fmt.Sprintf("%s was restarted %s and has ended again: it %s", name, times(s.RestartCount), ended(pod, s.Name, last)), last, known, s.Name, logs)
 			if left := backoffLeft(w.Message, last.FinishedAt.Time, now); left > 0 {
 				c.what += fmt.Sprintf(" It is started again in %s.", left)
 			}
 			return c
 		}
-		return &cause{what + ".", next}
+		return &cause{what + ".", "See what it said before: " + logs}
 	case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
 		return image(pod, s, w, known.events)
 	case "CreateContainerConfigError":
@@ -612,7 +644,7 @@ func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 		next := "podctl doctor"
 		switch {
 		case strings.Contains(e.Reason, "Mount"):
-			next = "Look at spec.volumes: what they name must be there. podd tries again by itself."
+			next = mountHint(e.Message)
 		case strings.Contains(e.Message, `no runtime for "`):
 			next = "Start podd with --runtime-handler NAME=RUNTIME, or give the pod another runtimeClassName (podctl get runtimeclasses)."
 		case strings.Contains(e.Message, "a shim gives each pod namespaces of its own"):
@@ -639,6 +671,25 @@ func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 		next = "This takes long: podctl describe pod " + pod.Name + inNamespace(pod) + ", podctl doctor"
 	}
 	return []cause{{what, next}}
+}
+
+// mountHint is what to do about a volume that could not be made.
+func mountHint(message string) string {
+	has := func(any ...string) bool {
+		return slices.ContainsFunc(any, func(part string) bool { return strings.Contains(message, part) })
+	}
+	const again = "podd tries again by itself."
+	switch {
+	case has("is not on this host: install", "(modprobe "):
+		return "Do that on this host. " + again
+	case has("is not an absolute path", "is not the name of", "is not an address", "unknown type", "is not supported"):
+		return "Correct that volume, and make the pod anew."
+	case has("no space left"):
+		return "The disk is full: podctl image ls, podctl image rm, podctl doctor. " + again
+	case has("not found", "non-existent", "does not exist", "no such", "hostPath ", ": is not a "):
+		return "Look at spec.volumes: what they name must be there. " + again
+	}
+	return again + " If it stays so: podctl doctor"
 }
 
 // oldContent is which volumes of a pod do not follow their sources, by its history, oldest first.

@@ -297,7 +297,7 @@ func (r *runner) run() int {
 		r.explain(o)
 	}
 	r.writeReport(o)
-	kept := r.o.keep == keepAlways || r.o.keep == keepSuccess && o.code == 0
+	kept := r.keeps(o)
 	if kept {
 		r.sayKept()
 	} else if left := r.clean(); len(left) > 0 {
@@ -308,6 +308,11 @@ func (r *runner) run() int {
 	}
 	r.logs.finish(kept)
 	return o.code
+}
+
+// keeps tells whether what was made stays.
+func (r *runner) keeps(o outcome) bool {
+	return r.o.keep == keepAlways || r.o.keep == keepSuccess && o.code == 0
 }
 
 // pods are the pods among the things.

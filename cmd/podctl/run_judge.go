@@ -164,8 +164,8 @@ func unanswered(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, r rules, n
 	if probe == nil || s.Ready || r.until != untilReady && (kind == "Readiness" || !isSidecar(pod, s.Name)) {
 		return ""
 	}
-	if port := missingPort(c, probe); port != "" {
-		return fmt.Sprintf("its %s probe asks port %q, and it has no port of that name", strings.ToLower(kind), port)
+	if missingPort(c, probe) != "" {
+		return "its " + portless(c, strings.ToLower(kind), probe)
 	}
 	if probe.Exec == nil {
 		return ""
@@ -174,7 +174,7 @@ func unanswered(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, r rules, n
 		if e.Reason != "Unhealthy" || !strings.HasPrefix(e.Message, kind+" probe ") || !strings.Contains(e.InvolvedObject.FieldPath, "{"+s.Name+"}") {
 			continue
 		}
-		if !strings.Contains(e.Message, " probe errored ") || !slices.ContainsFunc(notRun, func(part string) bool { return strings.Contains(e.Message, part) }) {
+		if !notBegun(e.Message) {
 			return "" // another answer came after it
 		}
 		begun := e.FirstTimestamp.Time
@@ -191,6 +191,16 @@ func unanswered(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, r rules, n
 
 // notRun is what is said of a command that could not be begun.
 var notRun = []string{"executable file not found", "no such file or directory", "permission denied", "exec format error", "not a directory", "is a directory"}
+
+// notBegun tells whether the message of a probe says that its command could not be begun.
+func notBegun(message string) bool {
+	return strings.Contains(message, " probe errored ") && slices.ContainsFunc(notRun, func(part string) bool { return strings.Contains(message, part) })
+}
+
+// portless says of a probe that its port is missing.
+func portless(c *v1.Container, kind string, probe *v1.Probe) string {
+	return fmt.Sprintf("%s probe asks port %q, and it has no port of that name", kind, missingPort(c, probe))
+}
 
 // missingPort is the name of the port that a probe asks, if the container has none of that name.
 func missingPort(c *v1.Container, probe *v1.Probe) string {

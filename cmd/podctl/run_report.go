@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -34,7 +35,11 @@ func (r *runner) explain(o outcome) {
 		events := r.board.eventsOf(t.uid)
 		fmt.Fprintln(out)
 		past := r.p.pastOf(question{ctx: ctx, namespace: pod.Namespace, uid: string(t.uid)}, pod)
-		tell(out, t.name, diagnose(pod, facts{events: events, past: past}, time.Now()), events)
+		d := diagnose(pod, facts{events: events, past: past, log: r.whereLogs(o)}, time.Now())
+		if !r.keeps(o) {
+			d.causes = passing(d.causes)
+		}
+		tell(out, t.name, d, events)
 		if r.logs != nil { // they are on the terminal already
 			continue
 		}
@@ -44,6 +49,30 @@ func (r *runner) explain(o outcome) {
 			}
 		}
 	}
+}
+
+// whereLogs is where the logs are when the run is over; empty if podctl logs finds them.
+func (r *runner) whereLogs(o outcome) string {
+	switch {
+	case r.keeps(o):
+		return ""
+	case r.logs != nil:
+		return "its log is above. --keep=always leaves the pod"
+	}
+	return "the last lines are below. --logs prints all of them, --keep=always leaves the pod"
+}
+
+// ofPods are the commands that find nothing of a pod that was deleted.
+var ofPods = regexp.MustCompile(`podctl (describe|patch|edit|top) pod`)
+
+// passing is causes with a word about the commands that come too late.
+func passing(causes []cause) []cause {
+	for i, c := range causes {
+		if ofPods.MatchString(c.next) {
+			causes[i].next += "\nThe pod is deleted now: --keep=always leaves it for that."
+		}
+	}
+	return causes
 }
 
 // telling are the containers whose logs may say why the pod has failed: the one that has, or else those that are not ready.

@@ -367,6 +367,39 @@ status:
 	}
 }
 
+// TestLogHint: what a run says of logs depends on whether podctl logs will find the pod.
+func TestLogHint(t *testing.T) {
+	pod := judged(t, "metadata: {name: p}\nspec: {restartPolicy: Never, containers: [{name: app}]}\nstatus: {phase: Failed, containerStatuses: [{name: app, state: {terminated: {exitCode: 3}}}]}")
+	for _, c := range []struct {
+		keep string
+		logs bool
+		code int
+		want string
+	}{
+		{"", false, 3, "See what it said: the last lines are below. --logs prints all of them, --keep=always leaves the pod"},
+		{keepSuccess, false, 3, "See what it said: the last lines are below. --logs prints all of them, --keep=always leaves the pod"},
+		{"", true, 3, "See what it said: its log is above. --keep=always leaves the pod"},
+		{keepAlways, false, 3, "See what it said: podctl logs p -c app"},
+	} {
+		r := &runner{o: &runFlags{keep: c.keep}}
+		if c.logs {
+			r.logs = &runLogs{}
+		}
+		d := diagnose(pod, facts{log: r.whereLogs(outcome{code: c.code})}, noon)
+		if n := len(d.causes); n != 1 || d.causes[0].next != c.want {
+			t.Errorf("--keep=%s, logs %v: %+v, want %q", c.keep, c.logs, d.causes, c.want)
+		}
+	}
+	for next, want := range map[string]string{
+		"podctl describe pod p": "podctl describe pod p\nThe pod is deleted now: --keep=always leaves it for that.",
+		"podctl get nodes":      "podctl get nodes",
+	} {
+		if got := passing([]cause{{"what", next}})[0].next; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // TestReplaceFile: a report that cannot be written leaves the old one, and nothing beside it.
 func TestReplaceFile(t *testing.T) {
 	dir := t.TempDir()

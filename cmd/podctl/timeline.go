@@ -70,13 +70,7 @@ func timeline(out io.Writer, entries []apihistory.Entry, now time.Time) {
 		if width > 0 {
 			start += fmt.Sprintf("%-*s  ", width, who(e))
 		}
-		room := max(screenWidth-utf8.RuneCountInString(start), screenWidth/2)
-		for n, line := range folded(happened(e), room, entryLines) {
-			if n > 0 {
-				start = strings.Repeat(" ", utf8.RuneCountInString(start))
-			}
-			fmt.Fprintln(out, strings.TrimRight(start+line, " "))
-		}
+		printFolded(out, start, happened(e))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
@@ -179,7 +180,7 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 			return err
 		}
 		past := p.pastOf(question{ctx: ctx, namespace: namespace, uid: string(pod.UID)}, pod)
-		found := diagnose(pod, facts{events, past, claims}, time.Now())
+		found := diagnose(pod, facts{events: events, past: past, claims: claims}, time.Now())
 		old := oldContentOf(pod, past)
 		if found.fine && len(old) == 0 {
 			continue
@@ -258,7 +259,7 @@ func (p *podctl) lookInto(q question, name string) (report, error) {
 		if n := len(r.History); n > 0 && r.History[n-1].UID == r.UID {
 			past = r.History[n-1].Entries
 		}
-		d := diagnose(pod, facts{r.events, past, claims}, time.Now())
+		d := diagnose(pod, facts{events: r.events, past: past, claims: claims}, time.Now())
 		r.Fine, r.Headline = d.fine, d.headline
 		r.Causes = slices.Concat(r.Causes, d.causes, oldContentOf(pod, past))
 		q.shorten(r.History)
@@ -372,20 +373,46 @@ func wrapped(text, indent string) string {
 	return strings.Join(lines, indent)
 }
 
+// tellEvents shows the last events, each with the container that it is about, in the columns of a screen.
 func tellEvents(out io.Writer, events []v1.Event) {
 	if len(events) == 0 {
 		return
 	}
 	const most = 6
 	fmt.Fprintln(out, "\n  Events:")
-	for _, e := range events[max(0, len(events)-most):] {
-		times := ""
-		if n := max(e.Count, seriesCount(e)); n > 1 {
-			times = fmt.Sprintf(" (%d times)", n)
-		}
-		fmt.Fprintf(out, "  %6s ago  %-7s  %s: %s%s\n", duration.HumanDuration(time.Since(lastSeen(e))), cmp.Or(e.Type, "-"), e.Reason,
-			strings.ReplaceAll(strings.TrimSpace(e.Message), "\n", " "), times)
+	events = events[max(0, len(events)-most):]
+	width := 0
+	for _, e := range events {
+		width = max(width, len(containerOf(e)))
 	}
+	for _, e := range events {
+		start := fmt.Sprintf("  %6s ago  %-7s  ", duration.HumanDuration(time.Since(lastSeen(e))), cmp.Or(e.Type, "-"))
+		if width > 0 {
+			start += fmt.Sprintf("%-*s  ", width, containerOf(e))
+		}
+		text := e.Reason + ": " + strings.ReplaceAll(strings.TrimSpace(e.Message), "\n", " ")
+		if n := max(e.Count, seriesCount(e)); n > 1 {
+			text += fmt.Sprintf(" (%d times)", n)
+		}
+		printFolded(out, start, cleaned(text))
+	}
+}
+
+// printFolded prints text behind start, in the columns of a screen and at most entryLines lines.
+func printFolded(out io.Writer, start, text string) {
+	room := max(screenWidth-utf8.RuneCountInString(start), screenWidth/2)
+	for n, line := range folded(text, room, entryLines) {
+		if n > 0 {
+			start = strings.Repeat(" ", utf8.RuneCountInString(start))
+		}
+		fmt.Fprintln(out, strings.TrimRight(start+line, " "))
+	}
+}
+
+// containerOf is the container that an event is about, empty if it is about the pod.
+func containerOf(e v1.Event) string {
+	_, name, _ := strings.Cut(strings.TrimSuffix(e.InvolvedObject.FieldPath, "}"), "{")
+	return name
 }
 
 func seriesCount(e v1.Event) int32 {

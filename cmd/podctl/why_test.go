@@ -1,6 +1,7 @@
 package main
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,10 @@ func TestDiagnose(t *testing.T) {
 		InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}, LastTimestamp: metav1.NewTime(now),
 	}}
 	unmounted := []v1.Event{{Type: "Warning", Reason: "FailedMount", Message: `configmap "x" not found`, LastTimestamp: metav1.NewTime(now)}}
+	warned := func(message string) []v1.Event {
+		return []v1.Event{{Type: "Warning", Reason: "Unhealthy", Message: message, LastTimestamp: metav1.NewTime(now),
+			InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}}}
+	}
 	warning := func(message string) []v1.Event {
 		return []v1.Event{{Type: "Warning", Reason: "FailedCreatePodSandBox", Message: message, LastTimestamp: metav1.NewTime(now)}}
 	}
@@ -74,11 +79,21 @@ func TestDiagnose(t *testing.T) {
 		"trust":       {app("state: {waiting: {reason: ErrImagePull, message: 'tls: x509: unknown authority'}}"), nil, "-> podd does not trust the registry"},
 		"name":        {app("state: {waiting: {reason: InvalidImageName, message: 'bad'}}"), nil, "-> Correct the name"},
 		"mount":       {"status: {phase: Pending}", unmounted, `is not running yet. | FailedMount: configmap "x" not found -> Look at spec.volumes`},
-		"port":        {"status: {phase: Pending}", warning("hostPort 80/tcp: in use by pod default/q"), "in use by pod default/q -> Delete that pod, or take another hostPort."},
-		"tiny":        {"status: {phase: Pending}", warning("container init was OOM-killed (memory limit too low?)"), "-> Raise spec.containers[].resources.limits.memory"},
-		"shim":        {"status: {phase: Pending}", append(warning("OOM-killed (memory limit too low?)"), warning("create task: ttrpc: closed")...), "-> Raise spec.containers[].resources.limits.memory"},
-		"root":        {app(`state: {waiting: {reason: CreateContainerConfigError, message: 'runAsNonRoot is set, and the image will run as root'}}`), nil, "-> Set runAsUser"},
-		"lost":        {app("state: {terminated: {exitCode: 137, reason: ContainerStatusUnknown}}"), nil, "its exit code is not known. -> podctl logs p -c app"},
+		"port name": {"spec: {containers: [{name: app, ports: [{name: http, containerPort: 80}], readinessProbe: {httpGet: {port: htpp}}}]}\nstatus: {phase: Running, containerStatuses: [{name: app, started: true, state: {running: {}}}]}",
+			warned(`Readiness probe errored and resulted in unknown state: strconv.Atoi: parsing "htpp": invalid syntax`),
+			`invalid syntax -> Its readiness probe asks port "htpp", and it has no port of that name. Correct the name, or give it to one of the container's ports, and make the pod anew.`},
+		"startup port": {"spec: {containers: [{name: app, startupProbe: {tcpSocket: {port: htpp}}}]}\nstatus: {phase: Running, containerStatuses: [{name: app, started: false, state: {running: {}}}]}", nil,
+			`not succeeded yet. -> Its startup probe asks port "htpp", and it has no port of that name.`},
+		"probe command": {"spec: {containers: [{name: app, readinessProbe: {exec: {command: [nosuchcmd]}}}]}\nstatus: {phase: Running, containerStatuses: [{name: app, started: true, state: {running: {}}}]}",
+			warned(`Readiness probe errored and resulted in unknown state: exec: "nosuchcmd": executable file not found in $PATH`),
+			"-> The command of its readiness probe could not be begun: it is not in the image, or may not be executed."},
+		"another's probe": {"spec: {containers: [{name: app, readinessProbe: {exec: {command: [cat]}}}]}\nstatus: {phase: Running, containerStatuses: [{name: app, started: true, state: {running: {}}}]}",
+			warned(`Liveness probe errored and resulted in unknown state: exec: "nosuchcmd": executable file not found in $PATH`), "-> See what it does: podctl logs p -c app"},
+		"port": {"status: {phase: Pending}", warning("hostPort 80/tcp: in use by pod default/q"), "in use by pod default/q -> Delete that pod, or take another hostPort."},
+		"tiny": {"status: {phase: Pending}", warning("container init was OOM-killed (memory limit too low?)"), "-> Raise spec.containers[].resources.limits.memory"},
+		"shim": {"status: {phase: Pending}", append(warning("OOM-killed (memory limit too low?)"), warning("create task: ttrpc: closed")...), "-> Raise spec.containers[].resources.limits.memory"},
+		"root": {app(`state: {waiting: {reason: CreateContainerConfigError, message: 'runAsNonRoot is set, and the image will run as root'}}`), nil, "-> Set runAsUser"},
+		"lost": {app("state: {terminated: {exitCode: 137, reason: ContainerStatusUnknown}}"), nil, "its exit code is not known. -> podctl logs p -c app"},
 		"liveness": {app(killed + "{waiting: {reason: CrashLoopBackOff, message: back-off 10s restarting}}"), killing("Container app failed liveness probe, will be restarted"),
 			"(SIGKILL) after 30s. podd ended it: Container app failed liveness probe, will be restarted. -> podctl logs p -c app --previous"},
 		"hook": {app("ready: true, started: true, " + killed + "{running: {}}"), killing("FailedPostStartHook"),
@@ -197,6 +212,52 @@ func TestLongReason(t *testing.T) {
 		if got := startHint(message); !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %s", message, got)
 		}
+	}
+}
+
+// TestMountHint: what to do about a volume fits what is the matter with it.
+func TestMountHint(t *testing.T) {
+	const begin = `MountVolume.SetUp failed for volume "v" : `
+	for message, want := range map[string]string{
+		`configmap "x" not found`:                                           "Look at spec.volumes: what they name must be there. podd tries again",
+		`references non-existent secret key: password`:                      "Look at spec.volumes",
+		`hostPath /a: does not exist`:                                       "Look at spec.volumes",
+		`hostPath /a: is not a directory`:                                   "Look at spec.volumes",
+		`mount.nfs: is not on this host: install nfs-common`:                "Do that on this host. podd tries again",
+		`mount h:/a: this kernel has no nfs (modprobe nfs): no such device`: "Do that on this host. podd tries again",
+		`hostPath "tmp": is not an absolute path`:                           "Correct that volume, and make the pod anew.",
+		`nfs server "a b": is not the name of a host`:                       "Correct that volume, and make the pod anew.",
+		`write /a: no space left on device`:                                 "The disk is full",
+		`mount h:/a: Connection timed out`:                                  "podd tries again by itself. If it stays so: podctl doctor",
+	} {
+		if got := mountHint(begin + message); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %q", message, got, want)
+		}
+	}
+}
+
+// TestEvents: the events are no wider than a screen, and say which container they are about.
+func TestEvents(t *testing.T) {
+	of := func(field, message string) v1.Event {
+		return v1.Event{Type: "Warning", Reason: "Unhealthy", Message: message, InvolvedObject: v1.ObjectReference{FieldPath: field}, Count: 3, LastTimestamp: metav1.Now()}
+	}
+	var out strings.Builder
+	tellEvents(&out, []v1.Event{of("spec.containers{app}", strings.Repeat("word ", 30)+"end"), of("spec.initContainers{database}", "short"), of("", "of the pod")})
+	for line := range strings.Lines(out.String()) {
+		if len(line) > screenWidth+1 {
+			t.Errorf("%d columns: %s", len(line)-1, line)
+		}
+	}
+	got := regexp.MustCompile(`\n +[0-9]+s ago`).ReplaceAllString(out.String(), "\n* ago")
+	for _, want := range []string{"\n* ago  Warning  app       Unhealthy: word word", "word end (3 times)\n", "\n* ago  Warning  database  Unhealthy: short (3 times)\n", "\n* ago  Warning            Unhealthy: of the pod (3 times)\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	out.Reset()
+	tellEvents(&out, []v1.Event{of("", "no room")})
+	if !strings.Contains(out.String(), "ago  Warning  Unhealthy: no room") {
+		t.Errorf("without containers they are\n%s", out.String())
 	}
 }
 
