@@ -89,6 +89,9 @@ func (d *decoder) kindOf(v *value, path string) (objectKind, bool) {
 	near := slices.IndexFunc(d.kinds, func(k objectKind) bool {
 		return strings.EqualFold(said.text, k.name) || strings.EqualFold(said.text, k.name+"s")
 	})
+	if near < 0 {
+		near = slices.IndexFunc(d.kinds, func(k objectKind) bool { return edits(strings.ToLower(said.text), strings.ToLower(k.name)) == 1 })
+	}
 	if near >= 0 {
 		d.at(said, at, "%s: did you mean %s?", short(said.text), d.kinds[near].name)
 		return d.kinds[near], true

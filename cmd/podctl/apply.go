@@ -35,8 +35,13 @@ func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
   podctl apply -f http://localhost:8000/pod.yaml
   cat pod.yaml | podctl apply -f -
   podctl apply -k kustomization/`,
-		Args: cobra.NoArgs,
+		Args: onlyFlags,
 		Run: func(cmd *cobra.Command, args []string) {
+			validate, err := cmd.Flags().GetString("validate")
+			cmdutil.CheckErr(err)
+			if validate != "strict" && validate != "true" {
+				cmdutil.CheckErr(fmt.Errorf("--validate=%s: manifests are read strictly, always; leave the flag out", validate))
+			}
 			names, err := cmd.Flags().GetStringSlice("filename")
 			cmdutil.CheckErr(err)
 			kustomization, err := cmd.Flags().GetString("kustomize")
@@ -53,12 +58,20 @@ func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
 	flags.AddFlags(cmd)
 	// podctl knows the types of what it sends, so it need not fetch the schema to make a patch.
 	flags.OpenAPIPatch = false
-	for _, name := range []string{"openapi-patch", "prune", "prune-allowlist", "all", "applyset"} {
+	for _, name := range []string{"openapi-patch", "prune", "prune-allowlist", "all", "applyset", "validate"} {
 		if flag := cmd.Flags().Lookup(name); flag != nil { // kubectl has some only where its alphas are on
 			flag.Hidden = true
 		}
 	}
 	return cmd
+}
+
+// onlyFlags refuses arguments, which are most often files without their -f.
+func onlyFlags(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: files are given with -f: %s -f %s", args[0], cmd.CommandPath(), strings.Join(args, " -f "))
 }
 
 func (p *podctl) applyAll(ctx context.Context, f cmdutil.Factory, o *apply.ApplyOptions) {

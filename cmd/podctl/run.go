@@ -103,7 +103,7 @@ func (p *podctl) runManifests(f cmdutil.Factory) *cobra.Command {
 		Example: `  podctl run -f test.yaml --logs --timeout=10m --junit=report.xml
   podctl run -f db-and-tests.yaml --exit-from=tests --logs
   podctl run -f web.yaml --until=ready --keep`,
-		Args: cobra.NoArgs,
+		Args: onlyFlags,
 		Run: func(cmd *cobra.Command, _ []string) {
 			code, err := p.runAll(f, o)
 			cmdutil.CheckErr(err)
