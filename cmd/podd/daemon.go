@@ -122,6 +122,7 @@ func (p *podd) runPods(ctx context.Context) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	parts.Go(func() { p.client.EndLeftExecs(ctx) })
+	parts.Go(func() { p.client.SweepLate(ctx, 3*time.Second, 5) })
 	parts.Go(func() { p.bundle.CheckVersions(ctx, p.containerdVersion(ctx)) })
 	if !p.config.noManifests {
 		parts.Go(func() {

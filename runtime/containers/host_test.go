@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -722,6 +723,42 @@ func TestShimKilled(t *testing.T) {
 	}
 	if err := boxes.KillCgroup(ctx, string(p.UID)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSweepLate: a shim that nobody can reach when it is looked for twice is ended, and no other.
+func TestSweepLate(t *testing.T) {
+	p := newPod(t)
+	cfg := p.config("app", "exec sleep 1000")
+	p.start(cfg)
+	c, err := containers.Connect(containers.Options{Address: ctrd.Address, Namespace: namespace, Runc: ctrd.Runc, CgroupParent: parent,
+		TaskDir: filepath.Join(ctrd.Dir, "state", "io.containerd.runtime.v2.task"), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	in, hold, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = hold.Close() }()
+	stray := &exec.Cmd{Path: "/bin/sh", Stdin: in,
+		Args: []string{"containerd-shim-runc-v2", "-c", "read end", "-namespace", namespace, "-id", "stray", "-address", ctrd.Address}}
+	if err := stray.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = in.Close()
+	c.SweepLate(t.Context(), time.Millisecond, 1)
+	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", stray.Process.Pid)); err != nil || len(line) == 0 {
+		t.Errorf("it has ended after one look: %v", err)
+	}
+	c.SweepLate(t.Context(), time.Millisecond, 2)
+	_ = hold.Close() // its end, if it was left alone
+	if err := stray.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("after two looks: %v", err)
+	}
+	if i := p.look(cfg.ID); i.Task != containers.TaskRunning {
+		t.Errorf("a container of a shim that is reached: %+v", i)
 	}
 }
 

@@ -199,16 +199,74 @@ func (c *Client) Sweep(ctx context.Context) error {
 	return errors.Join(c.sweepAccounts(ctx), c.sweepShims(ctx))
 }
 
-// sweepShims ends the shims of podd's own containerd that nobody can reach and that run nothing, as a podd or a
-// containerd that was killed may have left them. Of one that is not runc's, podd knows neither where it listens nor
-// whether it runs something by its children: it is a stray once containerd has no bundle of what it was started for.
+// sweepShims ends the shims that nobody can reach, as a podd or a containerd that was killed may have left them.
 func (c *Client) sweepShims(ctx context.Context) error {
+	strays, err := c.strays(ctx)
+	if err != nil {
+		return fmt.Errorf("sweep shims: %w", err)
+	}
+	for _, p := range strays {
+		if err := c.endStray(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Client) endStray(ctx context.Context, p process) error {
+	c.opts.Log.Warn("ending a shim that nobody can reach", "pid", p.pid, "program", p.argv[0], "id", c.startedFor(p))
+	if err := c.endProcess(ctx, p.pid, 0); err != nil {
+		return fmt.Errorf("sweep shims: %w", err)
+	}
+	return nil
+}
+
+// SweepLate ends the shims that come up without anybody to reach them after podd's start: containerd may have been about to
+// start one for a podd that was killed. A shim of this podd is not reached either before it listens, which is soon: one is
+// taken for a stray when it was not reached two times in a row, pause apart. It looks times times.
+func (c *Client) SweepLate(ctx context.Context, pause time.Duration, times int) {
+	before := map[int]bool{}
+	for range times {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		strays, err := c.strays(ctx)
+		if err != nil {
+			c.opts.Log.Warn("look for shims that nobody can reach", "err", err)
+			continue
+		}
+		now := map[int]bool{}
+		for _, p := range strays {
+			now[p.pid] = true
+			if !before[p.pid] {
+				continue
+			}
+			if err := c.endStray(ctx, p); err != nil {
+				c.opts.Log.Warn("end a shim that nobody can reach", "err", err)
+			}
+		}
+		before = now
+	}
+}
+
+// strays are the shims of podd's own containerd that nobody can reach and that run nothing. Of one that is not runc's, podd knows
+// neither where it listens nor whether it runs something by its children: it is a stray once containerd has no bundle of what
+// it was started for.
+func (c *Client) strays(ctx context.Context) ([]process, error) {
 	if c.opts.TaskDir == "" {
-		return nil
+		return nil, nil
+	}
+	idle := slices.DeleteFunc(c.shims(), func(p process) bool {
+		return p.isRuncs() && hasChildren(p.pid) || !p.isRuncs() && c.hasBundle(c.startedFor(p))
+	})
+	if len(idle) == 0 {
+		return nil, nil
 	}
 	sockets, err := c.sockets()
 	if err != nil {
-		return fmt.Errorf("sweep shims: %w", err)
+		return nil, err
 	}
 	reachable := map[int]bool{}
 	for _, socket := range sockets {
@@ -221,17 +279,7 @@ func (c *Client) sweepShims(ctx context.Context) error {
 		}
 		s.close()
 	}
-	for _, p := range c.shims() {
-		id := c.startedFor(p)
-		if reachable[p.pid] || p.isRuncs() && hasChildren(p.pid) || !p.isRuncs() && c.hasBundle(id) {
-			continue
-		}
-		c.opts.Log.Warn("ending a shim that nobody can reach", "pid", p.pid, "program", p.argv[0], "id", id)
-		if err := c.endProcess(ctx, p.pid, 0); err != nil {
-			return fmt.Errorf("sweep shims: %w", err)
-		}
-	}
-	return nil
+	return slices.DeleteFunc(idle, func(p process) bool { return reachable[p.pid] }), nil
 }
 
 // shimConn is a connection of podd's own with a shim.
