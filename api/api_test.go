@@ -289,6 +289,49 @@ func TestForceDeleteAndFinalizers(t *testing.T) {
 	}
 }
 
+// TestDeleteUnbound: a pod that no host has goes at once, whatever its grace period, and its finalizers alone hold it. One that
+// podd died over, between the two writes of its deletion, goes at podd's next start.
+func TestDeleteUnbound(t *testing.T) {
+	e := serve(t)
+	client := e.client.CoreV1().Pods("default")
+	unbound := func(name string, finalizers ...string) *v1.Pod {
+		p := pod(name)
+		p.Spec.NodeSelector, p.Finalizers = map[string]string{"zone": "nowhere"}, finalizers
+		return p
+	}
+	e.create(t, unbound("p"))
+	e.scheduled(t, "p", "", "Unschedulable", "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.")
+	minute := int64(60)
+	if err := client.Delete(t.Context(), "p", metav1.DeleteOptions{GracePeriodSeconds: &minute}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := e.store.Pod("default", "p"); ok {
+		t.Error("it is there after its deletion")
+	}
+	e.create(t, unbound("held", "example.com/hold"))
+	if err := client.Delete(t.Context(), "held", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	cut := unbound("cut")
+	now := metav1.Now()
+	cut.Namespace, cut.UID, cut.DeletionTimestamp, cut.DeletionGracePeriodSeconds = "default", "cut", &now, new(int64)
+	e.stop()
+	e = serveIn(t, e.dir)
+	if _, err := e.store.AdoptPod(t.Context(), cut); err != nil {
+		t.Fatal(err)
+	}
+	e.until(t, "cut is gone", func() bool { _, there := e.store.Pod("default", "cut"); return !there })
+	held, ok := e.store.Pod("default", "held")
+	if !ok || held.DeletionTimestamp == nil || *held.DeletionGracePeriodSeconds != 0 {
+		t.Fatalf("held is %v", held)
+	}
+	if _, err := e.client.CoreV1().Pods("default").Patch(t.Context(), "held", types.JSONPatchType, []byte(`[{"op":"remove","path":"/metadata/finalizers"}]`),
+		metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e.until(t, "held is gone", func() bool { _, there := e.store.Pod("default", "held"); return !there })
+}
+
 func TestConflictsAndPreconditions(t *testing.T) {
 	e := serve(t)
 	client := e.client.CoreV1().Pods("default")
@@ -566,6 +609,22 @@ func TestLogs(t *testing.T) {
 		t.Errorf("follow: %q, %v", line[:n], err)
 	}
 	_ = follow.Close()
+	unbound := pod("unbound")
+	unbound.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "example.com/wait"}}
+	e.create(t, unbound)
+	var code int
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a follower would wait for ever
+	defer cancel()
+	for _, follow := range []bool{false, true} {
+		result := e.client.CoreV1().RESTClient().Get().Namespace("default").Resource("pods").Name("unbound").SubResource("log").
+			Param("follow", fmt.Sprint(follow)).Do(ctx).StatusCode(&code)
+		if text, err := result.Raw(); err != nil || len(text) > 0 || code != http.StatusNoContent {
+			t.Errorf("of a pod without a node, follow %v: %d %q, %v", follow, code, text, err)
+		}
+	}
+	if _, err := client.GetLogs("unbound", &v1.PodLogOptions{Container: "c"}).DoRaw(t.Context()); !apierrors.IsBadRequest(err) {
+		t.Errorf("of no container of a pod without a node: %v", err)
+	}
 }
 
 func TestExec(t *testing.T) {

@@ -118,8 +118,12 @@ func (l *logStream) GetObjectKind() schema.ObjectKind { return schema.EmptyObjec
 func (l *logStream) DeepCopyObject() runtime.Object   { c := *l; return &c }
 
 // InputStream starts the reader. An error that comes before the first byte is the answer to the request; later the
-// status is out already, and the stream ends.
+// status is out already, and the stream ends. A pod that has no node yet has no log either: no reader, and no error
+// (pkg/registry/core/pod/strategy.go LogLocation).
 func (l *logStream) InputStream(ctx context.Context, _, _ string) (io.ReadCloser, bool, string, error) {
+	if l.pod.Spec.NodeName == "" {
+		return nil, false, "", nil
+	}
 	patience := requestTimeout
 	if l.opts.Follow {
 		patience = 3 * time.Second // of a silent log its follower wants the headers
@@ -193,6 +197,10 @@ func (s *Server) serveLogSocket(w http.ResponseWriter, r *http.Request) error {
 	in, _, _, err := found.(*logStream).InputStream(ctx, "", "")
 	if err != nil {
 		return err
+	}
+	if in == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
 	}
 	defer in.Close()
 	upgrader := gwebsocket.Upgrader{Subprotocols: []string{logBinary, logBase64}, WriteBufferSize: logChunk + 16}

@@ -256,6 +256,12 @@ func (s *scheduler) work(ctx context.Context) (more bool, err error) {
 		pod, ok := s.server.Store.Pod(namespace, name)
 		if !ok || pod.DeletionTimestamp != nil {
 			s.drop(key)
+			if ok && pod.Spec.NodeName == "" { // podd may have died between the two writes of its deletion
+				if err := s.server.Store.FinishPod(ctx, pod.UID); err != nil {
+					s.due[key] = true
+					errs = append(errs, err)
+				}
+			}
 			continue
 		}
 		if err := s.look(ctx, key, pod, now); err != nil && !apierrors.IsNotFound(err) {

@@ -48,10 +48,11 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 		Evicted: rec.Evicted,
 		Pulled:  h.pulled(),
 	}
-	if ok && h.r.Reject != nil {
+	bound := ok && pod.Spec.NodeName == h.r.Node.Name // only of such does this host judge
+	if bound && h.r.Reject != nil {
 		f.Rejected = h.r.Reject(pod)
 	}
-	if ok && f.Rejected == nil && f.Verdict == nil {
+	if bound && f.Rejected == nil && f.Verdict == nil {
 		f.Rejected = h.refusal(pod)
 	}
 	f.Allocated, f.Room = rec.Allocated, h.room(pod, rec)

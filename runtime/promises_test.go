@@ -69,6 +69,33 @@ func (p *promising) bound(name, cpu string, ports ...v1.ContainerPort) (*v1.Pod,
 	return pod, newHost(p.Runtime, pod.UID)
 }
 
+// TestWhoseItIs: a pod that waits for a node is nobody's, also when it is deleted. That of another host is finished here.
+func TestWhoseItIs(t *testing.T) {
+	p := newPromising(t)
+	for _, c := range []struct {
+		name, node    string
+		deleted, mine bool
+	}{
+		{"here", "host", false, true},
+		{"here-going", "host", true, true},
+		{"elsewhere", "other", false, false},
+		{"elsewhere-going", "other", true, true},
+		{"unbound", "", false, false},
+		{"unbound-going", "", true, false},
+	} {
+		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: c.name, Namespace: "ns", UID: types.UID(c.name)}, Spec: v1.PodSpec{NodeName: c.node}}
+		if c.deleted {
+			pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		}
+		if _, err := p.Store.AdoptPod(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.mine(pod.UID); got != c.mine {
+			t.Errorf("%s: mine = %v", c.name, got)
+		}
+	}
+}
+
 func asks(pod *v1.Pod, cpu string) *v1.Pod {
 	pod = pod.DeepCopy()
 	pod.Spec.Containers[0].Resources.Requests[v1.ResourceCPU] = resource.MustParse(cpu)

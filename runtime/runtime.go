@@ -192,10 +192,10 @@ func (r *Runtime) poke(ctx context.Context) {
 }
 
 // mine tells whether this host has anything to do for uid: a pod bound to it, or something left of one. A deleted pod of
-// another node is finished here as well: no one else would.
+// another node is finished here as well: no one else would. One that is bound nowhere was on no host; the API lets it go.
 func (r *Runtime) mine(uid types.UID) bool {
 	if pod, ok := r.Store.PodByUID(uid); ok {
-		return pod.Spec.NodeName == r.Node.Name || pod.DeletionTimestamp != nil
+		return pod.Spec.NodeName == r.Node.Name || pod.Spec.NodeName != "" && pod.DeletionTimestamp != nil
 	}
 	_, ok := r.Store.Record(uid)
 	return ok

@@ -29,6 +29,7 @@ type story struct {
 
 	mu     sync.Mutex
 	failed map[string]status.Failed // pulls that failed in a row, by image; guarded by mu
+	named  *v1.Pod                  // the newest of which something was told; guarded by mu
 
 	facts status.Facts // of the look under way; of the worker's goroutine
 	going bool         // the deletion is told; of the worker's goroutine
@@ -38,11 +39,17 @@ func newStory(r *Runtime, uid types.UID) *story {
 	return &story{to: r.History, uid: uid, limits: r.Limits, failed: map[string]status.Failed{}}
 }
 
-// add tells one thing. A pod whose object and record are both gone has no name, and nobody would find its story.
+// add tells one thing. A pod whose object and record are both gone has no name but the one it was told of by; without that,
+// nobody would find its story.
 func (s *story) add(pod *v1.Pod, e told.Entry) {
-	if pod.Name == "" {
+	s.mu.Lock()
+	if pod.Name != "" {
+		s.named = pod
+	} else if pod = s.named; pod == nil {
+		s.mu.Unlock()
 		return
 	}
+	s.mu.Unlock()
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}

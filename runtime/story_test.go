@@ -125,13 +125,18 @@ func TestLifeIsTold(t *testing.T) {
 	for range 3 {
 		s.observed(pod, status.Facts{Reachable: true})
 	}
-	s.add(skeleton("u", record{}), told.Entry{What: told.Deleted}) // nobody knows whose it was
+	s.add(skeleton("u", record{}), told.Entry{What: told.Deleted}) // neither object nor record names it now
+	nobody, _, nothing := telling(t)
+	nobody.add(skeleton("u", record{}), told.Entry{What: told.Deleted}) // nor has anything before
+	if got := nothing(); len(got) > 0 {
+		t.Errorf("of a pod that nobody knows: %+v", got)
+	}
 	got := entries()
 	var kinds []string
 	for _, e := range got {
 		kinds = append(kinds, e.What)
 	}
-	want := []string{told.Exited, told.Ready, told.BackOff, told.Unready, told.Event, told.Delete}
+	want := []string{told.Exited, told.Ready, told.BackOff, told.Unready, told.Event, told.Delete, told.Deleted}
 	if len(got) != len(want) {
 		t.Fatalf("told: %v, want %v", kinds, want)
 	}

@@ -271,6 +271,8 @@ func (p *podctl) lookInto(q question, name string) (report, error) {
 		r.Headline = "is not there: it was deleted " + duration.HumanDuration(time.Since(*r.History[n-1].Deleted)) + " ago. This is what happened to it."
 	case n > 0:
 		r.Headline = "is not there, and podd is taking away what is left of it. This is what happened to it."
+	case slices.ContainsFunc(r.events, func(e v1.Event) bool { return e.Reason == "FailedScheduling" }):
+		r.Headline = "is not there: it was deleted before it had a node. This is what was said about it in the last hour."
 	case len(r.events) > 0:
 		r.Headline = "is not there: it was deleted, or refused. This is what was said about it in the last hour."
 	case q.uid != "":

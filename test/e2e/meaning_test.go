@@ -19,6 +19,7 @@ func TestMeaning(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	t.Run("cordon", s.meaningCordon)
+	t.Run("unbound", s.meaningUnbound)
 	t.Run("gates", s.meaningGates)
 	t.Run("elsewhere", s.meaningElsewhere)
 	t.Run("rejected", s.meaningRejected)
@@ -85,11 +86,50 @@ func (s *suite) meaningGates(t *testing.T) {
 
 func (s *suite) meaningElsewhere(t *testing.T) {
 	p := sleeper("elsewhere")
-	p.Spec = "nodeName: elsewhere"
+	p.Spec = "nodeName: elsewhere\nnodeSelector: {zone: nowhere}"
 	s.apply(t, p)
 	s.meaningPending(t, "elsewhere", "OtherNode", `"elsewhere"`)
 	s.remove(t, "elsewhere") // nobody else would confirm it
 	s.until(t, "elsewhere", "gone", gone)
+	if why := s.must(t, "why", "elsewhere"); !strings.Contains(why, "it was deleted") || strings.Contains(why, "rejected") {
+		t.Errorf("of a pod that another host was to judge:\n%s", why)
+	}
+}
+
+// A pod that is bound nowhere goes at once when it is deleted: no host rejects it.
+func (s *suite) meaningUnbound(t *testing.T) {
+	for name, c := range map[string]struct{ spec, container, reason string }{
+		"unbound-memory":   {container: "resources: {requests: {memory: 900Gi}}", reason: "Unschedulable"},
+		"unbound-selector": {spec: "nodeSelector: {zone: nowhere}", reason: "Unschedulable"},
+		"unbound-gate":     {spec: "schedulingGates: [{name: example.com/gate}]", reason: "SchedulingGated"},
+	} {
+		p := sleeper(name)
+		p.Spec, p.Container = c.spec, c.container
+		s.apply(t, p)
+		s.meaningPending(t, name, c.reason, "")
+		if log := s.must(t, "logs", name); log != "" {
+			t.Errorf("the log of %s: %q", name, log)
+		}
+		if err := s.client.CoreV1().Pods("default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if pod, err := s.client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("%s was deleted, and is there: %v, %v", name, pod, err)
+		}
+		if c.reason == "SchedulingGated" { // nothing was said of it but in its object
+			if why := s.refused(t, "", "why", name); !strings.Contains(why, "there is no pod "+name) {
+				t.Errorf("why %s: %s", name, why)
+			}
+			continue
+		}
+		if why := s.must(t, "why", name); !strings.Contains(why, "it was deleted before it had a node") {
+			t.Errorf("why %s: %s", name, why)
+		}
+		events, err := s.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
+		if err != nil || len(events.Items) != 1 || events.Items[0].Reason != "FailedScheduling" {
+			t.Errorf("events of %s: %v, %v", name, events, err)
+		}
+	}
 }
 
 // A pod that names this node is bound, and then refused by it.
