@@ -211,8 +211,8 @@ func (s *story) observed(pod *v1.Pod, facts status.Facts) {
 
 // published hears of every status: who is held back until when, and whether the pod is ready.
 func (s *story) published(pod *v1.Pod, next v1.PodStatus) {
-	if !s.facts.Reachable {
-		return // the old status stays
+	if !s.facts.Reachable || s.facts.Gone {
+		return // the old status stays, or there is none
 	}
 	for _, c := range status.Statuses(&next) {
 		if c.State.Waiting == nil || c.State.Waiting.Reason != crashLoopBackOff {

@@ -125,7 +125,9 @@ func TestLifeIsTold(t *testing.T) {
 	for range 3 {
 		s.observed(pod, status.Facts{Reachable: true})
 	}
-	s.add(skeleton("u", record{}), told.Entry{What: told.Deleted}) // neither object nor record names it now
+	s.observed(skeleton("u", record{}), status.Facts{Reachable: true, Gone: true})
+	s.published(skeleton("u", record{}), v1.PodStatus{Conditions: condition(v1.ConditionTrue)}) // without containers it would be ready
+	s.add(skeleton("u", record{}), told.Entry{What: told.Deleted})                              // neither object nor record names it now
 	nobody, _, nothing := telling(t)
 	nobody.add(skeleton("u", record{}), told.Entry{What: told.Deleted}) // nor has anything before
 	if got := nothing(); len(got) > 0 {

@@ -194,6 +194,9 @@ func unscheduled(pod *v1.Pod) *cause {
 	if c == nil || c.Status != v1.ConditionFalse {
 		return nil
 	}
+	if strings.Contains(c.Message, "node(s) were unschedulable") {
+		return &cause{sentence(c.Message, c.Reason), "The host is cordoned. " + instead["uncordon"] + " ends that; podctl get nodes shows its name."}
+	}
 	return &cause{sentence(c.Message, c.Reason), "podctl get nodes shows the name of this host and podctl describe node its labels, taints and room."}
 }
 

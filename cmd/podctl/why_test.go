@@ -61,6 +61,8 @@ func TestDiagnose(t *testing.T) {
 		"gate":         {"spec: {schedulingGates: [{name: a}]}\nstatus: {phase: Pending}", nil, "is not run by this host. | It waits for its scheduling gates to be taken away: a. -> podctl patch pod p --type=json"},
 		"unschedulable": {"status: {phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: no room}]}", nil,
 			"is not run by this host. | no room. -> podctl get nodes"},
+		"cordoned": {"status: {phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: '0/1 nodes are available: 1 node(s) were unschedulable.'}]}", nil,
+			"is not run by this host. | 0/1 nodes are available: 1 node(s) were unschedulable. -> The host is cordoned. podctl patch node NAME -p '"},
 		"unknown":  {"status: {phase: Unknown}", nil, "is in an unknown state: podd cannot ask containerd about it. | What was known last may not be true any more. -> podctl doctor"},
 		"deadline": {"spec: {restartPolicy: Never}\nstatus: {phase: Failed, reason: DeadlineExceeded}", nil, "has failed and is not started again (restartPolicy Never). | It ran longer than its activeDeadlineSeconds allow. ->"},
 		"ending": {"metadata: {deletionTimestamp: '2026-01-02T12:00:20Z', finalizers: [a/b]}\n" + app("state: {running: {}}"), nil,
