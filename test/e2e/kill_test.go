@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -958,8 +959,21 @@ func lives(app, side int32) func(*mortal, context.Context) error {
 		if err := m.truth(ctx, m.bystander, pod); err != nil {
 			return err
 		}
-		return m.serves(pod.Status.PodIP)
+		if err := m.serves(pod.Status.PodIP); err != nil {
+			return err
+		}
+		return m.rests(ctx)
 	}
+}
+
+// rests tells whether podd has taken away what has ended, which it does when the next instance runs already: it is to die in
+// that before another stage begins.
+func (m *mortal) rests(ctx context.Context) error {
+	all, err := m.client.CoreV1().RESTClient().Get().AbsPath("/debug/podd/goroutines").DoRaw(ctx)
+	if err == nil && bytes.Contains(all, []byte("podd/runtime.(*host).remove(")) {
+		err = errors.New("something is being taken away")
+	}
+	return err
 }
 
 // serves connects to the victim, at its own address and at the port of the host.

@@ -81,16 +81,16 @@ func run(suite string) tally {
 		return check("make build", "make", "--no-print-directory", "build")
 	case "unit":
 		raced := slices.DeleteFunc(packages(false), func(p string) bool { return p == pure })
-		return goTest([]string{"CGO_ENABLED=1"}, append([]string{"-race", "-tags", tags, "-timeout", "10m"}, raced...)...).
-			plus(goTest(nil, "-tags", tags, "-timeout", "10m", pure))
+		return goTest([]string{"CGO_ENABLED=1"}, append([]string{"-race", "-tags", tags, "-timeout", "20m"}, raced...)...).
+			plus(goTest(nil, "-tags", tags, "-timeout", "20m", pure))
 	case "host":
-		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "15m"}, asRoot(), packages(true))...)
+		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "30m"}, asRoot(), packages(true))...)
 	case "fuzz":
 		return fuzz(".", fuzzTime)
 	case "cgroupv2":
 		return goTest(nil, "-tags", tags+",host", "-timeout", "40m", "./test/cgroupv2/")
 	case "e2e":
-		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "60m"}, asRoot(), []string{"./test/e2e/..."})...)
+		return goTest(nil, slices.Concat([]string{"-p", "1", "-tags", tags + ",host", "-timeout", "70m"}, asRoot(), []string{"./test/e2e/..."})...)
 	}
 	fmt.Println("no such suite:", suite)
 	return tally{failed: 1}
