@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -145,7 +146,8 @@ func (r *Runtime) adopt(ctx context.Context, uid types.UID, s stray) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	if !hasSandbox(instances) {
+	box := slices.IndexFunc(instances, func(i containers.Instance) bool { return i.Name == "" })
+	if box < 0 {
 		return false, nil
 	}
 	err = r.Adopt(ctx, s.spec)
@@ -156,20 +158,12 @@ func (r *Runtime) adopt(ctx context.Context, uid types.UID, s stray) (bool, erro
 		return false, fmt.Errorf("adopt: %w", err)
 	}
 	r.Log.Warn("adopted a pod that the state file had lost", "namespace", s.who.Namespace, "pod", s.who.Name, "uid", uid)
-	data, err := record{Namespace: s.who.Namespace, Name: s.who.Name, Started: s.since}.encode()
+	// Its next sandbox is to be made by the handler that made this one: another one may isolate it less.
+	data, err := record{Namespace: s.who.Namespace, Name: s.who.Name, Started: s.since, Handler: instances[box].Handler}.encode()
 	if err != nil {
 		return true, err
 	}
 	return true, r.Store.PutRecord(ctx, uid, data)
-}
-
-func hasSandbox(instances []containers.Instance) bool {
-	for _, i := range instances {
-		if i.Name == "" {
-			return true
-		}
-	}
-	return false
 }
 
 // loggedAs is the name that the directory of a pod's logs tells, when nothing else does: without it they would stay.

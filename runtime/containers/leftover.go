@@ -214,6 +214,9 @@ func (c *Client) sweepShims(ctx context.Context) error {
 }
 
 func (c *Client) endStray(ctx context.Context, p process) error {
+	if c.atWorkFor(p) {
+		return nil // it was about to make something when it was looked at
+	}
 	c.opts.Log.Warn("ending a shim that nobody can reach", "pid", p.pid, "program", p.argv[0], "id", c.startedFor(p))
 	if err := c.endProcess(ctx, p.pid, 0); err != nil {
 		return fmt.Errorf("sweep shims: %w", err)
@@ -251,6 +254,11 @@ func (c *Client) SweepLate(ctx context.Context, pause time.Duration, times int) 
 	}
 }
 
+// atWorkFor tells whether a shim runs something, as far as can be seen from outside.
+func (c *Client) atWorkFor(p process) bool {
+	return p.isRuncs() && hasChildren(p.pid) || !p.isRuncs() && c.hasBundle(c.startedFor(p))
+}
+
 // strays are the shims of podd's own containerd that nobody can reach and that run nothing. Of one that is not runc's, podd knows
 // neither where it listens nor whether it runs something by its children: it is a stray once containerd has no bundle of what
 // it was started for.
@@ -258,9 +266,7 @@ func (c *Client) strays(ctx context.Context) ([]process, error) {
 	if c.opts.TaskDir == "" {
 		return nil, nil
 	}
-	idle := slices.DeleteFunc(c.shims(), func(p process) bool {
-		return p.isRuncs() && hasChildren(p.pid) || !p.isRuncs() && c.hasBundle(c.startedFor(p))
-	})
+	idle := slices.DeleteFunc(c.shims(), c.atWorkFor)
 	if len(idle) == 0 {
 		return nil, nil
 	}

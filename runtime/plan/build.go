@@ -147,9 +147,10 @@ func (p *planner) free(name string, attempt int) bool {
 
 // over tells whether nothing of the instances of name before attempt goes on. With the main process of one all others have
 // ended, except where they are in a namespace of processes that they share: there they may be on their way out. Of an end
-// that nobody has seen nothing is sure before the instance is gone.
+// that nobody has seen nothing is sure before the instance is gone, nor of one that containerd tells of because the shim has died
+// that the container had for itself.
 func (p *planner) over(name string, attempt int) bool {
-	shared := p.pod.Spec.HostPID || p.pod.Spec.ShareProcessNamespace != nil && *p.pod.Spec.ShareProcessNamespace
+	shared := p.f.NetworkFirst || p.pod.Spec.HostPID || p.pod.Spec.ShareProcessNamespace != nil && *p.pod.Spec.ShareProcessNamespace
 	for _, i := range p.f.Containers {
 		if i.Name == name && i.Attempt < attempt && (i.State != status.Exited || i.Present && (shared || i.Reason == status.Unseen)) {
 			return false
