@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -54,15 +56,12 @@ func (p *Podd) Rebase() {
 			return false, err
 		}
 		s = now
-		parts := 0
-		for by := range now["goroutine of podd"] {
-			for _, part := range []string{"grpcEventsProxy", "grpc.newClientStreamWithParams", "fsnotify.newBackend"} {
-				if strings.Contains(by, part) {
-					parts++
-				}
+		for _, part := range []string{"grpcEventsProxy", "grpc.newClientStreamWithParams", "fsnotify.newBackend"} {
+			if !slices.ContainsFunc(slices.Collect(maps.Keys(now["goroutine of podd"])), func(by string) bool { return strings.Contains(by, part) }) {
+				return false, nil
 			}
 		}
-		return parts == 3, nil
+		return true, nil
 	})
 	if s == nil {
 		p.t.Fatal(err)
