@@ -508,22 +508,38 @@ func (v *Volumes) detachISCSI(ctx context.Context, uid string) error {
 		if !strings.HasSuffix(f.Name(), ".json") {
 			continue
 		}
-		all, err := readUses(filepath.Join(dir, f.Name()))
-		if err != nil {
+		if err := v.endUses(ctx, uid, filepath.Join(dir, f.Name())); err != nil {
 			return err
-		}
-		for _, s := range all {
-			if err := v.leave(ctx, uid, s); err != nil {
-				return fmt.Errorf("iscsi %s: %w", s.IQN, err)
-			}
-		}
-		if len(all) > 0 && all[0].Made {
-			if err := v.removeIface(ctx, uid, all[0]); err != nil {
-				return fmt.Errorf("iscsi %s: %w", all[0].IQN, err)
-			}
 		}
 	}
 	return nil
+}
+
+// endUses ends the sessions of one volume, and takes away what is written down of them before another pod of the target can look:
+// of two that go at the same time the second would leave the session to the first.
+func (v *Volumes) endUses(ctx context.Context, uid, file string) error {
+	all, err := readUses(file)
+	if err != nil {
+		return err
+	}
+	if len(all) > 0 {
+		unlock, err := v.targets.lock(ctx, all[0].IQN)
+		if err != nil {
+			return fmt.Errorf("iscsi %s: %w", all[0].IQN, err)
+		}
+		defer unlock()
+	}
+	for _, s := range all {
+		if err := v.leave(ctx, uid, s); err != nil {
+			return fmt.Errorf("iscsi %s: %w", s.IQN, err)
+		}
+	}
+	if len(all) > 0 && all[0].Made {
+		if err := v.removeIface(ctx, uid, all[0]); err != nil {
+			return fmt.Errorf("iscsi %s: %w", all[0].IQN, err)
+		}
+	}
+	return os.Remove(file)
 }
 
 func readUses(file string) (all []session, err error) {
@@ -537,13 +553,8 @@ func readUses(file string) (all []session, err error) {
 	return all, nil
 }
 
-// leave ends one session, if that is podd's to do.
+// leave ends one session, if that is podd's to do. The target is locked.
 func (v *Volumes) leave(ctx context.Context, uid string, s session) error {
-	unlock, err := v.targets.lock(ctx, s.IQN)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	if v.programs.busy("unmount " + v.path(uid)) {
 		return errors.New("what was written is still on its way to the target")
 	}
@@ -582,13 +593,8 @@ func ended(err error) bool {
 	return err == nil || errors.As(err, &exit)
 }
 
-// removeIface takes away what makeIface has made for a session, and nobody else has of his.
+// removeIface takes away what makeIface has made for a session, and nobody else has of his. The target is locked.
 func (v *Volumes) removeIface(ctx context.Context, uid string, s session) error {
-	unlock, err := v.targets.lock(ctx, s.IQN)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	used, err := v.usedByOthers(uid, func(o session) bool { return o.Iface == s.Iface })
 	if err != nil || used {
 		return err

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -211,6 +212,40 @@ func TestISCSI(t *testing.T) {
 	beginSession(programs, "10.0.0.1:3260", "default")
 	ensure("blkid -p -s TYPE -s PTTYPE -o export /dev/sdx", "mount -t ext4 -o defaults /dev/sdx "+at("uid-2"))
 	remove("uid-2")
+}
+
+// Of two pods of one target that go at the same time, the second to be done ends the session.
+func TestISCSIBothGo(t *testing.T) {
+	v, programs := openRemote(t)
+	first, second := pod(iscsiDisk("disk", false)), pod(iscsiDisk("disk", false))
+	second.UID = "uid-2"
+	for range 5 {
+		for _, p := range []*v1.Pod{first, second} {
+			if err := v.Ensure(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := len(calls(t, programs))
+		var both sync.WaitGroup
+		for _, uid := range []string{"uid-1", "uid-2"} {
+			both.Go(func() {
+				if err := v.Remove(t.Context(), uid); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		both.Wait()
+		outs := 0
+		for _, call := range calls(t, programs)[before:] {
+			if strings.HasSuffix(call, "--logout") {
+				outs++
+			}
+		}
+		if outs != 1 {
+			t.Errorf("%d logouts", outs)
+		}
+		noSessions(t, filepath.Dir(v.dir))
+	}
 }
 
 // What holds a disk back is said; nothing is formatted that is not blank, or is to be read only.
