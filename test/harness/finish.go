@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -144,13 +145,19 @@ func (p *Podd) finish() {
 func (p *Podd) awaitEnds() {
 	dir := filepath.Join(p.State, "pods")
 	var left []os.DirEntry
-	err := settle(func(context.Context) (bool, error) {
-		var err error
-		if left, err = os.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
-			err = nil
+	var err error
+	for before := math.MaxInt; ; before = len(left) { // there may be many: as long as they become fewer
+		err = settle(func(context.Context) (bool, error) {
+			var err error
+			if left, err = os.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+			return len(left) == 0, err
+		})
+		if len(left) == 0 || len(left) >= before {
+			break
 		}
-		return len(left) == 0, err
-	})
+	}
 	if err != nil || len(left) > 0 {
 		p.t.Errorf("pods are deleted, but podd has not cleared up: %v %v", left, err)
 	}
