@@ -54,7 +54,7 @@ func rejected(f Facts) *Verdict {
 // sidecar no exit is the last one: that none runs is known from containerd alone.
 // One whose containers were still at it when its deadline came has not completed.
 func completed(pod *v1.Pod, f Facts) *Verdict {
-	if !f.Reachable && hasSidecars(pod) || !settled(pod, f) || overran(pod, f) || !over(pod, f) {
+	if !f.Reachable && HasSidecars(pod) || !settled(pod, f) || overran(pod, f) || !over(pod, f) {
 		return nil
 	}
 	statuses := append(initStatuses(pod, f), regularStatuses(pod, f)...)
@@ -65,7 +65,8 @@ func completed(pod *v1.Pod, f Facts) *Verdict {
 	return &Verdict{Phase: phase}
 }
 
-func hasSidecars(pod *v1.Pod) bool {
+// HasSidecars tells whether a pod has init containers that live beside the others.
+func HasSidecars(pod *v1.Pod) bool {
 	return slices.ContainsFunc(Members(pod), func(m Member) bool { return m.Kind == Sidecar })
 }
 

@@ -52,7 +52,7 @@ func Of(pod *v1.Pod, f Facts) v1.PodStatus {
 // published is the verdict that may be shown: one that is recorded, or that nothing known later can change, nor forgotten
 // when podd is started again while containerd does not answer.
 func published(pod *v1.Pod, f Facts) *Verdict {
-	if f.Verdict != nil || hasSidecars(pod) {
+	if f.Verdict != nil || HasSidecars(pod) {
 		return f.Verdict
 	}
 	return completed(pod, f)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"syscall"
 	"time"
 
@@ -84,7 +83,7 @@ func (c *Client) removeTask(ctx context.Context, id string) error {
 	defer cancel()
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		err := c.tryRemoveTask(ctx, id)
-		if err == nil || !strings.Contains(err.Error(), "ttrpc: closed") && !errdefs.IsFailedPrecondition(err) {
+		if err == nil || !shimEnded(err) && !errdefs.IsFailedPrecondition(err) {
 			return err
 		}
 		select {

@@ -73,6 +73,9 @@ func (c *Client) Begin(ctx context.Context, id string) (Started, error) {
 // end, which it does if it has no other container yet: those that are being made at the same time go with it.
 var ErrShimEnded = errors.New("the shim has ended")
 
+// shimEnded tells whether err is containerd's word of a shim that has ended. There is no code for it.
+func shimEnded(err error) bool { return strings.Contains(err.Error(), "ttrpc: closed") }
+
 // sandboxTries is how often a sandbox is made whose shim ends meanwhile.
 const sandboxTries = 3
 
@@ -114,7 +117,7 @@ func (c *Client) create(ctx context.Context, req *tasks.CreateTaskRequest) (uint
 	}
 	if !errdefs.IsAlreadyExists(err) {
 		c.quiet.Delete(req.ContainerID)
-		if strings.Contains(err.Error(), "ttrpc: closed") {
+		if shimEnded(err) {
 			return 0, fmt.Errorf("create task: %w: %w", ErrShimEnded, err)
 		}
 		return 0, startError("create task", err)

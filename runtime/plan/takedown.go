@@ -41,7 +41,7 @@ func (p *planner) retire(g goal) {
 		var l limit // of what is no longer in the spec: at once
 		m, ok := status.MemberOf(p.pod, i.Name)
 		switch {
-		case ok && m.Kind == status.Ephemeral && !exceeded && !p.sidecars():
+		case ok && m.Kind == status.Ephemeral && !exceeded && !status.HasSidecars(p.pod):
 			continue
 		case i.State == status.Running && (!g.running || i.Sandbox != g.id):
 			continue // it is swept away
@@ -54,10 +54,6 @@ func (p *planner) retire(g goal) {
 		}
 		p.end(i, l, "the pod is over")
 	}
-}
-
-func (p *planner) sidecars() bool {
-	return slices.ContainsFunc(status.Members(p.pod), func(m status.Member) bool { return m.Kind == status.Sidecar })
 }
 
 // sweep takes away what does not belong to a living pod: instances of another sandbox, sandboxes before g. Exits are recorded.
