@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -18,14 +19,17 @@ func (v *Volumes) formatAndMount(ctx context.Context, device, path, fsType strin
 	if err != nil {
 		return err
 	}
-	format, err := v.formatOf(ctx, device)
+	format, err := v.formatOf(ctx, device, device)
 	if err != nil {
-		return err
+		return fmt.Errorf("disk %s: %w", device, err)
 	}
 	switch {
 	case format == "" && r.readOnly:
 		return fmt.Errorf("disk %s: has no file system, and is to be read-only", device)
 	case format == "":
+		if err := v.reallyBlank(ctx, device); err != nil {
+			return err
+		}
 		if err := v.format(ctx, device, fsType); err != nil {
 			return err
 		}
@@ -48,36 +52,82 @@ func (v *Volumes) formatAndMount(ctx context.Context, device, path, fsType strin
 	return nil
 }
 
-// blank is the exit code of blkid for a disk on which it has found nothing at all.
+// blank is the exit code of blkid for a disk on which it has found nothing at all, and for one that it could not read.
 const blank = 2
 
-// formatOf is the file system on a disk; empty only if blkid has looked and found nothing, no partitions either.
-func (v *Volumes) formatOf(ctx context.Context, device string) (string, error) {
+// formatOf is the file system on a disk, or in a copy of one; empty only if blkid has found nothing, no partitions either.
+func (v *Volumes) formatOf(ctx context.Context, device, in string) (string, error) {
 	blkid, err := v.programs.find("util-linux", "blkid")
 	if err != nil {
 		return "", err
 	}
-	said, err := v.programs.run(ctx, device, false, blkid, "-p", "-s", "TYPE", "-s", "PTTYPE", "-o", "export", device)
+	said, err := v.programs.run(ctx, device, false, blkid, "-p", "-s", "TYPE", "-s", "PTTYPE", "-o", "export", in)
 	if exit := (*exitError)(nil); errors.As(err, &exit) && exit.code == blank && strings.TrimSpace(said) == "" {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("disk %s: %w", device, err)
+		return "", err
 	}
 	kind := ""
 	for line := range strings.Lines(said) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		switch key {
 		case "PTTYPE":
-			return "", fmt.Errorf("disk %s: has partitions (%s)", device, value)
+			return "", fmt.Errorf("has partitions (%s)", value)
 		case "TYPE":
 			kind = value
 		}
 	}
 	if kind == "" {
-		return "", fmt.Errorf("disk %s: blkid does not say what is on it", device)
+		return "", errors.New("blkid does not say what is on it")
 	}
 	return kind, nil
+}
+
+const (
+	tellsBlocks = 32 // of 64 KiB, at the beginning of a disk: where all but very few file systems can be told
+	sector      = 512
+)
+
+// reallyBlank is nil if the beginning of a disk can be read and blkid finds nothing in what was read. That it has found nothing on
+// the disk is not enough: it says the same of one that gives errors, and those may be over when the disk is formatted.
+func (v *Volumes) reallyBlank(ctx context.Context, device string) error {
+	sectors, err := strconv.ParseInt(word(filepath.Join(v.sys, "class/block", filepath.Base(device), "size")), 10, 64)
+	if err != nil || sectors <= 0 {
+		return fmt.Errorf("disk %s: its size is not known", device)
+	}
+	dd, err := v.programs.find("coreutils", "dd")
+	if err != nil {
+		return err
+	}
+	copied, err := memory()
+	if err != nil {
+		return err
+	}
+	defer copied.Close()
+	at := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), copied.Fd())
+	_, err = v.programs.run(ctx, device, false, dd, "if="+device, "of="+at, "bs=64k", "count="+strconv.Itoa(tellsBlocks))
+	if err != nil {
+		return fmt.Errorf("disk %s: cannot be read: %w", device, err)
+	}
+	st, err := copied.Stat()
+	if err != nil {
+		return err
+	}
+	if want := min(tellsBlocks*64<<10, sectors*sector); st.Size() < want {
+		return fmt.Errorf("disk %s: cannot be read: of its first %d bytes there are %d", device, want, st.Size())
+	}
+	if err := copied.Truncate(sectors * sector); err != nil { // a table of partitions says how large its disk is
+		return err
+	}
+	kind, err := v.formatOf(ctx, device, at)
+	if err == nil && kind != "" {
+		err = fmt.Errorf("has %s on it", kind)
+	}
+	if err != nil {
+		return fmt.Errorf("disk %s: seemed to be blank, but is not: %w", device, err)
+	}
+	return nil
 }
 
 func (v *Volumes) format(ctx context.Context, device, fsType string) error {

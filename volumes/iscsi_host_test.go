@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,8 +22,11 @@ import (
 
 const testIQN = "iqn.2001-04.com.example:disk"
 
+var inMemory = regexp.MustCompile(`/proc/\d+/fd/\d+`)
+
 // standInDisk stands in for iscsiadm and for what makes and mounts file systems: it keeps a sysfs and a database below the
 // directory that it is in, in the kernel's and iscsiadm's form, and the disk's file system is the name that the file "disk" has.
+// If there is a file "copied", that is what can be read of the disk.
 func standInDisk(name string, args []string) {
 	dir := filepath.Dir(os.Args[0])
 	fail := func(code int, err error) {
@@ -33,15 +37,28 @@ func standInDisk(name string, args []string) {
 	}
 	calls, err := os.OpenFile(filepath.Join(dir, "calls"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	fail(99, err)
-	fmt.Fprintln(calls, name, strings.Join(args, " "))
+	fmt.Fprintln(calls, name, inMemory.ReplaceAllString(strings.Join(args, " "), "COPY"))
 	disk := filepath.Join(dir, "disk")
 	switch name {
 	case "blkid":
-		kind, _ := os.ReadFile(disk)
-		if len(kind) == 0 {
+		if file := args[len(args)-1]; strings.HasPrefix(file, "/proc/") {
+			disk = file
+		}
+		b, _ := os.ReadFile(disk)
+		kind := strings.TrimRight(string(b), "\x00")
+		if kind == "" {
 			os.Exit(2)
 		}
 		fmt.Printf("DEVNAME=x\n%s\n", kind)
+	case "dd":
+		b, err := os.ReadFile(filepath.Join(dir, "copied"))
+		if errors.Is(err, os.ErrNotExist) {
+			b, err = make([]byte, 512), nil
+		}
+		if string(b) == "error" {
+			fail(1, errors.New("error reading '/dev/sdx': Input/output error"))
+		}
+		fail(99, errors.Join(err, os.WriteFile(strings.TrimPrefix(args[1], "of="), b, 0o600)))
 	case "mkfs.ext4":
 		fail(1, os.WriteFile(disk, []byte("TYPE=ext4"), 0o600))
 	case "mount":
@@ -129,6 +146,11 @@ func beginSession(dir, portal, iface string) {
 		_ = os.WriteFile(file, []byte(text+"\n"), 0o600)
 	}
 	_ = os.Symlink(device, class+"/device")
+	shown, _ := filepath.Glob(device + "/target*/*/block/*")
+	_ = os.MkdirAll(dir+"/sys/class/block", 0o700)
+	for _, disk := range shown {
+		_ = os.Symlink(disk, filepath.Join(dir, "sys/class/block", filepath.Base(disk)))
+	}
 }
 
 // noSessions fails the test if anything is left of sessions: with the target, in podd's records, in those of iscsiadm.
@@ -167,7 +189,8 @@ func TestISCSI(t *testing.T) {
 		db + "-o new", db + "-o update -n discovery.sendtargets.auth.authmethod -v CHAP", db + "--discover",
 		node + "-o update -n node.session.scan -v manual", node + "-o update -n node.startup -v manual",
 		node + "-o update -n node.session.auth.authmethod -v CHAP", node + "--login",
-		"blkid -p -s TYPE -s PTTYPE -o export /dev/sdx", "mkfs.ext4 -F -m0 /dev/sdx", "mount -t ext4 -o defaults /dev/sdx " + at("uid-1"),
+		"blkid -p -s TYPE -s PTTYPE -o export /dev/sdx", "dd if=/dev/sdx of=COPY bs=64k count=32", "blkid -p -s TYPE -s PTTYPE -o export COPY",
+		"mkfs.ext4 -F -m0 /dev/sdx", "mount -t ext4 -o defaults /dev/sdx " + at("uid-1"),
 	}
 	if got := calls(t, programs); !slices.Equal(got, made) {
 		t.Errorf("run were\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(made, "\n"))
@@ -260,6 +283,10 @@ func TestISCSIFails(t *testing.T) {
 		"other":      {"TYPE=xfs", "volume disk: disk /dev/sdx: has xfs on it, not ext4", false},
 		"partitions": {"PTTYPE=gpt", "volume disk: disk /dev/sdx: has partitions (gpt)", false},
 		"strange":    {"x", "volume disk: disk /dev/sdx: blkid does not say what is on it", false},
+		"error":      {"", "volume disk: disk /dev/sdx: cannot be read: dd: exit status 1: dd: error reading '/dev/sdx': Input/output error", false},
+		"short":      {"", "volume disk: disk /dev/sdx: cannot be read: of its first 512 bytes there are 5", false},
+		"TYPE=ext4":  {"", "volume disk: disk /dev/sdx: seemed to be blank, but is not: has ext4 on it", false},
+		"PTTYPE=dos": {"", "volume disk: disk /dev/sdx: seemed to be blank, but is not: has partitions (dos)", false},
 	} {
 		v, programs := openRemote(t)
 		var err error
@@ -268,6 +295,10 @@ func TestISCSIFails(t *testing.T) {
 			err = os.Remove(filepath.Join(programs, "iscsiadm"))
 		case "refuses":
 			err = os.WriteFile(filepath.Join(programs, "refuses"), nil, 0o600)
+		case "error", "short":
+			err = os.WriteFile(filepath.Join(programs, "copied"), []byte(name), 0o600)
+		case "TYPE=ext4", "PTTYPE=dos":
+			err = os.WriteFile(filepath.Join(programs, "copied"), append([]byte(name), make([]byte, sector)...), 0o600)
 		}
 		if err = errors.Join(err, os.WriteFile(filepath.Join(programs, "disk"), []byte(c.disk), 0o600)); err != nil {
 			t.Fatal(err)
@@ -280,6 +311,45 @@ func TestISCSIFails(t *testing.T) {
 		}
 		if err := v.Remove(t.Context(), "uid-1"); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The host's own blkid says the same of a disk that is blank and of one that cannot be read.
+func TestReallyBlank(t *testing.T) {
+	v, dir := open(t), t.TempDir()
+	v.programs.dirs, v.dev, v.sys = "/usr/sbin:/usr/bin:/sbin:/bin", dir, dir
+	for _, name := range []string{"blkid", "dd"} {
+		if _, err := v.programs.find("", name); err != nil {
+			t.Skip(err)
+		}
+	}
+	device := filepath.Join(dir, "sdx")
+	size := filepath.Join(dir, "class/block/sdx/size")
+	swap := make([]byte, 1<<20)
+	copy(swap[1024:], "\x01\x00\x00\x00\xff\x00\x00\x00")
+	copy(swap[4086:], "SWAPSPACE2")
+	for name, c := range map[string]struct {
+		sectors, want string
+		make          func() error
+	}{
+		"blank":   {"2048", "", func() error { return os.WriteFile(device, make([]byte, 1<<20), 0o600) }},
+		"large":   {"8589934592", "", func() error { return os.WriteFile(device, make([]byte, tellsBlocks*64<<10), 0o600) }},
+		"bad":     {"2048", "cannot be read: dd: exit status 1: ", func() error { return os.Symlink("/proc/self/mem", device) }},
+		"short":   {"2048", "cannot be read: of its first 1048576 bytes there are 1024", func() error { return os.WriteFile(device, make([]byte, 1024), 0o600) }},
+		"no size": {"0", "its size is not known", func() error { return os.WriteFile(device, make([]byte, 1024), 0o600) }},
+		"swap":    {"2048", "seemed to be blank, but is not: has swap on it", func() error { return os.WriteFile(device, swap, 0o600) }},
+	} {
+		_ = os.Remove(device)
+		if err := errors.Join(c.make(), os.MkdirAll(filepath.Dir(size), 0o700), os.WriteFile(size, []byte(c.sectors+"\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if kind, err := v.formatOf(t.Context(), device, device); name != "swap" && (kind != "" || err != nil) {
+			t.Errorf("%s: blkid says %q, %v", name, kind, err)
+		}
+		err := v.reallyBlank(t.Context(), device)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), "disk "+device+": "+c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
 }
@@ -356,12 +426,12 @@ func TestISCSIIsMounted(t *testing.T) {
 	if err := unix.Stat("/", &st); err != nil {
 		t.Fatal(err)
 	}
+	beginSession(programs, "10.0.0.2:3260", "default")
 	number := filepath.Join(programs, "sys/class/block/sdy/dev")
 	text := fmt.Sprintf("%d:%d\n", unix.Major(st.Dev), unix.Minor(st.Dev))
 	if err := errors.Join(os.MkdirAll(filepath.Dir(number), 0o700), os.WriteFile(number, []byte(text), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	beginSession(programs, "10.0.0.2:3260", "default")
 	p := pod(iscsiDisk("disk", false))
 	const want = "volume disk: iscsi " + testIQN + ": lun 5: is mounted already, as /dev/sdy, by another session"
 	if err := v.Ensure(t.Context(), p); err == nil || err.Error() != want {

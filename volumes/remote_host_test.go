@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "mount.nfs":
 		standIn(os.Args[1:])
-	case "iscsiadm", "blkid", "mkfs.ext4", "mount":
+	case "iscsiadm", "blkid", "dd", "mkfs.ext4", "mount":
 		standInDisk(filepath.Base(os.Args[0]), os.Args[1:])
 	case "unmount":
 		f := func(path string) error { return Unmount(context.Background(), path) }
@@ -83,7 +83,7 @@ func remoteIn(dir string) (v *Volumes, programs string, err error) {
 	if err := os.MkdirAll(filepath.Join(export, "sub"), 0o755); err != nil {
 		return nil, "", err
 	}
-	for _, name := range []string{"mount.nfs", "unmount", "iscsiadm", "blkid", "mkfs.ext4", "mount"} {
+	for _, name := range []string{"mount.nfs", "unmount", "iscsiadm", "blkid", "dd", "mkfs.ext4", "mount"} {
 		if err := os.Symlink(self, filepath.Join(programs, name)); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, "", err
 		}
