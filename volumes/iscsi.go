@@ -136,7 +136,7 @@ func (v *Volumes) mountISCSI(ctx context.Context, uid, name, path string, r remo
 	if err != nil {
 		return fmt.Errorf("iscsi %s: %w", d.iqn, err)
 	}
-	return v.formatAndMount(ctx, device, path, d.fsType, r)
+	return v.formatAndMount(ctx, unit{d.iqn, d.lun}, device, path, d.fsType, r)
 }
 
 // noteUses writes down, before anything is done, which sessions a pod uses.

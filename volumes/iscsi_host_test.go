@@ -3,6 +3,7 @@
 package volumes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -59,7 +60,13 @@ func standInDisk(name string, args []string) {
 			fail(1, errors.New("error reading '/dev/sdx': Input/output error"))
 		}
 		fail(99, errors.Join(err, os.WriteFile(strings.TrimPrefix(args[1], "of="), b, 0o600)))
-	case "mkfs.ext4":
+	case "mkfs.ext4", "fsck":
+		if slow := filepath.Join(dir, "slow"); there(slow) {
+			fail(99, os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600))
+			for there(slow) {
+				time.Sleep(time.Millisecond)
+			}
+		}
 		fail(1, os.WriteFile(disk, []byte("TYPE=ext4"), 0o600))
 	case "mount":
 		fail(32, unix.Mount(filepath.Join(dir, "export"), args[5], "", unix.MS_BIND, ""))
@@ -68,6 +75,8 @@ func standInDisk(name string, args []string) {
 	}
 	os.Exit(0)
 }
+
+func there(file string) bool { _, err := os.Stat(file); return err == nil }
 
 func standInISCSIAdm(dir string, args []string, fail func(int, error)) {
 	value := func(flag string) string {
@@ -82,7 +91,6 @@ func standInISCSIAdm(dir string, args []string, fail func(int, error)) {
 	write := func(file, text string) {
 		fail(99, errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(text), 0o600)))
 	}
-	there := func(file string) bool { _, err := os.Stat(file); return err == nil }
 	what := value("-m") + " " + value("-o")
 	if iface != "default" && what != "iface new" && !there(file("ifaces", iface)) {
 		fail(7, fmt.Errorf("Could not read iface info for %s", iface))
@@ -344,10 +352,10 @@ func TestReallyBlank(t *testing.T) {
 		if err := errors.Join(c.make(), os.MkdirAll(filepath.Dir(size), 0o700), os.WriteFile(size, []byte(c.sectors+"\n"), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if kind, err := v.formatOf(t.Context(), device, device); name != "swap" && (kind != "" || err != nil) {
+		if kind, err := v.formatOf(t.Context(), unit{}, device); name != "swap" && (kind != "" || err != nil) {
 			t.Errorf("%s: blkid says %q, %v", name, kind, err)
 		}
-		err := v.reallyBlank(t.Context(), device)
+		err := v.reallyBlank(t.Context(), unit{}, device)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), "disk "+device+": "+c.want)) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
@@ -449,6 +457,80 @@ func TestISCSIIsMounted(t *testing.T) {
 	}
 }
 
+// pidOf waits until a stand-in that does not end has said who it is.
+func pidOf(programs string) (pid int) {
+	for file := filepath.Join(programs, "pid"); pid == 0; time.Sleep(time.Millisecond) {
+		b, _ := os.ReadFile(file)
+		pid, _ = strconv.Atoi(string(b))
+	}
+	_ = os.Remove(filepath.Join(programs, "pid"))
+	return pid
+}
+
+// What formats or checks a disk is never stopped, and never started beside one that has not ended: not when a step has lasted too
+// long, not by another portal, not by another pod, nor by a podd that has come after.
+func TestISCSISlow(t *testing.T) {
+	v, programs := openRemote(t)
+	slow := filepath.Join(programs, "slow")
+	if err := os.Symlink("mount", filepath.Join(programs, "fsck")); err != nil {
+		t.Fatal(err)
+	}
+	p, other := pod(iscsiDisk("disk", false)), pod(iscsiDisk("disk", false))
+	other.UID, other.Spec.Volumes[0].ISCSI.TargetPortal = "uid-2", "10.0.0.2"
+	for _, name := range []string{"mkfs.ext4", "fsck"} {
+		if err := os.WriteFile(slow, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- v.Ensure(ctx, p) }()
+		pid := pidOf(programs)
+		cancel()
+		if err := <-done; !errors.Is(err, errChanging) {
+			t.Errorf("%s: Ensure = %v", name, err)
+		}
+		next, _, err := remoteIn(filepath.Dir(v.dir)) // a podd that knows nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range []*Volumes{v, next} {
+			for _, p := range []*v1.Pod{p, other} {
+				if err := v.Ensure(t.Context(), p); !errors.Is(err, errChanging) {
+					t.Errorf("%s: Ensure again = %v", name, err)
+				}
+			}
+		}
+		if unix.Kill(pid, 0) != nil {
+			t.Errorf("%s was ended", name)
+		}
+		if err := os.Remove(slow); err != nil {
+			t.Fatal(err)
+		}
+		for unix.Kill(pid, 0) == nil {
+			time.Sleep(time.Millisecond)
+		}
+		run := 0
+		for _, call := range calls(t, programs) {
+			if strings.HasPrefix(call, name) {
+				run++
+			}
+		}
+		if run != 1 {
+			t.Errorf("%s was run %d times", name, run)
+		}
+		v = next
+	}
+	if err := v.Ensure(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+	for _, uid := range []string{"uid-1", "uid-2"} {
+		if err := v.Remove(t.Context(), uid); err != nil {
+			t.Error(err)
+		}
+	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
 // An iscsiadm that does not end is ended with what waits for it, and what it has begun is taken away.
 func TestISCSIHangs(t *testing.T) {
 	v, programs := openRemote(t)
@@ -459,12 +541,7 @@ func TestISCSIHangs(t *testing.T) {
 	v.wanted = func(string) bool { return !unwanted.Load() }
 	done := make(chan error, 1)
 	go func() { done <- v.Ensure(t.Context(), pod(initiatorDisk("disk"))) }()
-	pid := 0
-	for pid == 0 {
-		b, _ := os.ReadFile(filepath.Join(programs, "pid"))
-		pid, _ = strconv.Atoi(string(b))
-		time.Sleep(time.Millisecond)
-	}
+	pid := pidOf(programs)
 	unwanted.Store(true) // the pod was deleted
 	if err := <-done; !errors.Is(err, errUnwanted) {
 		t.Errorf("Ensure = %v", err)

@@ -65,12 +65,23 @@ var errHeld = errors.New("does not end")
 // started, unless spare is set; one that the kernel holds even then is left behind, and counts as being at work on what it
 // was run on.
 func (p *programs) run(ctx context.Context, on string, spare bool, path string, args ...string) (string, error) {
-	name := filepath.Base(path)
-	most := 1
+	w := way{most: 1}
 	if spare {
-		most = mostHeld
+		w = way{spare: true, most: mostHeld}
 	}
-	if !p.begin(on, most) {
+	return p.runAs(ctx, w, on, path, args...)
+}
+
+// way is how a program is run.
+type way struct {
+	spare bool     // it goes on when the context ends
+	most  int      // that may be at work on the same
+	keeps *os.File // if set, is open as long as the program lives, or one that it has started
+}
+
+func (p *programs) runAs(ctx context.Context, w way, on, path string, args ...string) (string, error) {
+	name := filepath.Base(path)
+	if !p.begin(on, w.most) {
 		return "", fmt.Errorf("%s: one that was run before %w", name, errHeld)
 	}
 	output, err := memory()
@@ -82,6 +93,9 @@ func (p *programs) run(ctx context.Context, on string, spare bool, path string, 
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.Env = []string{"PATH=" + p.dirs, "LANG=C", "LC_ALL=C"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if w.keeps != nil {
+		cmd.ExtraFiles = []*os.File{w.keeps}
+	}
 	if err := cmd.Start(); err != nil {
 		p.end(on)
 		_ = output.Close()
@@ -96,9 +110,11 @@ func (p *programs) run(ctx context.Context, on string, spare bool, path string, 
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		if !spare {
-			_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+		if w.spare {
+			err = errHeld
+			break
 		}
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 		grace := time.NewTimer(killPatience)
 		defer grace.Stop()
 		select {

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "mount.nfs":
 		standIn(os.Args[1:])
-	case "iscsiadm", "blkid", "dd", "mkfs.ext4", "mount":
+	case "iscsiadm", "blkid", "dd", "mkfs.ext4", "fsck", "mount":
 		standInDisk(filepath.Base(os.Args[0]), os.Args[1:])
 	case "unmount":
 		f := func(path string) error { return Unmount(context.Background(), path) }
