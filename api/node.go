@@ -162,6 +162,8 @@ func (s *Server) keepNode(ctx context.Context) {
 // updateNode writes the status if it is due or something in it has changed. It need not be durable, since it is found out
 // again.
 func (s *Server) updateNode(ctx context.Context, images []v1.ContainerImage, due bool) error {
+	s.noding.Lock()
+	defer s.noding.Unlock()
 	old, err := s.node(ctx)
 	if err != nil {
 		return fmt.Errorf("get node %s: %w", s.NodeName, err)

@@ -76,6 +76,7 @@ type Server struct {
 	serving chan struct{} // closed when Run serves
 
 	stored storedKinds
+	noding sync.Mutex // held while the node's status is made and told of, so that each change is told once
 	known  atomic.Pointer[knownNode]
 	room   *room
 	events chan *v1.Event

@@ -34,7 +34,7 @@ func (h *scripted) Observe(_ context.Context, changed bool) (*v1.Pod, status.Fac
 	defer h.mu.Unlock()
 	h.asked = append(h.asked, changed)
 	f := h.facts
-	f.Containers = slices.Clone(f.Containers) // the steps change the script's own
+	f.Containers, f.Sandboxes = slices.Clone(f.Containers), slices.Clone(f.Sandboxes) // the steps change the script's own
 	f.Now = time.Now()
 	return h.pod.DeepCopy(), f, nil
 }

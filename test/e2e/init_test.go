@@ -284,7 +284,7 @@ func testSidecarAttended(t *testing.T, s *suite) {
 		t.Errorf("the other container: %+v", app(pod))
 	}
 	awaitNote(t, dir, "side told")
-	s.remove(t, p.Name)
+	s.removeIn(t, p.Name, 60) // else one that is slow to answer is killed before it can
 	got, _ := notes(t, dir)
 	if n := len(got); n != 8 || !slices.Equal(got[:5], []string{"side begins", "app begins", "side stops", "side told", "side begins"}) ||
 		!slices.Contains(got[5:7], "side stops") || !slices.Contains(got[5:7], "app told") || got[7] != "side told" {

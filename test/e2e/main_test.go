@@ -418,7 +418,12 @@ func (s *suite) output(t *testing.T, p pod) string {
 // remove deletes a pod with a second of grace and waits until it is gone.
 func (s *suite) remove(t *testing.T, name string) {
 	t.Helper()
-	grace := int64(1)
+	s.removeIn(t, name, 1)
+}
+
+// removeIn is remove with time to end in order, in seconds.
+func (s *suite) removeIn(t *testing.T, name string, grace int64) {
+	t.Helper()
 	if err := s.client.CoreV1().Pods(metav1.NamespaceDefault).Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
 		t.Fatalf("delete pod %s: %v", name, err)
 	}

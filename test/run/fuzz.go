@@ -142,12 +142,19 @@ func runFuzz(root, binary string, t target, cache string, each time.Duration) ([
 }
 
 // timeUp tells whether a target that is said to have failed was only stopped: at the end of -fuzztime the fuzzer now and then
-// takes its own deadline for a failure (golang/go#51484). What really fails has an input, which is kept.
+// takes its own deadline for a failure (golang/go#51484). What really fails has an input, which is kept. What the code under
+// test has logged stands between.
 func timeUp(out []byte) bool {
 	_, why, failed := strings.Cut(string(out), "--- FAIL: ")
 	_, why, _ = strings.Cut(why, "\n")
 	why = strings.TrimSuffix(strings.TrimSpace(why), "FAIL")
-	return failed && strings.TrimSpace(why) == "context deadline exceeded"
+	var said []string
+	for line := range strings.Lines(why) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "time=") {
+			said = append(said, line)
+		}
+	}
+	return failed && slices.Equal(said, []string{"context deadline exceeded"})
 }
 
 // lastLine is the last line in which the fuzzer says how far it is.

@@ -50,6 +50,8 @@ func TestTimeUp(t *testing.T) {
 		"    context deadline exceeded\nFAIL\n": true,
 		"    --- FAIL: FuzzCleaner (0.00s)\n        context deadline exceeded\n    \n    Failing input written to testdata/fuzz/x/1\nFAIL\n": false,
 		"    fuzzing process hung or terminated unexpectedly: exit status 2\nFAIL\n":                                                         false,
+		"    time=2026-11-26T14:33:36.739Z level=INFO msg=\"only root may use the API\"\n    context deadline exceeded\nFAIL\n":              true,
+		"    time=2026-11-26T14:33:36.739Z level=INFO msg=x\n    a wrong answer\n    context deadline exceeded\nFAIL\n":                      false,
 		"    context deadline exceeded\n    Failing input written to testdata/fuzz/x/1\nFAIL\n":                                              false,
 	} {
 		if got := timeUp([]byte(head + why)); got != want {
