@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -240,14 +241,15 @@ func (v *Volumes) mounted() (func(device string) bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	numbers := map[string]bool{}
+	numbers, sources := map[string]bool{}, map[string]bool{}
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 2 {
-			numbers[f[2]] = true
+		f := strings.Fields(line)
+		if dash := slices.Index(f, "-"); dash > 2 && dash+2 < len(f) {
+			numbers[f[2]], sources[f[dash+2]] = true, true // btrfs has numbers of its own
 		}
 	}
 	return func(device string) bool {
-		return numbers[word(filepath.Join(v.sys, "class/block", filepath.Base(device), "dev"))]
+		return sources[device] || numbers[word(filepath.Join(v.sys, "class/block", filepath.Base(device), "dev"))]
 	}, nil
 }
 

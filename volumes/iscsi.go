@@ -529,6 +529,9 @@ func (v *Volumes) endUses(ctx context.Context, uid, file string) error {
 		}
 		defer unlock()
 	}
+	if at := filepath.Join(v.path(uid), remotes, strings.TrimSuffix(filepath.Base(file), ".json")); v.programs.busy(at) {
+		return fmt.Errorf("what was to mount %s does not end", at)
+	}
 	for _, s := range all {
 		if err := v.leave(ctx, uid, s); err != nil {
 			return fmt.Errorf("iscsi %s: %w", s.IQN, err)
@@ -570,6 +573,11 @@ func (v *Volumes) leave(ctx context.Context, uid string, s session) error {
 	if err != nil {
 		return err
 	}
+	if _, dir := v.findSession(s); dir != "" {
+		if err := v.unused(s.IQN, dir); err != nil {
+			return fmt.Errorf("log out: %w", err)
+		}
+	}
 	// Whether it is done is seen at the session and at the record of the target: iscsiadm has many codes for what is gone.
 	run := func(args []string) error {
 		_, err := v.programs.run(ctx, "iscsi "+s.IQN, false, iscsiadm, args...)
@@ -585,6 +593,73 @@ func (v *Volumes) leave(ctx context.Context, uid string, s session) error {
 	}
 	killpoint.At("volumes.iscsi.out")
 	return os.Remove(record)
+}
+
+// unused is nil if none of a session's disks is used, that podd can see; the session may have others than those it is for. The
+// target is locked.
+func (v *Volumes) unused(iqn, session string) error {
+	mounted, err := v.mounted()
+	if err != nil {
+		return err
+	}
+	disks, err := filepath.Glob(filepath.Join(session, "target*", "*:*:*:*", "block", "*"))
+	if err != nil {
+		return err
+	}
+	for _, disk := range disks {
+		address := filepath.Base(filepath.Dir(filepath.Dir(disk)))
+		lun, err := strconv.ParseInt(address[strings.LastIndexByte(address, ':')+1:], 10, 32)
+		if err != nil {
+			continue // of more bits than a pod can name
+		}
+		u, device := unit{iqn, int32(lun)}, filepath.Join(v.dev, filepath.Base(disk))
+		if err := v.idle(u); err != nil {
+			return fmt.Errorf("disk %s: %w", device, err)
+		}
+		if v.programs.busy(u.String()) {
+			return fmt.Errorf("disk %s: a program that was run on it %w", device, errHeld)
+		}
+		if err := v.unheld(filepath.Base(disk), mounted); err != nil {
+			return fmt.Errorf("disk %s: %w", device, err)
+		}
+	}
+	return nil
+}
+
+// unheld is nil if a disk is not used, nor one of its partitions, nor a multipath device that stands for it.
+func (v *Volumes) unheld(name string, mounted func(string) bool) error {
+	in := filepath.Join(v.sys, "class/block", name)
+	if mounted(filepath.Join(v.dev, name)) {
+		return fmt.Errorf("%s is mounted", name)
+	}
+	// A file system that is mounted where podd does not see it, or is still being written back, is shown all the same.
+	for _, shown := range []string{"ext4", "xfs", "f2fs", "btrfs/*/devices"} {
+		if found, err := filepath.Glob(filepath.Join(v.sys, "fs", shown, name)); err != nil || len(found) > 0 {
+			return fmt.Errorf("the file system on %s is in use", name)
+		}
+	}
+	holders, err := os.ReadDir(filepath.Join(in, "holders"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, h := range holders {
+		if !strings.Contains(word(filepath.Join(v.sys, "class/block", h.Name(), "dm/uuid")), "mpath-") { // or part1-mpath-
+			return fmt.Errorf("%s is held by %s", name, h.Name())
+		}
+		if err := v.unheld(h.Name(), mounted); err != nil {
+			return err
+		}
+	}
+	partitions, err := filepath.Glob(filepath.Join(in, "*", "partition"))
+	if err != nil {
+		return err
+	}
+	for _, p := range partitions {
+		if err := v.unheld(filepath.Base(filepath.Dir(p)), mounted); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ended tells whether a program has come to its end, good or bad.

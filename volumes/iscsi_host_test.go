@@ -457,6 +457,80 @@ func TestISCSIIsMounted(t *testing.T) {
 	}
 }
 
+// A session is not ended as long as something uses a disk of it, that of another pod or of nobody podd knows.
+func TestISCSIIsUsed(t *testing.T) {
+	v, programs := openRemote(t)
+	if err := v.Ensure(t.Context(), pod(iscsiDisk("disk", false))); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat("/", &st); err != nil {
+		t.Fatal(err)
+	}
+	root := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	const disks = "devices/host1/session1/target3:0:0/3:0:0:"
+	at := filepath.Join(v.path("uid-1"), remotes, "disk")
+	for name, c := range map[string]struct {
+		shown map[string]string // in sysfs
+		held  string
+		want  string
+	}{
+		"mounted":      {shown: map[string]string{disks + "5/block/sdx/dev": root}, want: "disk /dev/sdx: sdx is mounted"},
+		"other unit":   {shown: map[string]string{disks + "6/block/sdz/size": "1", "class/block/sdz/dev": root}, want: "disk /dev/sdz: sdz is mounted"},
+		"partition":    {shown: map[string]string{disks + "5/block/sdx/sdx1/partition": "1", "class/block/sdx1/dev": root}, want: "disk /dev/sdx: sdx1 is mounted"},
+		"volumes":      {shown: map[string]string{disks + "5/block/sdx/holders/dm-1/x": "", "class/block/dm-1/dm/uuid": "LVM-x"}, want: "disk /dev/sdx: sdx is held by dm-1"},
+		"multipath":    {shown: map[string]string{disks + "5/block/sdx/holders/dm-1/x": "", "class/block/dm-1/dm/uuid": "mpath-x", "class/block/dm-1/dev": root}, want: "disk /dev/sdx: dm-1 is mounted"},
+		"private":      {shown: map[string]string{"fs/ext4/sdx/state": ""}, want: "disk /dev/sdx: the file system on sdx is in use"},
+		"btrfs":        {shown: map[string]string{"fs/btrfs/some-uuid/devices/sdx/size": ""}, want: "disk /dev/sdx: the file system on sdx is in use"},
+		"program":      {held: unit{testIQN, 5}.String(), want: "disk /dev/sdx: a program that was run on it does not end"},
+		"mounter":      {held: at, want: "what was to mount " + at + " does not end"},
+		"written back": {held: "unmount " + v.path("uid-1"), want: "what was written is still on its way to the target"},
+	} {
+		var planted []string
+		for file, text := range c.shown {
+			path := filepath.Join(programs, "sys", file)
+			first := path // what is not there yet
+			for !there(filepath.Dir(first)) {
+				first = filepath.Dir(first)
+			}
+			planted = append(planted, first)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text+"\n"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.held != "" {
+			v.programs.begin(c.held, 1)
+		}
+		if err := v.Remove(t.Context(), "uid-1"); err == nil || !strings.HasSuffix(err.Error(), c.want) {
+			t.Errorf("%s: Remove = %v, want %s", name, err, c.want)
+		}
+		if c.held != "" {
+			v.programs.end(c.held)
+		}
+		for _, file := range planted {
+			if err := os.RemoveAll(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, call := range calls(t, programs) {
+		if strings.HasSuffix(call, "--logout") {
+			t.Errorf("run was %s", call)
+		}
+	}
+	// Neither by a multipath device that nobody uses, nor by a partition.
+	for file, text := range map[string]string{disks + "5/block/sdx/holders/dm-1/x": "", "class/block/dm-1/dm/uuid": "mpath-x", disks + "5/block/sdx/sdx1/partition": "1"} {
+		path := filepath.Join(programs, "sys", file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text+"\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Error(err)
+	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
 // pidOf waits until a stand-in that does not end has said who it is.
 func pidOf(programs string) (pid int) {
 	for file := filepath.Join(programs, "pid"); pid == 0; time.Sleep(time.Millisecond) {
@@ -498,6 +572,11 @@ func TestISCSISlow(t *testing.T) {
 				if err := v.Ensure(t.Context(), p); !errors.Is(err, errChanging) {
 					t.Errorf("%s: Ensure again = %v", name, err)
 				}
+			}
+		}
+		for _, v := range []*Volumes{v, next} {
+			if err := v.Remove(t.Context(), "uid-1"); !errors.Is(err, errChanging) {
+				t.Errorf("%s: Remove = %v", name, err)
 			}
 		}
 		if unix.Kill(pid, 0) != nil {
