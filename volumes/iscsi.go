@@ -250,7 +250,8 @@ func (v *Volumes) attachBy(ctx context.Context, iscsiadm string, d *iscsi, s ses
 
 const deviceLimit = 30 * time.Second // for a disk to appear (pkg/volume/iscsi: deviceDiscoveryTimeout)
 
-// login begins a session. That podd does is written down before, so that it is ended by whoever comes last.
+// login begins a session. That podd does is written down before, so that it is ended by whoever comes last. If it comes to nothing
+// that is taken back: a session that there is later is somebody else's. But one for which iscsiadm was not waited for may still come.
 func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s session) (err error) {
 	secret, err := v.chap(d)
 	if err != nil {
@@ -260,9 +261,17 @@ func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s sessio
 		_, err := v.programs.run(ctx, "iscsi "+d.iqn, false, iscsiadm, args...)
 		return err
 	}
+	record := filepath.Join(v.sessions, s.file())
+	_, before := os.Stat(record)
+	mayCome := before == nil
 	if err := writeRecord(v.sessions, s.file(), s); err != nil {
 		return err
 	}
+	defer func() {
+		if _, dir := v.findSession(s); err != nil && dir == "" && !mayCome {
+			err = errors.Join(err, os.Remove(record))
+		}
+	}()
 	killpoint.At("volumes.iscsi.begun")
 	if d.initiator != "" {
 		if err := v.makeIface(ctx, iscsiadm, d, s.Iface); err != nil {
@@ -290,6 +299,9 @@ func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s sessio
 	}
 	if err == nil {
 		err = run(s.args("--login")...)
+		exit := (*exitError)(nil)
+		under := errors.As(err, &exit) && exit.code == sessionExists // that of podd, if there was one, or somebody else's
+		mayCome = !ended(err) || under && mayCome
 	}
 	if err != nil {
 		_ = run(s.args("-o", "delete")...)
@@ -428,7 +440,8 @@ func (v *Volumes) makeIface(ctx context.Context, iscsiadm string, d *iscsi, name
 	return nil
 }
 
-// sessionExists is iscsiadm's exit code for an iface that is there and in use (include/iscsi_err.h of open-iscsi).
+// sessionExists is iscsiadm's exit code for an iface that is there and in use, and for a session that there is, or is being begun
+// (include/iscsi_err.h of open-iscsi).
 const sessionExists = 15
 
 // findSession is the SCSI host of a session and its directory in sysfs; empty if there is none.

@@ -114,8 +114,9 @@ func standInISCSIAdm(dir string, args []string, fail func(int, error)) {
 			fail(99, os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600))
 			time.Sleep(time.Hour)
 		}
-		if there(filepath.Join(dir, "refuses")) {
-			fail(24, errors.New("authorization failure"))
+		if b, err := os.ReadFile(filepath.Join(dir, "refuses")); err == nil {
+			code, _ := strconv.Atoi(string(b))
+			fail(code, errors.New("authorization failure"))
 		}
 		beginSession(dir, portal, iface)
 	case slices.Contains(args, "--logout"):
@@ -302,7 +303,7 @@ func TestISCSIFails(t *testing.T) {
 		case "no program":
 			err = os.Remove(filepath.Join(programs, "iscsiadm"))
 		case "refuses":
-			err = os.WriteFile(filepath.Join(programs, "refuses"), nil, 0o600)
+			err = os.WriteFile(filepath.Join(programs, "refuses"), []byte("24"), 0o600)
 		case "error", "short":
 			err = os.WriteFile(filepath.Join(programs, "copied"), []byte(name), 0o600)
 		case "TYPE=ext4", "PTTYPE=dos":
@@ -528,6 +529,67 @@ func TestISCSIIsUsed(t *testing.T) {
 	if err := v.Remove(t.Context(), "uid-1"); err != nil {
 		t.Error(err)
 	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
+// A session that podd did not come to begin is not podd's to end. One that iscsiadm may still come to begin is.
+func TestISCSINotBegun(t *testing.T) {
+	v, programs := openRemote(t)
+	p, s := pod(iscsiDisk("disk", false)), session{IQN: testIQN, Portal: "10.0.0.1:3260", Iface: "default"}
+	hangs, refuses, record := filepath.Join(programs, "hangs"), filepath.Join(programs, "refuses"), filepath.Join(v.sessions, s.file())
+	refused := func(code string, stays bool) {
+		t.Helper()
+		if err := os.WriteFile(refuses, []byte(code), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Ensure(t.Context(), p); err == nil || !strings.Contains(err.Error(), "exit status "+code) {
+			t.Errorf("Ensure = %v", err)
+		}
+		if there(record) != stays {
+			t.Errorf("after %s the record is there: %v", code, !stays)
+		}
+		if err := os.Remove(refuses); err != nil {
+			t.Fatal(err)
+		}
+	}
+	givenUp := func() {
+		t.Helper()
+		if err := os.WriteFile(hangs, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- v.Ensure(ctx, p) }()
+		pidOf(programs)
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) || !there(record) {
+			t.Errorf("Ensure = %v, the record is there: %v", err, there(record))
+		}
+		if err := os.Remove(hangs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use := func() {
+		t.Helper()
+		beginSession(programs, s.Portal, s.Iface)
+		if err := errors.Join(v.Ensure(t.Context(), p), v.Remove(t.Context(), "uid-1")); err != nil {
+			t.Error(err)
+		}
+	}
+	_, class := sessionDirs(programs, s.Portal)
+	refused("24", false)
+	refused("15", false)
+	if use(); !there(class) {
+		t.Error("somebody else's session was ended")
+	}
+	if err := os.RemoveAll(class); err != nil {
+		t.Fatal(err)
+	}
+	givenUp()
+	refused("24", false)
+	givenUp()
+	refused("15", true)
+	use()
 	noSessions(t, filepath.Dir(v.dir))
 }
 
