@@ -182,17 +182,64 @@ func (v *Volumes) attach(ctx context.Context, iscsiadm string, d *iscsi) (string
 	var errs []error
 	var devices []string
 	for _, s := range d.sessions() {
-		found, err := v.attachBy(ctx, iscsiadm, d, s)
+		device, err := v.attachBy(ctx, iscsiadm, d, s)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("portal %s: %w", s.Portal, err))
 			continue
 		}
-		devices = append(devices, v.multipath(found))
+		devices = append(devices, device)
 	}
 	if len(devices) == 0 {
 		return "", errors.Join(errs...)
 	}
+	devices, err := v.multipaths(ctx, d, devices)
+	if err != nil {
+		return "", err
+	}
 	return v.oneOf(d, devices)
+}
+
+const multipathLimit = 10 * time.Second // for a multipath device to appear (pkg/volume/iscsi: multipathDeviceTimeout)
+
+// multipaths puts the multipath devices in the place of those that they stand for, before all others. If the disk has more than
+// one portal, multipathd is given time to make one. It makes none of a disk that is mounted.
+func (v *Volumes) multipaths(ctx context.Context, d *iscsi, found []string) ([]string, error) {
+	mounted, err := v.mounted()
+	if err != nil {
+		return nil, err
+	}
+	wait := time.NewTimer(multipathLimit)
+	defer wait.Stop()
+	for over := len(d.portals) < 2 || slices.ContainsFunc(found, mounted) || !v.hasMultipathd(); ; {
+		var made, single []string
+		for _, device := range found {
+			if through := v.multipath(device); through != device {
+				made = append(made, through)
+			} else {
+				single = append(single, device)
+			}
+		}
+		if len(made) > 0 || over {
+			return append(made, single...), nil
+		}
+		select {
+		case <-wait.C:
+			over = true
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// hasMultipathd tells whether multipathd is at work.
+func (v *Volumes) hasMultipathd() bool {
+	pid := word(v.multipathd)
+	if _, err := strconv.ParseUint(pid, 10, 32); err != nil {
+		return false
+	}
+	_, err := os.Stat(filepath.Join("/proc", pid))
+	return err == nil
 }
 
 // oneOf chooses among the devices that are all the same disk: that which is mounted, for another pod, or the first one. If

@@ -458,6 +458,39 @@ func TestISCSIIsMounted(t *testing.T) {
 	}
 }
 
+// Where multipathd is at work it is waited for: what it makes of a disk with two portals is mounted, though it comes a moment after
+// the disk, and by the second portal.
+func TestISCSIMultipath(t *testing.T) {
+	v, programs := openRemote(t)
+	p := pod(iscsiDisk("disk", false))
+	p.Spec.Volumes[0].ISCSI.Portals = []string{"10.0.0.2"}
+	if err := errors.Join(os.WriteFile(v.multipathd, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600),
+		os.WriteFile(filepath.Join(programs, "disk"), []byte("TYPE=ext4"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- v.Ensure(t.Context(), p) }()
+	for scanned := ""; scanned == ""; time.Sleep(time.Millisecond) {
+		scanned = word(filepath.Join(programs, "sys/class/scsi_host/host2/scan"))
+	}
+	for file, text := range map[string]string{"block/dm-3/dm/uuid": "mpath-x", "block/sdy/holders/dm-3/x": ""} {
+		path := filepath.Join(programs, "sys", file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := calls(t, programs); !strings.Contains(got[len(got)-1], "/dev/dm-3") {
+		t.Errorf("mounted was %s", got[len(got)-1])
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Error(err)
+	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
 // A session is not ended as long as something uses a disk of it, that of another pod or of nobody podd knows.
 func TestISCSIIsUsed(t *testing.T) {
 	v, programs := openRemote(t)

@@ -97,6 +97,7 @@ func remoteIn(dir string) (v *Volumes, programs string, err error) {
 				"discovery.sendtargets.auth.password": []byte("very secret, too")}, nil
 		}})
 	if err == nil {
+		v.multipathd = filepath.Join(programs, "multipathd.pid")
 		v.sys, v.iscsiDirs = filepath.Join(programs, "sys"), []string{"/nowhere", filepath.Join(programs, "etc")}
 	}
 	return v, programs, err

@@ -51,11 +51,12 @@ type Volumes struct {
 	programs programs
 
 	// Of iSCSI.
-	secrets   func(namespace, name string) (map[string][]byte, error)
-	sessions  string // directory of what is written down of the sessions that podd has begun
-	sys, dev  string
-	iscsiDirs []string // where iscsiadm keeps what it knows
-	targets   locks    // by the target's name
+	secrets    func(namespace, name string) (map[string][]byte, error)
+	sessions   string // directory of what is written down of the sessions that podd has begun
+	sys, dev   string
+	iscsiDirs  []string // where iscsiadm keeps what it knows
+	multipathd string   // the file of its process number
+	targets    locks    // by the target's name
 }
 
 const (
@@ -82,7 +83,7 @@ func Open(o Options) (*Volumes, error) {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
 	return &Volumes{dir: dir, claims: o.Claims, wanted: o.Wanted, programs: programs{dirs: o.Programs, self: o.Unmounter, held: map[string]int{}},
-		secrets: o.Secrets, sessions: o.Sessions, sys: "/sys", dev: "/dev", iscsiDirs: []string{"/etc/iscsi", "/var/lib/iscsi"},
+		secrets: o.Secrets, sessions: o.Sessions, sys: "/sys", dev: "/dev", iscsiDirs: []string{"/etc/iscsi", "/var/lib/iscsi"}, multipathd: "/run/multipathd.pid",
 		targets: locks{held: map[string]chan struct{}{}}}, nil
 }
 
