@@ -182,7 +182,7 @@ func serveIn(t testing.TB, dir string, change ...func(*api.Config)) *env {
 	protobuf := rest.CopyConfig(e.config)
 	protobuf.ContentType, protobuf.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
 	e.client = kubernetes.NewForConfigOrDie(protobuf)
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		res, err := e.http.Get("http://podd/livez")
 		if err == nil {
 			_ = res.Body.Close()

@@ -58,7 +58,7 @@ func (p *port) attack(t *testing.T, attackers, before int, attacker func(ctx con
 	var bad, most atomic.Int64
 	ask := func(name string, client *kubernetes.Clientset) {
 		for i := range good / 16 {
-			request, stop := context.WithTimeout(ctx, 30*time.Second)
+			request, stop := context.WithTimeout(ctx, 2*time.Minute)
 			var err error
 			if name != "reader" && i%5 == 0 {
 				_, err = client.CoreV1().ConfigMaps("default").Create(request, &v1.ConfigMap{
@@ -383,11 +383,11 @@ func TestPatience(t *testing.T) {
 			if _, err := io.WriteString(conn, c.send); err != nil {
 				t.Fatal(err)
 			}
-			_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_ = conn.SetReadDeadline(time.Now().Add(2 * time.Minute))
 			got, err := io.ReadAll(conn)
 			var timeout net.Error
 			if errors.As(err, &timeout) && timeout.Timeout() {
-				t.Fatalf("the connection is open after 20 s; answer %q", got)
+				t.Fatalf("the connection is open after two minutes; answer %q", got)
 			}
 			if !strings.Contains(string(got), c.want) {
 				t.Errorf("answer %q", got)

@@ -59,7 +59,7 @@ func begin(t *testing.T, o Options) (b *Bundle, end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
-	ready, stop := context.WithTimeout(ctx, 30*time.Second)
+	ready, stop := context.WithTimeout(ctx, 2*time.Minute)
 	defer stop()
 	if err := b.Ready(ready); err != nil {
 		cancel()
@@ -94,7 +94,7 @@ func who(t *testing.T, socket string) int {
 // replaced waits until another process than old listens, and returns it.
 func replaced(t *testing.T, socket string, old int) int {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		p, err := listener(socket)
 		if err != nil {
 			continue

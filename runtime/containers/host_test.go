@@ -250,7 +250,7 @@ func (p *pod) start(cfg containers.Config) *containerdtest.Output {
 // end waits for a container and says what containerd knows of it.
 func (p *pod) end(cfg containers.Config) containers.Instance {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if _, err := client.Wait(ctx, cfg.ID); err != nil {
 		p.t.Fatal(err)
@@ -655,7 +655,7 @@ func TestContainerdAway(t *testing.T) {
 	if err := ctrd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for client.Ready(ctx) != nil {
 		if ctx.Err() != nil {
@@ -712,7 +712,7 @@ func TestShimKilled(t *testing.T) {
 	cfg := p.config("app", "exec sleep 1000")
 	p.start(cfg)
 	killShim(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for p.look(cfg.ID).HasTask || p.look(p.ref.ID).HasTask {
 		if ctx.Err() != nil {

@@ -88,7 +88,7 @@ func startProcess(t testing.TB, dir string) *process {
 	}
 	w := openWatch(dir)
 	defer w.close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for {
 		h, err := p.Hello(ctx)

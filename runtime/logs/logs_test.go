@@ -236,8 +236,9 @@ func read(t *testing.T, path string, o ReadOptions) (string, string) {
 	return stdout.String(), stderr.String()
 }
 
+// short is a context for what takes a moment, on a host that may be busy.
 func short(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -44,6 +44,23 @@ func listen(ctx context.Context, w *Writer, id string) *seen {
 	return s
 }
 
+// until waits until n bytes of stdout have come, or the tap has ended.
+func (s *seen) until(n int) {
+	for {
+		s.mu.Lock()
+		have := s.out.Len()
+		s.mu.Unlock()
+		if have >= n {
+			return
+		}
+		select {
+		case <-s.more:
+		case <-s.gone:
+			return
+		}
+	}
+}
+
 // Taps get the bytes that are written while they are there, and the end of the container ends them.
 func TestTap(t *testing.T) {
 	dir := t.TempDir()
@@ -125,10 +142,13 @@ func TestTapBehind(t *testing.T) {
 	<-other.begun
 	line := bytes.Repeat([]byte("x"), 4095)
 	line = append(line, '\n')
-	const lines = 16 << 20 / 4096
-	for range lines {
+	const lines = 12 << 20 / 4096
+	for i := range lines {
 		if _, err := out.Write(line); err != nil {
 			t.Fatal(err)
+		}
+		if i%64 == 0 { // it keeps up, however busy this host is
+			other.until(i * 4096)
 		}
 	}
 	outDone()

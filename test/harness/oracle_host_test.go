@@ -137,7 +137,7 @@ func leaky(t *testing.T) Scope {
 		}
 		_ = os.RemoveAll(state)
 	})
-	ready, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	ready, stop := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer stop()
 	if err := b.Ready(ready); err != nil {
 		t.Fatal(err)
