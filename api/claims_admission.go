@@ -2,8 +2,11 @@ package api
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
+	"strings"
 
+	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/admission"
@@ -103,8 +106,8 @@ func (a *admit) volume(attr admission.Attributes, v *core.PersistentVolume) erro
 	path := field.NewPath("spec")
 	var errs field.ErrorList
 	bound, mounted := v.Spec.HostPath != nil || v.Spec.Local != nil, v.Spec.NFS != nil || v.Spec.ISCSI != nil
-	if !bound && !mounted {
-		errs = append(errs, field.Forbidden(path, "not supported by podd (of the sources of volumes it has hostPath, local, nfs and iscsi)"))
+	if name := sourceName(v.Spec.PersistentVolumeSource); !bound && !mounted && name != "" { // without any the validation says so
+		errs = append(errs, field.Forbidden(path.Child(name), "not supported by podd (of the sources of volumes it has hostPath, local, nfs and iscsi)"))
 	}
 	if v.Spec.ISCSI != nil && v.Spec.VolumeMode != nil && *v.Spec.VolumeMode == core.PersistentVolumeBlock {
 		errs = append(errs, field.Forbidden(path.Child("volumeMode"), "Block: not supported by podd for iscsi"))
@@ -125,6 +128,21 @@ func (a *admit) volume(attr admission.Attributes, v *core.PersistentVolume) erro
 		return apierrors.NewInvalid(core.Kind("PersistentVolume"), v.Name, errs)
 	}
 	return nil
+}
+
+// sourceName is the field that says what a volume is made of, as manifests have it; empty if none does.
+func sourceName(source core.PersistentVolumeSource) string {
+	set := reflect.ValueOf(source)
+	for i := range set.NumField() {
+		if set.Field(i).IsZero() {
+			continue
+		}
+		if f, ok := reflect.TypeFor[v1.PersistentVolumeSource]().FieldByName(set.Type().Field(i).Name); ok {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			return name
+		}
+	}
+	return ""
 }
 
 // checkClass refuses what podd's provisioner would not do.

@@ -467,7 +467,7 @@ func TestClaimRefusals(t *testing.T) {
 	for path, c := range map[string]struct{ body, want string }{
 		"/api/v1/persistentvolumes": {`{"apiVersion":"v1","kind":"PersistentVolume","metadata":{"name":"x"},"spec":{"capacity":{"storage":"1Mi"},` +
 			`"accessModes":["ReadWriteOnce"],"fc":{"targetWWNs":["w"],"lun":0}}}`,
-			"spec: Forbidden: not supported by podd (of the sources of volumes it has hostPath, local, nfs and iscsi)"},
+			"spec.fc: Forbidden: not supported by podd (of the sources of volumes it has hostPath, local, nfs and iscsi)"},
 		"/api/v1/persistentvolumes?dryRun=All": {`{"apiVersion":"v1","kind":"PersistentVolume","metadata":{"name":"x"},"spec":{"capacity":{"storage":"1Mi"},` +
 			`"accessModes":["ReadWriteOnce"],"hostPath":{"path":"/x"},"mountOptions":["ro"]}}`,
 			"spec.mountOptions: Forbidden: not supported by podd (hostPath and local are not mounted, but bound)"},

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 	v1 "k8s.io/api/core/v1"
@@ -21,6 +19,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/core"
 
+	apihistory "podd/api/history"
 	"podd/store"
 )
 
@@ -70,7 +69,7 @@ func (s *Server) event(about v1.ObjectReference, namespace, eventtype, reason, m
 	event := &v1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Name: util.GenerateEventName(about.Name, now.UnixNano()), Namespace: namespace},
 		InvolvedObject: about,
-		Type:           eventtype, Reason: reason, Message: cut(message, 1024), Count: 1,
+		Type:           eventtype, Reason: reason, Message: apihistory.Cut(message, 1024), Count: 1,
 		FirstTimestamp: now, LastTimestamp: now,
 		Source:              v1.EventSource{Component: "podd", Host: s.NodeName},
 		ReportingController: "podd", ReportingInstance: s.NodeName,
@@ -80,17 +79,6 @@ func (s *Server) event(about v1.ObjectReference, namespace, eventtype, reason, m
 	default:
 		s.Log.Warn("event dropped", "object", about.Kind+"/"+about.Name, "reason", reason, "message", event.Message)
 	}
-}
-
-func cut(s string, most int) string {
-	if s = strings.ToValidUTF8(s, "\ufffd"); len(s) <= most {
-		return s
-	}
-	end := most - len("...")
-	for !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end] + "..."
 }
 
 // How many events are written, as the kubelet's eventRecordQPS and eventBurst. More wait their turn.

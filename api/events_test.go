@@ -104,7 +104,7 @@ func TestEventRate(t *testing.T) {
 func TestEventsAreCut(t *testing.T) {
 	e := serve(t)
 	e.server.Event(e.create(t, pod("a")), v1.EventTypeWarning, "Unhealthy", "%s", "\xff"+strings.Repeat("é", 1000))
-	want := "\ufffd" + strings.Repeat("é", 509) + "..."
+	want := "\ufffd" + strings.Repeat("é", 253) + "..." + strings.Repeat("é", 255)
 	e.eventually(t, "a", "Unhealthy", want)
 }
 

@@ -4,6 +4,7 @@
 package fields
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 
@@ -31,6 +32,8 @@ type Rule struct {
 	allow func(value, parent reflect.Value) bool
 	// keys, if set, are the keys that a map may have; one that ends in "-" is the beginning of keys.
 	keys []string
+	// meant, if set, is what was probably meant by a value that is not allowed; empty if nothing is like it.
+	meant func(value string) string
 }
 
 // Lookup is the rule of a field, or of the nearest field around it that has one, as Check would use it. The path is
@@ -124,6 +127,8 @@ func (r Rule) check(path *field.Path, v, parent reflect.Value) *field.Error {
 	switch {
 	case r.allow != nil && r.allow(v, parent):
 		return nil
+	case r.allow != nil && r.meant != nil && r.meant(v.String()) != "":
+		return field.Forbidden(path, fmt.Sprintf("not supported by podd yet: %q (did you mean %s? %s)", v.String(), r.meant(v.String()), r.Why))
 	case r.allow != nil, r.Verdict == NotYet:
 		return field.Forbidden(path, strings.TrimSpace("not supported by podd yet "+parenthesis(r.Why)))
 	case r.Verdict == Refused:

@@ -184,6 +184,8 @@ func TestValues(t *testing.T) {
 		{"huge pages of a size", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages-1Gi"}}), ""},
 		{"huge pages of no size", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages-"}}),
 			"spec.volumes[0].emptyDir.medium"},
+		{"memory of small letters", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "memory"}}),
+			"spec.volumes[0].emptyDir.medium"},
 		{"another medium", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "Tape"}}),
 			"spec.volumes[0].emptyDir.medium"},
 		{"bandwidth", limited("1k", "1P", false), ""},
@@ -230,6 +232,19 @@ func TestBandwidth(t *testing.T) {
 	}{{limited("10M", "1.5G", false), 10_000_000, 1_500_000_000}, {&v1.Pod{}, 0, 0}, {limited("1Mi", "0", false), 1 << 20, 0}} {
 		if in, out, _ := Bandwidth(c.pod); in != c.ingress || out != c.egress {
 			t.Errorf("%v: %d, %d", c.pod.Annotations, in, out)
+		}
+	}
+}
+
+// TestMedium: what was meant by a medium that is none.
+func TestMedium(t *testing.T) {
+	for value, want := range map[string]string{
+		"memory": `"memory" (did you mean Memory? `, "Memroy": "did you mean Memory?", "tmpfs": "did you mean Memory?", "HugePages-2MB": "did you mean HugePages-2Mi?",
+		"hugepages-1g": "did you mean HugePages-1Gi?", "HugePages-0Mi": "did you mean HugePages?", "Tape": "yet (Memory, HugePages and HugePages-<size> are)",
+	} {
+		pod := &v1.Pod{Spec: v1.PodSpec{Volumes: []v1.Volume{{VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMedium(value)}}}}}}
+		if errs := Check(pod); len(errs) != 1 || !strings.Contains(errs[0].Detail, want) {
+			t.Errorf("%s: %v", value, errs)
 		}
 	}
 }

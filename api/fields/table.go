@@ -3,6 +3,7 @@ package fields
 import (
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -38,6 +39,23 @@ func medium(v, _ reflect.Value) bool {
 	}
 	size, err := v1helper.HugePageSizeFromMedium(m)
 	return err == nil && size.Sign() > 0
+}
+
+var hugePages = regexp.MustCompile(`^huge.*?([1-9][0-9]*) ?([mg])`)
+
+// nearMedium is the medium of an emptyDir that is written like value.
+func nearMedium(value string) string {
+	value = strings.ToLower(value)
+	size := hugePages.FindStringSubmatch(value)
+	switch {
+	case size != nil:
+		return "HugePages-" + size[1] + strings.ToUpper(size[2]) + "i"
+	case strings.HasPrefix(value, "huge"):
+		return "HugePages"
+	case strings.HasPrefix(value, "m"), value == "ram", value == "tmpfs":
+		return "Memory"
+	}
+	return ""
 }
 
 var securityAnnotations = []string{
@@ -149,7 +167,7 @@ var table = withOthers(map[string]Rule{
 	"spec.containers[].securityContext.windowsOptions":                  refused("this is a Linux host"),
 
 	"spec.volumes[].name":               honoured,
-	"spec.volumes[].emptyDir.medium":    {Verdict: Honoured, Why: "Memory, HugePages and HugePages-<size> are", allow: medium},
+	"spec.volumes[].emptyDir.medium":    {Verdict: Honoured, Why: "Memory, HugePages and HugePages-<size> are", allow: medium, meant: nearMedium},
 	"spec.volumes[].emptyDir.sizeLimit": honoured,
 	"spec.volumes[].hostPath.path":      honoured, "spec.volumes[].hostPath.type": honoured,
 	"spec.volumes[].configMap": honoured, "spec.volumes[].secret": honoured, "spec.volumes[].downwardAPI": honoured,

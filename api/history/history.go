@@ -6,7 +6,11 @@
 // last hour; it is empty when none is. It imports nothing, so that a client does not carry the server.
 package history
 
-import "time"
+import (
+	"strings"
+	"time"
+	"unicode/utf8"
+)
 
 // Path of the request.
 const Path = "/podd/v1/history"
@@ -16,6 +20,23 @@ const KeptFor = time.Hour
 
 // MaxBytes is how long a message of an entry can be.
 const MaxBytes = 1024
+
+// Cut is text without its middle if it is longer than most bytes: it begins with what was done, and ends with what came of it.
+func Cut(text string, most int) string {
+	if text = strings.ToValidUTF8(text, "\ufffd"); len(text) <= most {
+		return text
+	}
+	const gap = "..."
+	head := (most - len(gap)) / 2
+	tail := len(text) - head
+	for !utf8.RuneStart(text[head]) {
+		head--
+	}
+	for tail < len(text) && !utf8.RuneStart(text[tail]) {
+		tail++
+	}
+	return text[:head] + gap + text[tail:]
+}
 
 // List answers GET. The oldest pod comes first.
 type List struct {

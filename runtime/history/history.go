@@ -21,7 +21,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"podd/api/history"
 )
@@ -127,7 +126,7 @@ func (h *History) add(of head, e history.Entry) error {
 	if sign != "" && f.last[k] == sign || e.What == history.Unready && f.last[k] == "" {
 		return nil
 	}
-	e.Message = cut(e.Message)
+	e.Message = history.Cut(e.Message, history.MaxBytes)
 	line, err := json.Marshal(e)
 	if err != nil {
 		return err
@@ -332,19 +331,6 @@ func parse(data []byte) (history.Pod, error) {
 		pod.Since = pod.Entries[0].Time
 	}
 	return pod, nil
-}
-
-// cut is text of at most MaxBytes.
-func cut(text string) string {
-	text = strings.ToValidUTF8(text, "\ufffd")
-	if len(text) <= history.MaxBytes {
-		return text
-	}
-	end := history.MaxBytes - len("...")
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + "..."
 }
 
 // Sweep removes the histories of pods that are gone for KeptFor, and the oldest of such that are more than the bounds.
