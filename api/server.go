@@ -192,6 +192,7 @@ func serve(ctx context.Context, server *http.Server, accept func() error) error 
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	server.BaseContext = func(net.Listener) context.Context { return untilStop(base) }
+	server.RegisterOnShutdown(cut) // watches and streams end when nobody can connect any more: who asks then knows why
 	done := make(chan error, 1)
 	go func() { done <- accept() }()
 	select {
@@ -199,7 +200,6 @@ func serve(ctx context.Context, server *http.Server, accept func() error) error 
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	cut() // watches and streams end
 	grace, stop := context.WithTimeout(context.WithoutCancel(base), time.Second)
 	defer stop()
 	if err := server.Shutdown(grace); err != nil {

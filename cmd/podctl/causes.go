@@ -39,6 +39,7 @@ type facts struct {
 	events []v1.Event         // oldest first
 	past   []apihistory.Entry // oldest first; nil if it was not asked for or may not be seen
 	claims []claim            // of a pod that is not run yet
+	room   *room              // for a pod that waits for some
 	log    string             // where the logs of a pod are that is deleted at once; empty of one that stays
 }
 
@@ -78,7 +79,7 @@ func diagnose(pod *v1.Pod, known facts, now time.Time) diagnosis {
 		return d
 	case unscheduled(pod) != nil:
 		d.headline = "is not run by this host."
-		d.causes = []cause{*unscheduled(pod)}
+		d.causes = []cause{known.room.tell(pod, *unscheduled(pod))}
 		return d
 	case ready != nil && ready.Status == v1.ConditionTrue:
 		d.fine, d.headline = true, "runs and is ready, for "+duration.HumanDuration(now.Sub(ready.LastTransitionTime.Time))+"."

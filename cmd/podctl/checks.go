@@ -259,7 +259,7 @@ func containerd(at place) result {
 		_ = conn.Close()
 		return fine("containerd", "answers on %s", path)
 	case errors.Is(err, fs.ErrPermission):
-		return result{"containerd", warn, "only root may ask " + path, "Run podctl doctor as root."}
+		return result{"containerd", skip, "only root may ask " + path, asRoot}
 	case at.Containerd != "":
 		return result{"containerd", bad, err.Error(), "podd is to use this containerd: start it."}
 	case errors.Is(err, fs.ErrNotExist):
@@ -274,8 +274,11 @@ func socket(path, group string) result {
 	if errors.Is(err, fs.ErrNotExist) {
 		return result{"socket", bad, path + " is not there", "podd is not running: systemctl start podd, or podd. If it uses another socket: --socket or PODD_SOCKET."}
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return result{"socket", skip, "only root may look at " + path, asRoot}
+	}
 	if err != nil {
-		return result{"socket", bad, err.Error(), "Run podctl doctor as root."}
+		return result{"socket", bad, err.Error(), "Look at the directory that it is in."}
 	}
 	owner, ok := st.Sys().(*syscall.Stat_t)
 	if st.Mode()&fs.ModeSocket == 0 || !ok {
@@ -284,12 +287,16 @@ func socket(path, group string) result {
 	if st.Mode().Perm()&0o007 != 0 {
 		return result{"socket", bad, fmt.Sprintf("%s has mode %v: everybody on this host is root", path, st.Mode().Perm()), "chmod 0660 " + path}
 	}
-	if unix.Access(path, unix.W_OK) != nil {
-		return result{"socket", bad, "you may not open " + path, "Join the group " + group + " (usermod -aG " + group + " NAME, then log in again) or use sudo."}
-	}
 	owned := strconv.Itoa(int(owner.Gid))
 	if g, err := user.LookupGroupId(owned); err == nil {
 		owned = g.Name
+	}
+	if unix.Access(path, unix.W_OK) != nil {
+		who, advice := "root", asRoot
+		if owner.Gid != 0 {
+			who, advice = "root and the group "+owned, "Join that group (usermod -aG "+owned+" NAME, then log in again), or use sudo."
+		}
+		return result{"socket", skip, fmt.Sprintf("only %s may open %s", who, path), advice}
 	}
 	if _, err := user.LookupGroup(group); err != nil && owner.Gid == 0 {
 		return result{"socket", warn, path + " is for root alone", "There is no group " + group + ": groupadd --system " + group + ", and start podd again."}
@@ -441,6 +448,9 @@ func (p *podctl) api(ctx context.Context) []result {
 	res, err := p.client.request(ctx, http.MethodGet, "/readyz", nil, nil)
 	took := time.Since(began).Round(time.Millisecond)
 	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return []result{{"podd", skip, "you may not ask it", asRoot}}
+		}
 		detail, advice := err.Error(), "podd runs and cannot run pods: journalctl -u podd says more."
 		if hint := p.client.unreachable(); hint != "" {
 			detail, advice = hint, "What it said last: journalctl -u podd"

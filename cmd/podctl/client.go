@@ -10,12 +10,16 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/user"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -45,6 +49,7 @@ type client struct {
 	warn   io.Writer // for warnings of the server
 
 	tunnel tunnel
+	broken atomic.Bool // podd went away in the middle of an answer
 
 	mu      sync.Mutex
 	dialErr error // of the last connection that could not be made
@@ -113,7 +118,7 @@ func (c *client) unreachable() string {
 	case err == nil:
 		return ""
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Sprintf("you may not open %s: join the group podd (and log in again) or use sudo", c.socket)
+		return fmt.Sprintf("you may not open %s: join the group %s (and log in again) or use sudo", c.socket, groupOf(c.socket))
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		if c.socket != defaultSocket {
 			return fmt.Sprintf("podd is not running (nothing answers on %s): start it with --listen there, or leave out --socket and PODD_SOCKET, for %s",
@@ -125,13 +130,24 @@ func (c *client) unreachable() string {
 	}
 }
 
+// groupOf is the group that may open the socket.
+func groupOf(socket string) string {
+	var st unix.Stat_t
+	if unix.Stat(socket, &st) == nil && st.Gid != 0 {
+		if g, err := user.LookupGroupId(strconv.Itoa(int(st.Gid))); err == nil {
+			return g.Name
+		}
+	}
+	return "podd"
+}
+
 // close ends what runs in this process for the client.
 func (c *client) close() { c.tunnel.close() }
 
 // http is for requests that are not kubectl's: a client and the address of podd.
 func (c *client) http() (*http.Client, string, error) {
 	if !c.remote() {
-		return &http.Client{Transport: &http.Transport{DialContext: c.dial, DisableCompression: true}}, host, nil
+		return &http.Client{Transport: c.wired(&http.Transport{DialContext: c.dial, DisableCompression: true})}, host, nil
 	}
 	config, err := c.ToRESTConfig()
 	if err != nil {
@@ -174,11 +190,14 @@ func (c *client) ToRESTConfig() (*rest.Config, error) {
 			Impersonate: rest.ImpersonationConfig{UserName: *c.config.Impersonate, UID: *c.config.ImpersonateUID, Groups: *c.config.ImpersonateGroup},
 		}
 	}
+	config.Wrap(c.wired)
 	config.UserAgent = "podctl/" + release()
 	config.QPS = -1 // a client of one host need not hold itself back
 	config.WarningHandler = rest.NewWarningWriter(c.warn, rest.WarningWriterOptions{Deduplicate: true})
 	return config, nil
 }
+
+func (c *client) wired(inner http.RoundTripper) http.RoundTripper { return wire{inner, &c.broken} }
 
 // ToDiscoveryClient asks what is served, once per run.
 func (c *client) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,7 @@ const (
 	ok   level = "ok"
 	warn level = "warn" // works, but not well or not for long
 	bad  level = "fail"
+	skip level = "skip" // not looked at: only root may
 )
 
 // place is where podd has its things: what the podd says that answers, else its configuration file, or the defaults of podd.
@@ -46,6 +48,8 @@ type place struct {
 	Bridge     string `json:"bridge"`
 
 	Handlers map[string]string `json:"runtime-handler"`
+
+	assumed bool // a podd may be there that may not be asked, and has its things elsewhere
 }
 
 // doctor checks what podd needs of the host, and podd itself if it runs. Each check is a function that looks and says;
@@ -56,8 +60,8 @@ func (p *podctl) doctor() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check what podd needs of this host",
 		Long: "Check what podd needs of this host, and podd itself if it runs: kernel, cgroups, network, containerd, disk, limits,\n" +
-			"clock, the API and its certificates. Nothing is changed. Run it as root: others may not look everywhere.\n\n" +
-			"The exit code is 1 if a check has failed. Warnings are no failure.",
+			"clock, the API and its certificates. Nothing is changed. Others than root may not look everywhere, and are told where.\n\n" +
+			"The exit code is 1 if a check has failed. Warnings, and checks that were not made (skip), are no failure.",
 		Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			if output != "" && output != "json" {
@@ -71,6 +75,7 @@ func (p *podctl) doctor() *cobra.Command {
 			if !named {
 				at = p.placeAsked(ctx, at)
 			}
+			at.assumed = at.assumed && !named && bundle == ""
 			if bundle != "" {
 				at.Bundle = bundle
 			}
@@ -96,6 +101,7 @@ func (p *podctl) placeAsked(ctx context.Context, assumed place) place {
 	defer stop()
 	res, err := p.client.request(ctx, http.MethodGet, "/configz", nil, nil)
 	if err != nil {
+		assumed.assumed = errors.Is(err, fs.ErrPermission)
 		return assumed
 	}
 	defer res.Body.Close()
@@ -153,18 +159,29 @@ func (p *podctl) examine(ctx context.Context, at place) []result {
 	if !p.client.remote() {
 		results = append(results, socket(p.client.socket, at.Group))
 	}
-	return append(results, p.api(ctx)...)
+	results = append(results, p.api(ctx)...)
+	for i, r := range results {
+		if at.assumed && slices.Contains([]string{"CNI plugins", "binaries", "containerd", "runtimes"}, r.Name) && r.Level != ok {
+			results[i] = result{r.Name, skip, "where podd has it only root and podd's group may ask", asRoot}
+		}
+	}
+	return results
 }
+
+// asRoot is the advice for what may not be looked at.
+const asRoot = "sudo podctl doctor"
 
 // report prints the results, and is an error if one of them is a failure.
 func (p *podctl) report(results []result, output string) error {
-	failed, warned := 0, 0
+	failed, warned, skipped := 0, 0, 0
 	for _, r := range results {
 		switch r.Level {
 		case bad:
 			failed++
 		case warn:
 			warned++
+		case skip:
+			skipped++
 		}
 	}
 	if output == "json" {
@@ -179,11 +196,15 @@ func (p *podctl) report(results []result, output string) error {
 		var text strings.Builder
 		for _, r := range results {
 			fmt.Fprintf(&text, "%-4s  %-12s  %s\n", r.Level, r.Name, r.Detail)
-			if r.Advice != "" {
+			if r.Advice != "" && r.Advice != asRoot { // which is said once, at the end
 				fmt.Fprintf(&text, "      %-12s  -> %s\n", "", strings.ReplaceAll(r.Advice, "\n", "\n"+strings.Repeat(" ", 23)))
 			}
 		}
-		fmt.Fprintf(&text, "\n%d checks: %d failed, %d warnings\n", len(results), failed, warned)
+		fmt.Fprintf(&text, "\n%d checks: %d failed, %d warnings", len(results), failed, warned)
+		if skipped > 0 {
+			fmt.Fprintf(&text, ", %d not made as they need root: %s", skipped, asRoot)
+		}
+		fmt.Fprintln(&text)
 		if _, err := io.WriteString(p.shown.Out, text.String()); err != nil {
 			return err
 		}

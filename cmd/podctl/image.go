@@ -27,13 +27,20 @@ import (
 
 func (p *podctl) image() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "image",
-		Aliases: []string{"images"},
-		Short:   "List, pull, load and remove images",
-		Long:    "List, pull, load and remove the images on this host.",
-		Run:     func(cmd *cobra.Command, _ []string) { cmdutil.CheckErr(cmd.Help()) },
-		Args:    cobra.NoArgs,
+		Use:   "image",
+		Short: "List, pull, load and remove images",
+		Long:  "List, pull, load and remove the images on this host.",
+		Run:   func(cmd *cobra.Command, _ []string) { cmdutil.CheckErr(cmd.Help()) },
+		Args:  cobra.NoArgs,
 	}
+	cmd.AddCommand(p.imageList(), p.imagePull(), p.imageLoad(), p.imageRemove())
+	return cmd
+}
+
+// imagesVerb lists images, as elsewhere, and has the commands of image.
+func (p *podctl) imagesVerb() *cobra.Command {
+	cmd := p.imageList()
+	cmd.Use, cmd.Aliases = "images", nil
 	cmd.AddCommand(p.imageList(), p.imagePull(), p.imageLoad(), p.imageRemove())
 	return cmd
 }
@@ -45,6 +52,7 @@ func interruptible() (context.Context, context.CancelFunc) {
 
 func (p *podctl) imageList() *cobra.Command {
 	var output string
+	var quiet bool
 	cmd := &cobra.Command{
 		Use:     "ls",
 		Aliases: []string{"list"},
@@ -53,12 +61,19 @@ func (p *podctl) imageList() *cobra.Command {
 		Run: func(*cobra.Command, []string) {
 			ctx, stop := interruptible()
 			defer stop()
+			if quiet && output != "" {
+				cmdutil.CheckErr(errors.New("-q prints names alone: leave out -o"))
+			}
+			if quiet {
+				output = "name"
+			}
 			list, err := p.images(ctx)
 			cmdutil.CheckErr(err)
 			cmdutil.CheckErr(p.printImages(list, output))
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json, name, wide, or nothing for a table")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "only the names, as -o name prints them")
 	return cmd
 }
 

@@ -68,7 +68,8 @@ func (p *podctl) verbs(args []string) []verb {
 		verb{"run", nil, basic, "Run an image in a pod, or with -f the pods of manifests to their end", p.runVerb(f, args)},
 		verb{"delete", nil, basic, "Delete pods and other objects", func() *cobra.Command { return delete.NewCmdDelete(f, p.shown) }},
 		verb{"why", nil, look, "Say why a pod is not running or not ready", func() *cobra.Command { return p.why(f) }},
-		verb{"image", []string{"images"}, settings, "List, pull, load and remove images", p.image},
+		verb{"image", nil, settings, "List, pull, load and remove images", p.image},
+		verb{"images", nil, "", "List images", p.imagesVerb},
 		verb{"kubeconfig", nil, settings, "Print a kubeconfig for kubectl and other clients", p.kubeconfig},
 		verb{"doctor", nil, settings, "Check what podd needs of this host", p.doctor},
 		verb{"version", nil, settings, "Print the version of podctl and of podd", p.version},
@@ -87,7 +88,9 @@ func (p *podctl) lookVerbs(f cmdutil.Factory) []verb {
 			return cmd
 		}},
 		{"logs", nil, basic, "Print what a container has written", func() *cobra.Command {
-			cmd := logs.NewCmdLogs(f, p.shown)
+			streams := p.shown
+			streams.ErrOut = once{streams.ErrOut}
+			cmd := logs.NewCmdLogs(f, streams)
 			cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
 			return cmd
 		}},

@@ -58,7 +58,7 @@ type exit struct {
 // run does what podctl does and answers with the exit code. kubectl's commands end the process where something goes
 // wrong, by die, on whatever goroutine they are; without it they end by a panic, which run catches on its own.
 func run(args []string, streams genericiooptions.IOStreams, die func(code int)) (code int) {
-	p := &podctl{streams: streams, shown: streams}
+	p := &podctl{args: args, streams: streams, shown: streams}
 	if terminal(streams.Out) {
 		p.shown.Out = &cleaner{w: streams.Out}
 	}
@@ -85,12 +85,13 @@ func run(args []string, streams genericiooptions.IOStreams, die func(code int)) 
 	}()
 	defer p.client.close()
 	root := p.root(args)
-	if err := root.Execute(); err != nil {
-		message := "error: " + err.Error()
-		if name, _ := target(args, root.PersistentFlags()); strings.HasPrefix(err.Error(), "unknown command ") && instead[name] != "" {
-			message += "\n-> " + instead[name]
-		}
-		p.explain(message)
+	cmd, err := root.ExecuteC()
+	if err != nil {
+		p.explain("error: " + err.Error())
+		return 1
+	}
+	if p.abandoned(cmd) {
+		p.say(p.goneWords())
 		return 1
 	}
 	return 0
@@ -98,6 +99,7 @@ func run(args []string, streams genericiooptions.IOStreams, die func(code int)) 
 
 // podctl is one run of the command.
 type podctl struct {
+	args    []string
 	streams genericiooptions.IOStreams // as they are
 	shown   genericiooptions.IOStreams // cleaned of terminal control where they are terminals: for what comes from pods
 	client  client
@@ -197,33 +199,6 @@ func (p *podctl) log() {
 	klog.ClearLogger()
 }
 
-// instead is what to do where kubectl has a command that is about clusters or controllers.
-var instead = map[string]string{
-	"drain":     "This host is the only node. podctl delete pods --all -A empties it; cordon is podctl edit node.",
-	"cordon":    `podctl patch node NAME -p '{"spec":{"unschedulable":true}}'`,
-	"uncordon":  `podctl patch node NAME -p '{"spec":{"unschedulable":null}}'`,
-	"taint":     "podctl edit node",
-	"scale":     noControllers,
-	"autoscale": noControllers,
-	"rollout":   noControllers,
-	"set":       noControllers + " podctl edit and podctl patch change objects.",
-	"ps":        "podctl get pods",
-	"pods":      "podctl get pods",
-	"images":    "podctl image ls",
-	"pull":      "podctl image pull IMAGE",
-	"load":      "podctl image load FILE",
-	"rmi":       "podctl image rm IMAGE",
-	"rm":        "podctl delete pod NAME",
-	"stop":      "podctl delete pod NAME. A pod is not stopped and started: it is deleted and applied.",
-	"kill":      "podctl delete pod NAME --now, or podctl exec NAME -- kill PID",
-	"start":     "podctl apply -f FILE",
-	"restart":   "podctl replace --force -f FILE, or podctl exec NAME -- kill 1 where the restart policy is Always",
-	"inspect":   "podctl describe pod NAME, or podctl get pod NAME -o yaml",
-	"expose":    "podd routes no services. A hostPort of a container is reached from outside, podctl port-forward from here.",
-}
-
-const noControllers = "podd runs pods, and has no controllers such as deployments: apply the pods themselves."
-
 // options lists the flags that all commands have, as kubectl's help says it does.
 func (p *podctl) options() *cobra.Command {
 	return &cobra.Command{
@@ -256,9 +231,16 @@ func (p *podctl) explain(message string) {
 	if message == "" {
 		return
 	}
-	if hint := p.client.unreachable(); hint != "" {
+	if p.lost(message) {
+		message = p.goneWords()
+	} else if hint := p.client.unreachable(); hint != "" {
 		message = "error: " + hint
 	}
+	p.say(p.elsewhere(p.args, message))
+}
+
+// say prints what kubectl says as podctl does.
+func (p *podctl) say(message string) {
 	message = strings.TrimSuffix(message, "\n")
 	fmt.Fprintln(p.shown.ErrOut, advised.ReplaceAllString(message, "${1}podctl$2"))
 }

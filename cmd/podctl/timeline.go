@@ -2,12 +2,17 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	apihistory "podd/api/history"
@@ -148,7 +153,7 @@ func words(e apihistory.Entry) string {
 	case apihistory.Unready:
 		return "the pod is not ready any more"
 	case apihistory.Event:
-		return e.Reason + ": " + strings.TrimSpace(e.Message)
+		return e.Reason + ": " + eventWords(e.Message)
 	case apihistory.Slow:
 		return fmt.Sprintf("%s %s takes long: %s so far", e.Reason, e.Image, spell(e.Seconds))
 	case apihistory.Verdict:
@@ -159,6 +164,51 @@ func words(e apihistory.Entry) string {
 		return "the host has let go of it"
 	}
 	return e.What + " " + e.Reason
+}
+
+// eventWords is the message of an event in words: those about a resize end with what is asked for as JSON.
+func eventWords(message string) string {
+	message = strings.TrimSpace(message)
+	said, summary, ok := strings.Cut(message, ": {")
+	if !ok || !strings.HasPrefix(said, "Pod resize ") {
+		return message
+	}
+	type container struct {
+		Name      string
+		Resources v1.ResourceRequirements
+	}
+	var asked struct {
+		Resources                  *v1.ResourceRequirements // of the pod as a whole
+		InitContainers, Containers []container
+		Error                      string
+	}
+	if json.Unmarshal([]byte("{"+summary), &asked) != nil {
+		return said // it was too long for an event, which lacks its middle
+	}
+	if asked.Error != "" {
+		said += ": " + asked.Error
+	}
+	if asked.Resources != nil {
+		said += "; the pod: " + resourceWords(*asked.Resources)
+	}
+	for _, c := range append(asked.InitContainers, asked.Containers...) {
+		said += "; " + c.Name + ": " + resourceWords(c.Resources)
+	}
+	return said
+}
+
+// resourceWords is what is asked for, by resource.
+func resourceWords(r v1.ResourceRequirements) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(r.Requests)) { // limits are requests as well
+		asked := r.Requests[name]
+		part := fmt.Sprintf("%s %s", name, asked.String())
+		if limit, ok := r.Limits[name]; ok {
+			part += " (limit " + limit.String() + ")"
+		}
+		parts = append(parts, part)
+	}
+	return cmp.Or(strings.Join(parts, ", "), "nothing asked for")
 }
 
 func stepFailed(e apihistory.Entry) string {

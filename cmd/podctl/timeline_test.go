@@ -69,6 +69,21 @@ func TestTimeline(t *testing.T) {
 	}
 }
 
+// TestResizeEvents: what a resize asks for is told in words, whole or not.
+func TestResizeEvents(t *testing.T) {
+	const summary = `{"initContainers":[{"name":"i","resources":{}}],"containers":[{"name":"c","resources":{"limits":{"memory":"64Mi"},"requests":{"cpu":"1500m","memory":"32Mi"}}}],"generation":2`
+	for message, want := range map[string]string{
+		"Pod resize started: " + summary + "}":                         "Pod resize started; i: nothing asked for; c: cpu 1500m, memory 32Mi (limit 64Mi)",
+		"Pod resize Deferred: " + summary + `,"error":"no room: cpu"}`: "Pod resize Deferred: no room: cpu; i: nothing asked for; c: cpu 1500m, memory 32Mi (limit 64Mi)",
+		"Pod resize completed: " + summary[:100]:                       "Pod resize completed",
+		"Readiness probe failed: {":                                    "Readiness probe failed: {",
+	} {
+		if got := words(apihistory.Entry{What: apihistory.Event, Reason: "R", Message: message}); got != "R: "+want {
+			t.Errorf("%s: %s", message, got)
+		}
+	}
+}
+
 // TestLongTimeline: of many entries the first and the newest are shown, and how many are between.
 func TestLongTimeline(t *testing.T) {
 	var entries []apihistory.Entry

@@ -32,7 +32,7 @@ import (
 // why says in plain words what holds a pod back, from what the API says about it, its status and its events, and then what
 // happened to it. causes.go knows what the former mean, timeline.go shows the latter.
 func (p *podctl) why(f cmdutil.Factory) *cobra.Command {
-	asked := question{}
+	asked, everywhere := question{}, false
 	cmd := &cobra.Command{
 		Use:   "why [POD...]",
 		Short: "Say why a pod is not running or not ready, and what happened to it",
@@ -43,7 +43,8 @@ func (p *podctl) why(f cmdutil.Factory) *cobra.Command {
 		Example: `  podctl why web
   podctl why web --since=10m
   podctl why web -o json
-  podctl why -n kube-system`,
+  podctl why -n kube-system
+  podctl why -A`,
 		ValidArgsFunction: completion.PodResourceNameCompletionFunc(f),
 		Run: func(_ *cobra.Command, names []string) {
 			ctx, stop := interruptible()
@@ -56,18 +57,24 @@ func (p *podctl) why(f cmdutil.Factory) *cobra.Command {
 			cmdutil.CheckErr(err)
 			cmdutil.CheckErr(asked.check())
 			asked.ctx, asked.api, asked.namespace = ctx, api, namespace
+			if everywhere {
+				asked.namespace = metav1.NamespaceAll
+			}
 			switch {
+			case everywhere && len(names) > 0:
+				cmdutil.CheckErr(fmt.Errorf("-A asks about the pods of all namespaces: leave out %s, or name its namespace with -n", strings.Join(names, " ")))
 			case len(names) == 0 && asked.output != "":
 				reports, err := p.everyReport(asked)
 				cmdutil.CheckErr(err)
 				cmdutil.CheckErr(asked.print(p.shown.Out, reports))
 			case len(names) == 0:
-				cmdutil.CheckErr(p.whyAll(ctx, api, namespace))
+				cmdutil.CheckErr(p.whyAll(ctx, api, asked.namespace))
 			default:
 				cmdutil.CheckErr(p.whySome(asked, names))
 			}
 		},
 	}
+	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "the pods of all namespaces")
 	cmd.Flags().StringVarP(&asked.output, "output", "o", "", "json or yaml; nothing for a screen to read")
 	cmd.Flags().DurationVar(&asked.since, "since", 0, "only what happened in this time, such as 10m")
 	cmd.Flags().StringVar(&asked.uid, "uid", "", "of the pods of this name that came after one another, the one with this uid")
@@ -145,7 +152,7 @@ func (p *podctl) whySome(q question, names []string) error {
 	return errors.Join(errs...)
 }
 
-// everyReport is that of every pod of the namespace.
+// everyReport is that of every pod of the namespace, or of all.
 func (p *podctl) everyReport(q question) ([]report, error) {
 	pods, err := q.api.Pods(q.namespace).List(q.ctx, metav1.ListOptions{})
 	if err != nil {
@@ -153,6 +160,7 @@ func (p *podctl) everyReport(q question) ([]report, error) {
 	}
 	reports := []report{}
 	for _, pod := range pods.Items {
+		q.namespace = pod.Namespace
 		r, err := p.lookInto(q, pod.Name)
 		if err != nil {
 			return nil, err
@@ -162,7 +170,7 @@ func (p *podctl) everyReport(q question) ([]report, error) {
 	return reports, nil
 }
 
-// whyAll tells of the pods of a namespace that are not as they should be.
+// whyAll tells of the pods of a namespace, or of all with their namespaces, that are not as they should be.
 func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespace string) error {
 	pods, err := api.Pods(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -171,7 +179,7 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	told := 0
 	for i := range pods.Items {
 		pod := &pods.Items[i]
-		events, err := eventsOf(ctx, api, namespace, "Pod", pod.Name, pod.UID)
+		events, err := eventsOf(ctx, api, pod.Namespace, "Pod", pod.Name, pod.UID)
 		if err != nil {
 			return err
 		}
@@ -179,8 +187,8 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 		if err != nil {
 			return err
 		}
-		past := p.pastOf(question{ctx: ctx, namespace: namespace, uid: string(pod.UID)}, pod)
-		found := diagnose(pod, facts{events: events, past: past, claims: claims}, time.Now())
+		past := p.pastOf(question{ctx: ctx, namespace: pod.Namespace, uid: string(pod.UID)}, pod)
+		found := diagnose(pod, facts{events: events, past: past, claims: claims, room: roomOf(ctx, api, pod)}, time.Now())
 		old := oldContentOf(pod, past)
 		if found.fine && len(old) == 0 {
 			continue
@@ -189,13 +197,21 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 		if told++; told > 1 {
 			fmt.Fprintln(p.shown.Out)
 		}
-		tell(p.shown.Out, pod.Name, found, events)
+		name := pod.Name
+		if namespace == metav1.NamespaceAll {
+			name = pod.Namespace + "/" + name
+		}
+		tell(p.shown.Out, name, found, events)
+	}
+	where := "namespace " + namespace
+	if namespace == metav1.NamespaceAll {
+		where = "any namespace"
 	}
 	switch {
 	case len(pods.Items) == 0:
-		fmt.Fprintf(p.shown.Out, "There are no pods in namespace %s.\n", namespace)
+		fmt.Fprintf(p.shown.Out, "There are no pods in %s.\n", where)
 	case told == 0:
-		fmt.Fprintf(p.shown.Out, "Nothing is wrong with the %d pods in namespace %s.\n", len(pods.Items), namespace)
+		fmt.Fprintf(p.shown.Out, "Nothing is wrong with the %d pods in %s.\n", len(pods.Items), where)
 	}
 	return nil
 }
@@ -259,7 +275,7 @@ func (p *podctl) lookInto(q question, name string) (report, error) {
 		if n := len(r.History); n > 0 && r.History[n-1].UID == r.UID {
 			past = r.History[n-1].Entries
 		}
-		d := diagnose(pod, facts{events: r.events, past: past, claims: claims}, time.Now())
+		d := diagnose(pod, facts{events: r.events, past: past, claims: claims, room: roomOf(q.ctx, q.api, pod)}, time.Now())
 		r.Fine, r.Headline = d.fine, d.headline
 		r.Causes = slices.Concat(r.Causes, d.causes, oldContentOf(pod, past))
 		q.shorten(r.History)
@@ -392,7 +408,7 @@ func tellEvents(out io.Writer, events []v1.Event) {
 		if width > 0 {
 			start += fmt.Sprintf("%-*s  ", width, containerOf(e))
 		}
-		text := e.Reason + ": " + strings.ReplaceAll(strings.TrimSpace(e.Message), "\n", " ")
+		text := e.Reason + ": " + strings.ReplaceAll(eventWords(e.Message), "\n", " ")
 		if n := max(e.Count, seriesCount(e)); n > 1 {
 			text += fmt.Sprintf(" (%d times)", n)
 		}

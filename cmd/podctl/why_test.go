@@ -8,7 +8,9 @@ import (
 	"unicode/utf8"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
 	apihistory "podd/api/history"
@@ -214,6 +216,52 @@ func TestLongReason(t *testing.T) {
 		if got := startHint(message); !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %s", message, got)
 		}
+	}
+}
+
+// TestRoom: of a pod that waits for room it is said what is lacking and who has it.
+func TestRoom(t *testing.T) {
+	port := func(n int32, ip string) []v1.Container {
+		return []v1.Container{{Name: "c", Ports: []v1.ContainerPort{{HostPort: n, HostIP: ip, ContainerPort: 80}}}}
+	}
+	asks := func(cpu, memory string) []v1.Container {
+		return []v1.Container{{Name: "c", Resources: v1.ResourceRequirements{Requests: v1.ResourceList{"cpu": resource.MustParse(cpu), "memory": resource.MustParse(memory)}}}}
+	}
+	pod := func(name string, containers []v1.Container) v1.Pod {
+		return v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: name, UID: types.UID(name)}, Spec: v1.PodSpec{Containers: containers}}
+	}
+	r := &room{here: []v1.Pod{pod("a", port(80, "")), pod("b", port(81, "127.0.0.1")), pod("c", asks("1500m", "512Mi"))}}
+	r.node.Name = "host"
+	r.node.Status.Allocatable = v1.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("2Gi"), "pods": resource.MustParse("4")}
+	sidecar := pod("p", nil)
+	always := v1.ContainerRestartPolicyAlways
+	sidecar.Spec.InitContainers = port(80, "127.0.0.1")
+	sidecar.Spec.InitContainers[0].RestartPolicy = &always
+	const free, lower, soon = "Delete the pod that has the port, or take another hostPort.", "Lower resources.requests of the pod, or of others: podctl describe node host", "It is run as soon as there is room."
+	for name, c := range map[string]struct {
+		pod        v1.Pod
+		what, next string
+	}{
+		"port":          {pod("p", port(80, "")), "no.\nHost port 80/TCP is taken by pod n/a.", free + " " + soon},
+		"sidecar":       {sidecar, "no.\nHost port 80/TCP is taken by pod n/a.", free},
+		"one address":   {pod("p", port(81, "")), "no.\nHost port 81/TCP is taken by pod n/b.", free},
+		"other address": {pod("p", port(81, "127.0.0.2")), "no.", "next"},
+		"itself":        {pod("a", port(80, "")), "no.", "next"},
+		"cpu":           {pod("p", asks("600m", "1Mi")), "no.\nIt asks for cpu 0.6: 0.5 of 2 are free.", lower},
+		"never":         {pod("p", asks("3", "3Gi")), "no.\nIt asks for cpu 3: 0.5 of 2 are free.\nIt asks for memory 3.0 GiB: 1.5 GiB of 2.0 GiB are free.", "This host can never give that: lower resources.requests of the pod."},
+		"meanwhile":     {pod("p", asks("500m", "1Mi")), "no.", "next"},
+	} {
+		if got := r.tell(&c.pod, cause{"no.", "next"}); got.what != c.what || !strings.HasPrefix(got.next, c.next) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	r.here = append(r.here, pod("d", nil))
+	p := pod("p", nil)
+	if got := r.tell(&p, cause{"no.", ""}); got.what != "no.\n4 pods are here, and podd takes 4 at most (--max-pods)." {
+		t.Errorf("too many: %+v", got)
+	}
+	if got := (*room)(nil).tell(&p, cause{"no.", "next"}); got != (cause{"no.", "next"}) {
+		t.Errorf("where nothing is known: %+v", got)
 	}
 }
 

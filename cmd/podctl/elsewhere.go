@@ -1,0 +1,169 @@
+package main
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+const (
+	noControllers = "podd runs pods, and has no controllers such as deployments: apply the pods themselves."
+	noBuild       = "podd builds no images: build them elsewhere, save them as an archive, and podctl image load FILE."
+	noCompose     = "podctl apply -f FILE makes what a Kubernetes manifest says, podctl run -f FILE for as long as it runs; podd reads no compose files."
+	applyFile     = "podctl apply -f FILE makes what a manifest says, podctl delete -f FILE takes it away."
+	listPods      = "podctl get pods, with -A of all namespaces: those that have ended are among them."
+	noPush        = "podd pushes no images; podctl image pull IMAGE and podctl image load FILE bring them here."
+	noNetworks    = "podd has one network for all pods; others are configured in cni/net.d in its configuration directory."
+	noVolumes     = "Volumes are in the manifests of pods: podctl explain pod.spec.volumes. Kept ones: podctl get pvc,pv."
+	noRoles       = "podd has no roles: whoever may open its socket may do everything. podctl kubeconfig --read-only is for those who only look."
+	noStop        = "A pod is not stopped and started: it is deleted and applied."
+)
+
+// instead is what to do in place of the commands that people bring along from kubectl, docker and podman, where podctl has none
+// of that name. NAME becomes what the command was given. What has a blank is a command and its first argument.
+var instead = map[string]string{
+	// kubectl's, about clusters and controllers
+	"drain":        "This host is the only node. podctl delete pods --all -A empties it; cordon is podctl edit node.",
+	"cordon":       `podctl patch node NAME -p '{"spec":{"unschedulable":true}}'`,
+	"uncordon":     `podctl patch node NAME -p '{"spec":{"unschedulable":null}}'`,
+	"taint":        "podctl edit node NAME: its taints are in spec.taints.",
+	"scale":        noControllers,
+	"autoscale":    noControllers,
+	"rollout":      noControllers,
+	"set":          noControllers + " podctl edit and podctl patch change objects.",
+	"expose":       "podd routes no services. A hostPort of a container is reached from outside, podctl port-forward from here.",
+	"proxy":        "podctl port-forward reaches pods; for the API take podd's socket, or podctl kubeconfig.",
+	"config":       "podctl needs no kubeconfig; podctl kubeconfig prints one for kubectl and other clients.",
+	"cluster-info": "podctl get nodes, podctl version and podctl doctor tell of this host.",
+	"certificate":  "podd signs its own certificates: podctl kubeconfig gives one to you.",
+	"plugin":       "podctl has no plugins; kubectl has, and reaches podd with podctl kubeconfig.",
+	// docker's and podman's
+	"ps":               listPods,
+	"pod":              listPods,
+	"pods":             listPods,
+	"container":        listPods,
+	"ls":               listPods,
+	"list":             listPods,
+	"status":           "podctl get pods, and podctl why tells of those that something is wrong with.",
+	"stats":            "podctl top pod --containers",
+	"info":             "podctl describe node, podctl version, podctl doctor",
+	"system":           "podctl describe node, podctl doctor; unused images are removed by podctl image rm IMAGE.",
+	"inspect":          "podctl describe pod NAME, or podctl get pod NAME -o yaml",
+	"history":          "podctl why NAME tells what happened to a pod.",
+	"port":             "podctl get pod NAME -o yaml has the ports of its containers; podctl port-forward NAME PORT reaches one from here.",
+	"log":              "podctl logs NAME",
+	"pull":             "podctl image pull IMAGE",
+	"load":             "podctl image load FILE",
+	"rmi":              "podctl image rm IMAGE",
+	"push":             noPush,
+	"login":            "podctl create secret docker-registry NAME makes credentials; spec.imagePullSecrets of a pod names them.",
+	"search":           "podd asks registries for the images of pods only.",
+	"tag":              "Images keep the names that they were pulled or loaded with.",
+	"save":             noPush,
+	"build":            noBuild,
+	"commit":           noBuild,
+	"rm":               "podctl delete pod NAME",
+	"stop":             "podctl delete pod NAME. " + noStop,
+	"down":             "podctl delete -f FILE",
+	"kill":             "podctl delete pod NAME --now",
+	"start":            "podctl apply -f FILE. " + noStop,
+	"up":               noCompose,
+	"compose":          noCompose,
+	"kube":             applyFile,
+	"play":             applyFile,
+	"pause":            "podd pauses nothing: podctl delete pod NAME ends it.",
+	"unpause":          "podd pauses nothing: podctl delete pod NAME ends it.",
+	"restart":          "podctl get pod NAME -o yaml | podctl replace --force -f - makes the pod anew; one of a manifest file needs only podctl delete pod NAME.",
+	"network":          noNetworks,
+	"networks":         noNetworks,
+	"volume":           noVolumes,
+	"volumes":          noVolumes,
+	"secret":           "podctl get secrets, podctl create secret",
+	"image prune":      "podctl image ls, and podctl image rm IMAGE for each that is not needed.",
+	"image inspect":    "podctl image ls -o json",
+	"image build":      noBuild,
+	"image push":       noPush,
+	"image save":       noPush,
+	"image tag":        "Images keep the names that they were pulled or loaded with.",
+	"create container": "podctl run NAME --image=IMAGE",
+	"create pod":       "podctl run NAME --image=IMAGE, or podctl create -f FILE",
+	"create volume":    noVolumes,
+}
+
+// unserved is what there is instead of kinds of objects that podd does not serve, by all of their names.
+var unserved = func() map[string]string {
+	all := map[string]string{}
+	for names, hint := range map[string]string{
+		"deployment deploy replicaset rs replicationcontroller rc statefulset sts daemonset ds horizontalpodautoscaler hpa": noControllers,
+		"job":        "podd has no jobs: a pod with restartPolicy OnFailure or Never is one. podctl run -f FILE waits for its end.",
+		"cronjob cj": "podd has no clock for pods: a timer of the host can podctl run -f FILE.",
+		"ingress ing ingressclass gateway httproute":                    "podd routes nothing into pods but the hostPort of a container.",
+		"networkpolicy netpol":                                          "podd has no network policies: pods reach each other.",
+		"poddisruptionbudget pdb quota resourcequota limitrange limits": "podd has none of these; the limits of pods and the room of this host hold.",
+		"role rolebinding clusterrole clusterrolebinding":               noRoles,
+		"certificatesigningrequest csr":                                 "podd signs its own certificates: podctl kubeconfig gives one to you.",
+		"container":                                                     "podctl get pods; podctl describe pod NAME shows the containers of one.",
+		"image":                                                         "podctl image ls",
+		"volume":                                                        noVolumes,
+	} {
+		for _, name := range strings.Fields(names) {
+			all[name], all[name+"s"] = hint, hint
+			all[strings.TrimSuffix(name, "y")+"ies"], all[name+"es"] = hint, hint
+		}
+	}
+	return all
+}()
+
+var (
+	unknownKind = regexp.MustCompile(`doesn't have a resource type "([^"]*)"`)
+	wrongFlags  = regexp.MustCompile(`^error: (unknown (shorthand )?flag: |required flag\(s\) "image" not set)`)
+	notACommand = regexp.MustCompile(`^error: (unknown command "|unknown (shorthand )?flag: |Unexpected args: )`)
+)
+
+// elsewhere is message about args with what podctl has instead, where they are what other tools take.
+func (p *podctl) elsewhere(args []string, message string) string {
+	if kind := unknownKind.FindStringSubmatch(message); kind != nil {
+		name, _, _ := strings.Cut(strings.ToLower(kind[1]), ".")
+		return advise(message, unserved[name], nil)
+	}
+	name, rest := target(args, p.client.flags)
+	first, after := target(rest, p.client.flags)
+	switch {
+	case name == "run" && wrongFlags.MatchString(message) && !manifests(args):
+		return advise(message, "podctl run NAME --image=IMAGE [-- COMMAND] makes a pod and comes back; with -it it stays with it. All else is in a manifest: podctl apply -f FILE", nil)
+	case !notACommand.MatchString(message):
+		return message
+	case name == "create" && unserved[first] != "":
+		return advise(`error: unknown command "`+first+`" for "podctl create"`, unserved[first], nil)
+	case instead[name+" "+first] != "":
+		return advise(`error: unknown command "`+first+`" for "podctl `+name+`"`, instead[name+" "+first], after)
+	case instead[name] != "" && strings.HasPrefix(message, `error: unknown command "`+name+`" `):
+		line, _, _ := strings.Cut(message, "\n") // what is written like it is not what is meant
+		return advise(line, instead[name], rest)
+	}
+	return message
+}
+
+// manifests tells whether run is asked to run those.
+func manifests(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		return strings.HasPrefix(arg, "-f") || strings.HasPrefix(arg, "-k") || strings.HasPrefix(arg, "--filename") || strings.HasPrefix(arg, "--kustomize")
+	})
+}
+
+// advise adds a hint to message, for the pod that args begin with.
+func advise(message, hint string, args []string) string {
+	if hint == "" {
+		return message
+	}
+	if len(args) > 0 {
+		name := args[0][strings.LastIndexByte(args[0], '/')+1:]
+		if len(validation.IsDNS1123Subdomain(name)) == 0 {
+			hint = strings.ReplaceAll(hint, "NAME", name)
+		}
+	}
+	return cmp.Or(strings.TrimSuffix(message, "\n"), "error") + "\n-> " + hint
+}

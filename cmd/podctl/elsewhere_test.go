@@ -1,0 +1,69 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestElsewhere: what other tools have and podctl has not is answered by two lines: what is unknown, and what there is instead.
+func TestElsewhere(t *testing.T) {
+	serve(t)
+	for args, want := range map[string]string{
+		"create deployment x --image=y": `unknown command "deployment" for "podctl create"|podd runs pods, and has no controllers such as deployments: apply the pods themselves.`,
+		"create cronjob x":              `unknown command "cronjob" for "podctl create"|podd has no clock for pods`,
+		"create pod x":                  `unknown command "pod" for "podctl create"|podctl run x --image=IMAGE`,
+		"kube play x.yaml":              `unknown command "kube" for "podctl"|podctl apply -f FILE makes`,
+		"play kube x.yaml":              `unknown command "play" for "podctl"|podctl apply -f FILE makes`,
+		"taint nodes x a=b:NoSchedule":  `unknown command "taint" for "podctl"|podctl edit node`,
+		"build .":                       `unknown command "build" for "podctl"|podd builds no images`,
+		"scale pod web --replicas=2":    `unknown command "scale" for "podctl"|podd runs pods, and has no controllers`,
+		"rollout restart x":             `unknown command "rollout" for "podctl"|podd runs pods`,
+		"expose pod x":                  `unknown command "expose" for "podctl"|podd routes no services`,
+		"drain host":                    `unknown command "drain" for "podctl"|This host is the only node`,
+		"cordon host":                   `unknown command "cordon" for "podctl"|podctl patch node host -p '{"spec":{"unschedulable":true}}'`,
+		"get deployments":               `the server doesn't have a resource type "deployments"|podd runs pods, and has no controllers`,
+		"get deploy/x":                  `the server doesn't have a resource type "deploy"|podd runs pods, and has no controllers`,
+		"get deployments.apps":          `the server doesn't have a resource type "deployments"|podd runs pods`,
+		"describe ingress x":            `the server doesn't have a resource type "ingress"|podd routes nothing into pods`,
+		"get networkpolicies":           `the server doesn't have a resource type "networkpolicies"|podd has no network policies`,
+		"delete job x":                  `the server doesn't have a resource type "job"|podd has no jobs: a pod with restartPolicy`,
+		"ps -a":                         `unknown command "ps" for "podctl"|podctl get pods, with -A of all namespaces`,
+		"run -d busybox":                `unknown shorthand flag: 'd' in -d|podctl run NAME --image=IMAGE [-- COMMAND] makes a pod and comes back`,
+		"run busybox":                   `required flag(s) "image" not set|podctl run NAME --image=IMAGE`,
+		"rmi x":                         `unknown command "rmi" for "podctl"|podctl image rm IMAGE`,
+		"image prune":                   `unknown command "prune" for "podctl image"|podctl image ls, and podctl image rm`,
+		"stop pod/web":                  `unknown command "stop" for "podctl"|podctl delete pod web. A pod is not stopped and started`,
+		"start web":                     `unknown command "start" for "podctl"|podctl apply -f FILE.`,
+		"kill -s HUP web":               `unknown command "kill" for "podctl"|podctl delete pod NAME --now`,
+		"restart web":                   `unknown command "restart" for "podctl"|podctl get pod web -o yaml | podctl replace --force -f - makes the pod anew; one of a manifest file`,
+		"inspect web":                   `unknown command "inspect" for "podctl"|podctl describe pod web, or podctl get pod web -o yaml`,
+		"up":                            `unknown command "up" for "podctl"|podctl apply -f FILE`,
+		"compose up -d":                 `unknown command "compose" for "podctl"|podctl apply -f FILE`,
+		"-n other ps":                   `unknown command "ps" for "podctl"|podctl get pods`,
+	} {
+		unknown, hint, _ := strings.Cut(want, "|")
+		out, errOut, code := ask("", strings.Fields(args)...)
+		said, got, _ := strings.Cut(errOut, "\n-> ")
+		if said, _, _ = strings.Cut(said, "\nSee '"); code != 1 || out != "" || said != "error: "+unknown || !strings.HasPrefix(got, hint) || strings.Count(got, "\n") != 1 {
+			t.Errorf("podctl %s: exit code %d\n%s%s", args, code, out, errOut)
+		}
+	}
+	for _, args := range []string{"gett pods", "get nonsense", "run -f x.yaml --nope", "create nonsense", "get pods --nope", "image nonsense"} {
+		if _, errOut, code := ask("", strings.Fields(args)...); code != 1 || strings.Contains(errOut, "->") {
+			t.Errorf("podctl %s: exit code %d, %s", args, code, errOut)
+		}
+	}
+	if _, errOut, _ := ask("", "get", "pods", "deployments"); strings.Contains(errOut, "->") { // a pod of that name
+		t.Errorf("a pod's name: %s", errOut)
+	}
+}
+
+// TestOwnCommands: no command of podctl's own is said to be another tool's.
+func TestOwnCommands(t *testing.T) {
+	var p podctl
+	for _, v := range p.verbs(nil) {
+		if instead[v.name] != "" {
+			t.Errorf("there is podctl %s: %s", v.name, instead[v.name])
+		}
+	}
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestPoddGoes: podd that dies, or ends, under a command that follows something is told of as that.
+func TestPoddGoes(t *testing.T) {
+	const gone = "error: the connection to podd ended: podd does not run any more. The pods go on without it.\n-> Start it again"
+	for _, c := range []struct {
+		args      string
+		dies      bool   // in the middle of an answer; else it ends
+		comes     bool   // and is there again
+		out, want string // the beginning of stderr; empty: exit code 0
+	}{
+		{args: "logs -f web", dies: true, out: "hi\n", want: gone},
+		{args: "logs -f web", dies: true, comes: true, out: "hi\n", want: "error: the connection to podd ended, and podd answers again. The pods have gone on meanwhile.\n-> Repeat"},
+		{args: "logs -f web", out: "hi\n", want: gone},
+		{args: "logs -f web", comes: true, out: "hi\n"}, // the container has ended
+		{args: "logs web", out: "hi\n"},
+		{args: "logs web", dies: true, out: "hi\n", want: gone},
+		{args: "get pods -w -o name", dies: true, out: "pod/web\n", want: gone},
+		{args: "get pods -w -o name", out: "pod/web\n", want: gone},
+		{args: "image ls", dies: true, want: gone},
+	} {
+		socket := filepath.Join(t.TempDir(), "podd.sock")
+		listener, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := func(w http.ResponseWriter) {
+			w.(http.Flusher).Flush()
+			if !c.comes {
+				listener.Close()
+			}
+			if c.dies {
+				panic(http.ErrAbortHandler)
+			}
+		}
+		const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default"},"spec":{"containers":[{"name":"app"}]}}`
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			switch {
+			case strings.HasSuffix(r.URL.Path, "/web"):
+				fmt.Fprint(w, pod)
+			case strings.HasSuffix(r.URL.Path, "/web/log"):
+				fmt.Fprintln(w, "hi")
+				end(w)
+			case r.URL.Query().Has("watch"):
+				end(w)
+			case strings.HasSuffix(r.URL.Path, "/pods"):
+				fmt.Fprintf(w, `{"apiVersion":"v1","kind":"PodList","metadata":{"resourceVersion":"1"},"items":[%s]}`, pod)
+			case strings.HasSuffix(r.URL.Path, "/images"):
+				fmt.Fprint(w, `{"images":[`)
+				end(w)
+			}
+		})}
+		done := make(chan error, 1)
+		go func() { done <- server.Serve(listener) }()
+		out, errOut, code := ask("", append([]string{"--socket", socket}, strings.Fields(c.args)...)...)
+		if out != c.out || !strings.HasPrefix(errOut, c.want) || (errOut == "") != (c.want == "") || (code == 0) != (c.want == "") || strings.Contains(errOut, "EOF") {
+			t.Errorf("podctl %s, podd dies: %v, comes again: %v: exit code %d\n%s%s", c.args, c.dies, c.comes, code, out, errOut)
+		}
+		server.Close()
+		<-done
+	}
+}
