@@ -491,6 +491,38 @@ func TestISCSIMultipath(t *testing.T) {
 	noSessions(t, filepath.Dir(v.dir))
 }
 
+// The target is dead when a disk is given to the pod's group: who does that is left behind as soon as the pod is to go.
+func TestISCSIIsDead(t *testing.T) {
+	v, programs := openRemote(t)
+	t.Run("group", func(t *testing.T) { // ends before the server's data are looked at
+		dead(t, programs)
+		p, group, unwanted := pod(iscsiDisk("disk", false)), int64(2000), atomic.Bool{}
+		p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
+		v.wanted = func(string) bool { return !unwanted.Load() }
+		done := make(chan error, 1)
+		go func() { done <- v.Ensure(t.Context(), p) }()
+		for mounted := false; !mounted; time.Sleep(time.Millisecond) {
+			points, err := mountsBelow(v.path("uid-1"))
+			if mounted = len(points) > 0 && !v.programs.busy(points[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		unwanted.Store(true)
+		select {
+		case err := <-done:
+			if !errors.Is(err, errUnwanted) {
+				t.Errorf("Ensure = %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("podd waits for a dead target")
+		}
+		if err := v.Remove(t.Context(), "uid-1"); err != nil {
+			t.Error(err)
+		}
+		noSessions(t, filepath.Dir(v.dir))
+	})
+}
+
 // A session is not ended as long as something uses a disk of it, that of another pod or of nobody podd knows.
 func TestISCSIIsUsed(t *testing.T) {
 	v, programs := openRemote(t)

@@ -116,8 +116,10 @@ func (v *Volumes) giveRemote(ctx context.Context, pod *v1.Pod, name string, r re
 	if r.iscsi == nil || r.readOnly || group < 0 {
 		return nil
 	}
-	_, err := apart(ctx, func() (int, error) {
-		return -1, giveToGroup(ctx, filepath.Join(v.path(string(pod.UID)), remotes, name), group, pod.Spec.SecurityContext.FSGroupChangePolicy)
+	wanted, done := v.whileWanted(ctx, string(pod.UID))
+	defer done()
+	_, err := apart(wanted, func() (int, error) {
+		return -1, giveToGroup(wanted, filepath.Join(v.path(string(pod.UID)), remotes, name), group, pod.Spec.SecurityContext.FSGroupChangePolicy)
 	})
 	return err
 }
@@ -311,6 +313,6 @@ func apart(ctx context.Context, open func() (int, error)) (int, error) {
 		return r.fd, r.err
 	case <-ctx.Done():
 		close(left)
-		return -1, fmt.Errorf("its server does not answer: %w", ctx.Err())
+		return -1, fmt.Errorf("its server does not answer: %w", context.Cause(ctx))
 	}
 }
