@@ -151,7 +151,11 @@ func (v *Volumes) format(ctx context.Context, u unit, device, fsType string) err
 	case "xfs":
 		args = []string{"-f", device}
 	}
-	if err := v.change(ctx, u, mkfs, args...); err != nil {
+	err = v.change(ctx, u, mkfs, args...)
+	if errors.Is(err, errChanging) {
+		return fmt.Errorf("disk %s: %w", device, err)
+	}
+	if err != nil {
 		return fmt.Errorf("format %s as %s: %w", device, fsType, err)
 	}
 	return nil
@@ -207,7 +211,10 @@ func (v *Volumes) change(ctx context.Context, u unit, path string, args ...strin
 	if errors.Is(err, errHeld) {
 		return errChanging
 	}
-	return errors.Join(err, v.idle(u)) // what it has started may not have ended
+	if busy := v.idle(u); busy != nil {
+		return busy // what it has started has not ended
+	}
+	return err
 }
 
 // idle is errChanging if a program is changing a disk, also one that another podd has started. The target is locked.

@@ -737,6 +737,34 @@ func TestISCSISlow(t *testing.T) {
 	noSessions(t, filepath.Dir(v.dir))
 }
 
+// A check that has ended, but not what it has started, is still under way, whatever it has ended with.
+func TestISCSIStillChecked(t *testing.T) {
+	v, programs := openRemote(t)
+	slow := filepath.Join(programs, "slow")
+	const script = "#!/bin/sh\nwhile test -e ${0%/*}/slow; do sleep 0.01; done &\nexit 1\n"
+	if err := errors.Join(os.WriteFile(slow, nil, 0o600), os.WriteFile(filepath.Join(programs, "fsck"), []byte(script), 0o700),
+		os.WriteFile(filepath.Join(programs, "disk"), []byte("TYPE=ext4"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	v.programs.dirs += ":/usr/bin:/bin" // sleep
+	p := pod(iscsiDisk("disk", false))
+	for range 2 {
+		if err := v.Ensure(t.Context(), p); !errors.Is(err, errChanging) {
+			t.Errorf("Ensure = %v", err)
+		}
+	}
+	if err := os.Remove(slow); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for err = v.Ensure(t.Context(), p); errors.Is(err, errChanging); err = v.Ensure(t.Context(), p) {
+	}
+	if err := errors.Join(err, v.Remove(t.Context(), "uid-1")); err != nil {
+		t.Error(err)
+	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
 // An iscsiadm that does not end is ended with what waits for it, and what it has begun is taken away.
 func TestISCSIHangs(t *testing.T) {
 	v, programs := openRemote(t)
