@@ -155,7 +155,7 @@ func words(e apihistory.Entry) string {
 	case apihistory.Event:
 		return e.Reason + ": " + eventWords(e.Message)
 	case apihistory.Slow:
-		return fmt.Sprintf("%s %s takes long: %s so far", e.Reason, e.Image, spell(e.Seconds))
+		return fmt.Sprintf("%s takes long: %s so far", strings.TrimSpace(e.Reason+" "+e.Image), spell(e.Seconds))
 	case apihistory.Verdict:
 		return "the pod has ended, " + e.Reason
 	case apihistory.Unmade:

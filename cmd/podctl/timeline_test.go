@@ -25,6 +25,7 @@ func TestTimeline(t *testing.T) {
 		{Time: at(0.1), What: apihistory.Network, IPs: []string{"10.88.0.5", "fd00::5"}, Seconds: 0.08},
 		{Time: at(0.2), What: apihistory.Pulled, Image: "busybox:1", Bytes: 3 << 20, Seconds: 1.5},
 		{Time: at(0.3), What: apihistory.Pulled, Image: "other:1", Failed: true, Reason: "ErrImagePull", Message: "refused", Seconds: 0.01},
+		{Time: at(0.5), What: apihistory.Slow, Reason: "sandbox", Seconds: 5},
 		{Time: at(1), What: apihistory.Started, Container: "app", Attempt: 3},
 		{Time: at(2), What: apihistory.Exited, Container: "app", Attempt: 3, Exit: &apihistory.Exit{Code: 137, Signal: 9, Reason: "OOMKilled"}, Seconds: 1.25},
 		{Time: at(3), What: apihistory.Exited, Container: "app", Attempt: 4, Exit: &apihistory.Exit{Code: 1, Reason: "Error"}, Message: "\x1b[31mred\x1b[0m\nsecond\x07", Count: 7, Last: &last},
@@ -42,6 +43,7 @@ func TestTimeline(t *testing.T) {
   12:29:00.100          network 10.88.0.5, fd00::5 in 80ms
   12:29:00.200          pulled busybox:1, 3.0 MiB in 1.5s
   12:29:00.300          the pull of other:1 failed in 10ms: refused
+  12:29:00.500          sandbox takes long: 5s so far
   12:29:01.000  app #3  started
   12:29:02.000  app #3  exited with code 137 (killed by SIGKILL) after 1.25s, OOMKilled
   12:29:03.000  app #4  7 times until 12:29:50, the last: exited with code 1: red

@@ -659,7 +659,16 @@ func TestAttachRestart(t *testing.T) {
 	once := attachTo(t, config, http.MethodGet, "once", true, false)
 	once.say(t, "hello\n")
 	once.out.expect(t, "hello\n")
+	left := podctlFollows(t, s, map[string]string{"logs -f once": "hello\n", "exec once -- sh -c echo${IFS}inside;sleep${IFS}1000": "inside\n", "get pods -w -o name": "pod/once\n",
+		"events -w": "Started", "port-forward once :80": "Forwarding from "})
+	attached := podctlFollows(t, s, map[string]string{"attach open": ""})
+	eventually(t, func() error { // what was said before it was there it does not see
+		open.say(t, "more\n")
+		return attached[0].says("got more\n")
+	})
 	s.Kill()
+	left.leave(t)
+	attached.leave(t)
 	for _, c := range []*attachClient{open, terminal, once} {
 		_ = c.wait(t)
 	}

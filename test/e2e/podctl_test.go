@@ -372,6 +372,12 @@ func testSocketPermissions(t *testing.T, s *suite) {
 	if out, err := as(&syscall.Credential{Uid: 65534, Gid: 65534}, "get", "pods"); err == nil || !strings.Contains(out, "you may not open "+s.Socket+": join the group") {
 		t.Errorf("podctl of another user: %v, %s", err, out)
 	}
+	out, err := as(&syscall.Credential{Uid: 65534, Gid: 65534}, "doctor")
+	for _, want := range []string{"\nskip  socket        only root and the group " + harness.Group + " may open " + s.Socket, "\nskip  podd          you may not ask it", "\nskip  containerd", " not made as they need root: sudo podctl doctor\n"} {
+		if err != nil || !strings.Contains(out, want) || strings.Contains(out, "\nfail") {
+			t.Errorf("doctor of another user: %v, %s; want %q", err, out, want)
+		}
+	}
 	// A member may do everything, and is who the kernel says he is: by the name that the host has for him, or by his number.
 	for uid, name := range map[uint32]string{65534: nameOf(65534), 54321: "54321", 0: "root"} {
 		out, err := as(&syscall.Credential{Uid: uid, Gid: 65534, Groups: []uint32{uint32(gid)}}, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username} {.status.userInfo.uid} {.status.userInfo.groups}")

@@ -113,6 +113,53 @@ func podctlOnTerminal(t *testing.T, s *suite, dialogue [][2]string, args ...stri
 	return seen.String(), cmd.ProcessState.ExitCode()
 }
 
+// onlookers are commands of podctl that follow something as long as podd is there.
+type onlookers []*onlooker
+
+type onlooker struct {
+	args      string
+	cmd       *exec.Cmd
+	out, errs synced
+}
+
+// podctlFollows starts commands, and returns when each has said what it says first.
+func podctlFollows(t *testing.T, s *suite, commands map[string]string) onlookers {
+	t.Helper()
+	var all onlookers
+	for args := range commands {
+		f := &onlooker{args: args, cmd: podctlCommand(t, s, strings.Split(args, " ")...)}
+		f.cmd.Stdout, f.cmd.Stderr = &f.out, &f.errs
+		must(t, f.cmd.Start())
+		t.Cleanup(func() { _ = f.cmd.Process.Kill() })
+		all = append(all, f)
+	}
+	for _, f := range all {
+		eventually(t, func() error { return f.says(commands[f.args]) })
+	}
+	return all
+}
+
+func (f *onlooker) says(what string) error {
+	if out := f.out.String(); !strings.Contains(out, what) {
+		return fmt.Errorf("podctl %s says %q and %q, not %q", f.args, out, f.errs.String(), what)
+	}
+	return nil
+}
+
+// leave waits until all have ended, which they are to do as podd has died: with an error that says so, and what to do.
+func (all onlookers) leave(t *testing.T) {
+	t.Helper()
+	for _, f := range all {
+		_ = f.cmd.Wait() // the exit code is looked at
+		got, code := f.errs.String(), f.cmd.ProcessState.ExitCode()
+		_, got, _ = strings.Cut("\n"+got, "\nerror: ")
+		if code != 1 || !strings.HasPrefix(got, "the connection to podd ended: podd does not run any more. The pods go on without it.\n-> Start it again") ||
+			strings.Contains(f.errs.String(), "EOF") {
+			t.Errorf("podctl %s when podd has died: exit %d, %s", f.args, code, f.errs.String())
+		}
+	}
+}
+
 // Where podd is down every command says so, in one line, and what to do.
 func testPodctlUnreachable(t *testing.T, s *suite) {
 	file := filepath.Join(t.TempDir(), "pod.yaml")
@@ -156,7 +203,10 @@ func testPodctlWrongUse(t *testing.T, s *suite) {
 		"create":                                "must specify one of -f and -k",
 		"create -f /nowhere":                    "does not exist",
 		"create configmap":                      "exactly one NAME is required",
-		"create deployment x":                   "deployment",
+		"create deployment x":                   `unknown command "deployment" for "podctl create"` + "\n-> podd runs pods, and has no controllers",
+		"get deployments":                       "-> podd runs pods, and has no controllers",
+		"ps -a":                                 "-> podctl get pods, with -A",
+		"restart wrong-use":                     "-> podctl get pod wrong-use -o yaml | podctl replace --force -f - makes the pod anew",
 		"create namespace Bad":                  `Invalid value: "Bad"`,
 		"create secret generic":                 "exactly one NAME is required",
 		"debug wrong-use":                       "you must specify --image",
@@ -778,6 +828,7 @@ func testPodctlWhy(t *testing.T, s *suite) {
 	s.must(t, "create", "namespace", "why")
 	defer s.must(t, "delete", "namespace", "why")
 	all := []pod{
+		{Name: "fine", Script: sleepScript, Container: "ports: [{containerPort: 80, hostPort: 18911, hostIP: 127.0.0.9}]"},
 		{Name: "crash", Script: "echo out of luck; exit 3", Spec: "restartPolicy: Always"},
 		{Name: "failed", Script: "exit 139"},
 		{Name: "noimage", Script: "true", Container: "image: localhost:1/nothing:1"},
@@ -786,7 +837,8 @@ func testPodctlWhy(t *testing.T, s *suite) {
 		{Name: "oom", Script: "dd if=/dev/zero of=/dev/null bs=200M", Container: "resources: {limits: {memory: 16Mi}}"},
 		{Name: "gated", Script: "true", Spec: "schedulingGates: [{name: example.com/gate}]"},
 		{Name: "elsewhere", Script: "true", Spec: "nodeSelector: {no.such: label}"},
-		sleeper("fine"),
+		{Name: "large", Script: "true", Container: "resources: {requests: {cpu: 1000}}"},
+		{Name: "taken", Script: "true", Container: "ports: [{containerPort: 80, hostPort: 18911, hostIP: 127.0.0.9}]"},
 	}
 	var manifests []fmt.Stringer
 	for _, p := range all {
@@ -803,6 +855,8 @@ func testPodctlWhy(t *testing.T, s *suite) {
 		"oom":       `(?s)ran out of memory and was killed \(its limit is 16Mi\).*-> Raise spec.containers\[\].resources.limits.memory`,
 		"gated":     `(?s)gated is not run by this host\..*scheduling gates.*example.com/gate`,
 		"elsewhere": `(?s)elsewhere is not run by this host\..*-> podctl get nodes`,
+		"large":     `It asks for cpu 1000: [0-9.]+ of [0-9.]+ are free\. -> This host can never give that`,
+		"taken":     `Host port 18911/TCP is taken by pod why/fine\. -> Delete the pod that has the port`,
 		"pod/fine":  `^pod/fine runs and is ready|^fine runs and is ready`,
 	} {
 		eventually(t, func() error {
@@ -812,6 +866,9 @@ func testPodctlWhy(t *testing.T, s *suite) {
 			}
 			return nil
 		})
+	}
+	if got := s.must(t, "why", "-A"); !strings.Contains(got, "why/gated is not run by this host.\n") || strings.Contains(got, "why/fine ") {
+		t.Errorf("podctl why of all namespaces: %s", got)
 	}
 	got := s.must(t, "why", "-n", "why")
 	for _, p := range all {
