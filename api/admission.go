@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -167,10 +166,6 @@ func checkResize(pod, old *core.Pod) error {
 	if old.Annotations[SourceAnnotation] == SourceFile {
 		return apierrors.NewInvalid(core.Kind("Pod"), pod.Name,
 			field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")})
-	}
-	if !equality.Semantic.DeepEqual(pod.Spec.Resources, old.Spec.Resources) {
-		return apierrors.NewInvalid(core.Kind("Pod"), pod.Name, field.ErrorList{field.Forbidden(field.NewPath("spec", "resources"),
-			"podd does not change the resources of a pod as a whole yet: those of its containers can be changed")})
 	}
 	return checkPod(pod)
 }

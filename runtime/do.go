@@ -109,6 +109,8 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return h.allocate(ctx, pod)
 	case plan.Resize:
 		return h.resize(ctx, pod, s)
+	case plan.ResizePod:
+		return h.resizePod(ctx, pod)
 	case plan.Evict:
 		return h.evict(ctx, pod, s.Why)
 	case plan.BeginEra:

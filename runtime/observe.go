@@ -55,7 +55,7 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 	if bound && f.Rejected == nil && f.Verdict == nil {
 		f.Rejected = h.refusal(pod)
 	}
-	f.Allocated, f.Room = rec.Allocated, h.room(pod, rec)
+	f.Allocated, f.Before, f.Room = rec.Allocated, rec.Before, h.room(pod, rec)
 	if h.r.Allocatable != nil {
 		f.Node.Allocatable = h.r.Allocatable()
 	}
@@ -83,8 +83,11 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 		} else if _, ended := rec.exit(i.Name, i.Attempt); !ended {
 			c := h.container(i, f.Now)
 			first := asMade(instances, c)
-			if i.Resources == nil {
-				c.Resources = first.Resources
+			if i.Resources == nil && first.Name != "" {
+				i.Resources = &first.Resources
+			}
+			if held := rec.heldTo(i); held != nil {
+				c.Resources = *held
 			}
 			if c.Ref == "" {
 				c.Ref = first.Image
@@ -176,9 +179,6 @@ func (h *host) container(i containers.Instance, now time.Time) status.Container 
 		Image: i.Image, ImageID: i.ImageID, User: i.User,
 		Ref: i.Ref, Era: i.Era, StopSignal: signalName(i.StopSignal),
 		CreatedAt: i.CreatedAt, Backoff: i.Backoff, Present: true,
-	}
-	if i.Resources != nil {
-		c.Resources = *i.Resources
 	}
 	if state == status.Created {
 		return c

@@ -173,9 +173,10 @@ func (h *host) room(pod *v1.Pod, rec record) v1.ResourceList {
 	}
 }
 
-// resourcesOf is what the pod's spec asks for, by container. Ephemeral ones have no resources.
+// resourcesOf is what the pod's spec asks for, as status.Facts.Allocated. Ephemeral containers have no resources.
 func resourcesOf(pod *v1.Pod) map[string]v1.ResourceRequirements {
-	all := map[string]v1.ResourceRequirements{}
+	own := status.Own(pod)
+	all := map[string]v1.ResourceRequirements{status.Whole: *own.DeepCopy()}
 	for _, m := range status.Members(pod) {
 		if m.Kind != status.Ephemeral {
 			all[m.Name] = *m.Resources.DeepCopy()
@@ -184,8 +185,14 @@ func resourcesOf(pod *v1.Pod) map[string]v1.ResourceRequirements {
 	return all
 }
 
-// sameResources tells whether every container of the spec asks for what it has. What is not said in has was as it is.
+// sameResources tells whether the pod and every container of the spec ask for what they have. What is not said in has was as
+// it is.
 func sameResources(pod *v1.Pod, has map[string]v1.ResourceRequirements) bool {
+	own, ok := has[status.Whole]
+	none := pod.Spec.Resources == nil && len(own.Requests)+len(own.Limits) == 0 // of most pods
+	if ok && !none && !equality.Semantic.DeepEqual(status.Own(pod), own) {
+		return false
+	}
 	for _, m := range status.Members(pod) {
 		if r, ok := has[m.Name]; ok && !equality.Semantic.DeepEqual(m.Resources, r) {
 			return false
@@ -194,12 +201,15 @@ func sameResources(pod *v1.Pod, has map[string]v1.ResourceRequirements) bool {
 	return true
 }
 
-// withResources is the pod with these resources of its containers. It shares everything else with it.
+// withResources is the pod with these resources, of its own and of its containers. It shares everything else with it.
 func withResources(pod *v1.Pod, r map[string]v1.ResourceRequirements) *v1.Pod {
 	if sameResources(pod, r) {
 		return pod
 	}
 	changed := *pod
+	if own, ok := r[status.Whole]; ok {
+		changed = *status.WithOwn(pod, own)
+	}
 	for _, list := range []*[]v1.Container{&changed.Spec.InitContainers, &changed.Spec.Containers} {
 		*list = slices.Clone(*list)
 		for i := range *list {

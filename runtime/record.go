@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"podd/runtime/containers"
 	"podd/status"
 )
 
@@ -23,6 +24,7 @@ type record struct {
 	Verdict   *status.Verdict                    `json:"verdict,omitempty"`
 	Sandbox   *status.Sandbox                    `json:"sandbox,omitempty"`   // the newest one that was removed while the pod lives on
 	Allocated map[string]v1.ResourceRequirements `json:"allocated,omitempty"` // status.Facts.Allocated
+	Before    *v1.ResourceRequirements           `json:"before,omitempty"`    // status.Facts.Before
 	Resized   bool                               `json:"resized,omitempty"`   // they are others than the pod was taken up with
 	Exits     []status.Container                 `json:"exits,omitempty"`     // by name, then attempt; the newest two of each container
 	Era       int                                `json:"era,omitempty"`       // status.Facts.Era
@@ -62,6 +64,23 @@ func (r record) exit(name string, attempt int) (status.Container, bool) {
 		}
 	}
 	return status.Container{}, false
+}
+
+// heldTo is what an instance is held to, with the limits of its pod; nil if that is not known. What the pod had of its own
+// when an older podd made it is what it had until the first resize of that.
+func (r record) heldTo(i containers.Instance) *v1.ResourceRequirements {
+	if i.Resources == nil {
+		return nil
+	}
+	own := r.Allocated[status.Whole]
+	switch {
+	case i.Whole != nil:
+		own = *i.Whole
+	case r.Before != nil:
+		own = *r.Before
+	}
+	held := status.Effective(*i.Resources, own)
+	return &held
 }
 
 // withExit is r with the end of one more instance; the oldest beyond exitsKept are dropped. r itself is not changed.

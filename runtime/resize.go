@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -51,12 +52,15 @@ func (h *host) conclude(ctx context.Context, pod *v1.Pod, v *status.Verdict) err
 }
 
 // adoptResources takes for admitted what the spec says, for a pod that an older podd took up, which changed no resources and
-// noted none. Its worker stores that before there is a change of them.
+// noted none, or none of the pod's own. Its worker stores that before there is a change of them.
 func (h *host) adoptResources() {
 	pod, ok := h.r.Store.PodByUID(h.uid)
-	if ok && !h.rec.Started.IsZero() && h.rec.Allocated == nil {
-		h.rec.Allocated, h.adopted = resourcesOf(pod), true
+	if _, known := h.rec.Allocated[status.Whole]; known || !ok || h.rec.Started.IsZero() {
+		return
 	}
+	all := resourcesOf(pod)
+	maps.Copy(all, h.rec.Allocated)
+	h.rec.Allocated, h.adopted = all, true
 }
 
 // storeAdopted stores what adoptResources took for admitted.
@@ -88,6 +92,10 @@ func (h *host) allocate(ctx context.Context, pod *v1.Pod) error {
 		grows.Memory = want.Memory
 	}
 	allocated := func(r record) record {
+		own := r.Allocated[status.Whole]
+		if r.Before == nil && !sameAmounts(own, status.Own(pod)) {
+			r.Before = &own
+		}
 		r.Allocated, r.Resized = resourcesOf(pod), true
 		return r
 	}
@@ -103,20 +111,22 @@ func (h *host) allocate(ctx context.Context, pod *v1.Pod) error {
 	killpoint.At("allocate.after")
 	h.r.wakeWaiting()
 	h.event(pod, v1.EventTypeNormal, events.ResizeStarted, "%s", events.PodResizeStartedMsg(klog.Background(), pod, pod.Generation))
-	if h.held(h.lastSeen().instances, pod, "") { // nothing runs that has to be changed
+	if h.record().Before == nil && h.held(h.lastSeen().instances, pod, "") { // nothing runs that has to be changed
 		h.event(pod, v1.EventTypeNormal, events.ResizeCompleted, "%s", events.PodResizeCompletedMsg(klog.Background(), pod, pod.Generation))
 	}
 	return nil
 }
 
-// held tells whether all running containers of the pod but one are held to what is admitted.
+// held tells whether all containers of the pod but one are held to what is admitted, those that run and those that are made.
 func (h *host) held(instances []containers.Instance, admitted *v1.Pod, but string) bool {
+	rec := h.record()
 	for _, i := range instances {
 		m, ok := status.MemberOf(admitted, i.Name)
-		if !ok || i.Name == but || m.Kind == status.Ephemeral || i.Resources == nil {
+		has := rec.heldTo(i)
+		if !ok || i.Name == but || m.Kind == status.Ephemeral || has == nil {
 			continue
 		}
-		if state, _ := h.state(i); state == status.Running && !sameAmounts(m.Resources, *i.Resources) {
+		if state, _ := h.state(i); state != status.Exited && !sameAmounts(status.Effective(m.Resources, status.Own(admitted)), *has) {
 			return false
 		}
 	}
@@ -155,11 +165,35 @@ func (h *host) resize(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return err
 	}
 	killpoint.At("resize.updated")
-	if err := h.lowerCgroup(ctx, pod, s.Name); err != nil {
+	if _, err := h.lowerCgroup(ctx, pod, s.Name); err != nil {
 		return err
 	}
 	killpoint.At("resize.lowered")
 	return h.r.Containers.NoteResources(ctx, i.ID, pod, c)
+}
+
+// resizePod holds the pod's cgroup to what is admitted of the pod's own resources, and notes last that it is: one that was
+// cut off is done again. Its containers were held to theirs before.
+func (h *host) resizePod(ctx context.Context, pod *v1.Pod) error {
+	h.resizing.Lock()
+	defer h.resizing.Unlock()
+	pod = h.admitted(pod)
+	if err := h.r.Sandboxes.CheckCgroup(pod); err != nil {
+		return fmt.Errorf("cannot decrease memory limits: %w", err)
+	}
+	if err := h.r.Sandboxes.RaiseCgroup(pod); err != nil {
+		return err
+	}
+	if lowered, err := h.lowerCgroup(ctx, pod, ""); err != nil || !lowered {
+		return err // one that has just been made is held to it first
+	}
+	killpoint.At("resize-pod.lowered")
+	return h.change(ctx, func(r record) record {
+		if sameAmounts(r.Allocated[status.Whole], status.Own(pod)) { // else others were admitted meanwhile
+			r.Before = nil
+		}
+		return r
+	})
 }
 
 // checkMemory is the error of a resize that would set a memory limit below what is in use, in upstream's words
@@ -167,10 +201,11 @@ func (h *host) resize(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 func (h *host) checkMemory(admitted *v1.Pod, c *v1.Container, i containers.Instance) error {
 	errs := []error{h.r.Sandboxes.CheckCgroup(admitted)}
 	now := int64(0)
-	if i.Resources != nil {
-		now = i.Resources.Limits.Memory().Value()
+	if has := h.record().heldTo(i); has != nil {
+		now = has.Limits.Memory().Value()
 	}
-	if limit := c.Resources.Limits.Memory().Value(); limit > 0 && (now == 0 || limit < now) {
+	whole := containers.Limit(admitted, c, v1.ResourceMemory)
+	if limit := whole.Value(); limit > 0 && (now == 0 || limit < now) {
 		used, err := h.r.Containers.MemoryInUse(i.Cgroup)
 		switch {
 		case err != nil:
@@ -185,13 +220,36 @@ func (h *host) checkMemory(admitted *v1.Pod, c *v1.Container, i containers.Insta
 	return nil
 }
 
-// lowerCgroup gives the pod's cgroup its limits if all containers but one are held to theirs.
-func (h *host) lowerCgroup(ctx context.Context, admitted *v1.Pod, but string) error {
+// lowerCgroup gives the pod's cgroup its limits if all containers but one are held to theirs, and tells whether it has them.
+func (h *host) lowerCgroup(ctx context.Context, admitted *v1.Pod, but string) (lowered bool, err error) {
 	instances, err := h.r.Containers.Look(ctx, string(h.uid))
 	if err != nil || !h.held(instances, admitted, but) {
-		return err
+		return false, err
 	}
-	return h.r.Sandboxes.LowerCgroup(admitted)
+	if err := h.resizeEphemeral(ctx, instances, admitted); err != nil {
+		return false, err
+	}
+	return true, h.r.Sandboxes.LowerCgroup(admitted)
+}
+
+// resizeEphemeral holds the ephemeral containers that run to the limits of the pod, which are all they have: cgroup v1 lowers
+// no cpu quota below one within.
+func (h *host) resizeEphemeral(ctx context.Context, instances []containers.Instance, admitted *v1.Pod) error {
+	for _, i := range instances {
+		m, ok := status.MemberOf(admitted, i.Name)
+		has := h.record().heldTo(i)
+		if state, _ := h.state(i); !ok || m.Kind != status.Ephemeral || state != status.Running || has == nil ||
+			sameAmounts(status.Effective(m.Resources, status.Own(admitted)), *has) {
+			continue
+		}
+		if err := h.r.Containers.UpdateTask(ctx, i.ID, admitted, m.Container); err != nil {
+			return err
+		}
+		if err := h.r.Containers.NoteResources(ctx, i.ID, admitted, m.Container); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeRoom fits the pod's cgroup to a container that is to be made with what is admitted, after another one of it with
@@ -205,7 +263,7 @@ func (h *host) makeRoom(ctx context.Context, admitted *v1.Pod, name string) erro
 	if err := h.r.Sandboxes.RaiseCgroup(admitted); err != nil {
 		return err
 	}
-	if err := h.lowerCgroup(ctx, admitted, name); err != nil {
+	if _, err := h.lowerCgroup(ctx, admitted, name); err != nil {
 		h.r.Log.Warn("the pod's cgroup keeps more than the pod's limits", "namespace", admitted.Namespace, "pod", admitted.Name, "err", err)
 	}
 	return nil
@@ -234,7 +292,7 @@ func (h *host) resizeNews(pod *v1.Pod, prev, next v1.PodStatus) {
 	switch {
 	case is != nil && is.Reason == v1.PodReasonError && (was == nil || was.Reason != is.Reason || was.Message != is.Message):
 		h.event(pod, v1.EventTypeWarning, events.ResizeError, "%s", events.PodResizeErrorMsg(log, h.admitted(pod), is.ObservedGeneration, is.Message))
-	case was != nil && is == nil && next.Phase == v1.PodRunning:
+	case was != nil && is == nil && (next.Phase == v1.PodRunning || next.Phase == v1.PodPending):
 		h.event(pod, v1.EventTypeNormal, events.ResizeCompleted, "%s", events.PodResizeCompletedMsg(log, h.admitted(pod), was.ObservedGeneration))
 	}
 }

@@ -60,7 +60,7 @@ func (s *story) add(pod *v1.Pod, e told.Entry) {
 var steps = map[status.Op]string{
 	plan.EnsureGround: told.Mounts, plan.EnsureNetwork: told.Network, plan.EnsureSandbox: told.Sandbox, plan.PullImage: told.Pulled,
 	plan.Create: told.Created, plan.Start: told.Started, plan.PostStart: told.Hook, plan.PreStop: told.Hook, plan.Condemn: told.Condemn,
-	plan.BeginEra: told.Restart, plan.Resize: told.Resized, plan.Conclude: told.Verdict, plan.Finish: told.Deleted,
+	plan.BeginEra: told.Restart, plan.Resize: told.Resized, plan.ResizePod: told.Resized, plan.Conclude: told.Verdict, plan.Finish: told.Deleted,
 	plan.RemoveSandbox: told.Unmade, plan.DetachNetwork: told.Unmade, plan.RemoveGround: told.Unmade,
 }
 

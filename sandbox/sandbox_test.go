@@ -238,3 +238,43 @@ func TestParentInsideAPod(t *testing.T) {
 		}
 	}
 }
+
+// TestResizeV2: on v2 as well the pod's cgroup gets what of the pod's own limits is more, and the rest when that is wanted.
+func TestResizeV2(t *testing.T) {
+	pod := testPod(func(p *v1.Pod) { p.UID = "uid" })
+	s := &Sandboxes{cg: &cgroups{parent: "/podd", trees: []hierarchy{{at: t.TempDir(), v2: true}}, v2: true}}
+	own := func(cpu, memory string) {
+		pod.Spec.Resources = &v1.ResourceRequirements{
+			Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("100m")},
+			Limits:   v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory)},
+		}
+	}
+	own("200m", "64Mi")
+	dir := filepath.Join(s.cg.trees[0].at, s.cg.podPath(pod))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for file, value := range map[string]string{"cpu.max": "20000 100000", "memory.max": "67108864", "cpu.weight": "4"} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		cpu, memory string
+		change      func(*v1.Pod) error
+		want        string
+	}{
+		{"400m", "80Mi", s.RaiseCgroup, "40000 100000, 83886080"},
+		{"100m", "80Mi", s.RaiseCgroup, "40000 100000, 83886080"},
+		{"100m", "80Mi", s.CheckCgroup, "40000 100000, 83886080"},
+		{"100m", "80Mi", s.LowerCgroup, "10000 100000, 83886080"},
+	} {
+		own(c.cpu, c.memory)
+		err := c.change(pod)
+		quota, _ := os.ReadFile(filepath.Join(dir, "cpu.max"))
+		memory, _ := os.ReadFile(filepath.Join(dir, "memory.max"))
+		if got := fmt.Sprintf("%s, %s", quota, memory); err != nil || got != c.want {
+			t.Errorf("%s and %s: %s, %v, want %s", c.cpu, c.memory, got, err, c.want)
+		}
+	}
+}

@@ -29,9 +29,11 @@ type Facts struct {
 	Era   int
 	EraBy string
 
-	// Resources that podd has admitted, by container; no entry: those of the spec as the pod was taken up. Room is what the
-	// other pods leave of the host to this one (cpu, memory); nil: not known, everything fits.
+	// Resources that podd has admitted, by container, and under Whole the pod's own; no entry: those of the spec as the pod
+	// was taken up. Before is what the pod had of its own before a resize of them that is not through; nil: none is under
+	// way. Room is what the other pods leave of the host to this one (cpu, memory); nil: not known, everything fits.
 	Allocated map[string]v1.ResourceRequirements
+	Before    *v1.ResourceRequirements
 	Room      v1.ResourceList
 
 	// Beyond says which limit on what it stores the pod is beyond, as it was measured last; "" is none. Evicted is podd's
@@ -155,7 +157,7 @@ type Container struct {
 
 	Ref       string                  // image reference of the spec it was made from; "" is not known
 	Era       int                     // Facts.Era when it was made
-	Resources v1.ResourceRequirements // what the runtime holds it to now
+	Resources v1.ResourceRequirements // what the runtime holds it to now, as Effective has it
 
 	// What podd found out about this instance since it runs.
 	PostStart Hook
@@ -224,6 +226,7 @@ const (
 	OpStart     Op = "start"
 	OpPostStart Op = "post-start"
 	OpResize    Op = "resize"
+	OpResizePod Op = "resize-pod"
 )
 
 // Task is one piece of work: an operation and what it is done to. Failures are counted per task.

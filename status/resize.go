@@ -2,16 +2,56 @@ package status
 
 import (
 	"fmt"
+	"maps"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 )
 
+// Whole is the name in Facts.Allocated of the pod's own resources (spec.resources). No container has it.
+const Whole = ""
+
+// Own is what pod asks for as a whole; empty if it does not.
+func Own(pod *v1.Pod) v1.ResourceRequirements {
+	if pod.Spec.Resources == nil {
+		return v1.ResourceRequirements{}
+	}
+	return *pod.Spec.Resources
+}
+
+// WithOwn is pod with other resources of its own. It shares everything else with it.
+func WithOwn(pod *v1.Pod, own v1.ResourceRequirements) *v1.Pod {
+	out := *pod
+	out.Spec.Resources = &own
+	if len(own.Requests)+len(own.Limits) == 0 {
+		out.Spec.Resources = nil
+	}
+	return &out
+}
+
+// Effective is what a container that asks for r is held to, in a pod with resources of its own: r, with the limits of the
+// pod for what of cpu and memory it has none (pkg/kubelet/util GetLimits). Its limits are not nil.
+func Effective(r, own v1.ResourceRequirements) v1.ResourceRequirements {
+	limits := v1.ResourceList{}
+	maps.Copy(limits, r.Limits)
+	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+		if limit := limits[name]; limit.IsZero() {
+			if whole, ok := own.Limits[name]; ok && !whole.IsZero() {
+				limits[name] = whole
+			}
+		}
+	}
+	return v1.ResourceRequirements{Requests: r.Requests, Limits: limits}
+}
+
 // Admitted is pod with the resources that podd has admitted in the place of those that its spec asks for now. Everything
 // but the decision over a resize goes by it.
 func Admitted(pod *v1.Pod, f Facts) *v1.Pod {
 	out := pod
+	if own, ok := f.Allocated[Whole]; ok && !same(own, Own(pod)) {
+		out = WithOwn(pod.DeepCopy(), *own.DeepCopy())
+	}
 	for i, m := range Members(pod) {
 		r, ok := f.Allocated[m.Name]
 		if !ok || m.Kind == Ephemeral || same(r, m.Resources) {
@@ -75,15 +115,29 @@ func amount(name v1.ResourceName, q resource.Quantity) int64 {
 }
 
 // Unapplied tells whether i, a running instance of c, is held to other resources than podd has admitted, and whether that
-// is to be changed by a restart. c is as Admitted has it. Of an instance whose resources are not known nothing is
-// restarted.
-func Unapplied(c *v1.Container, f Facts, i Container) (differs, restart bool) {
-	if f.Allocated == nil || i.State != Running {
+// is to be changed by a restart. pod, of which c is, is as Admitted has it. Of an instance whose resources are not known
+// nothing is restarted.
+func Unapplied(pod *v1.Pod, c *v1.Container, f Facts, i Container) (differs, restart bool) {
+	if i.State != Running {
+		return false, false
+	}
+	return unheld(pod, c, f, i)
+}
+
+// Unheld tells whether i, an instance of c that runs or is made to run, is held to other resources than podd has admitted.
+func Unheld(pod *v1.Pod, c *v1.Container, f Facts, i Container) bool {
+	differs, _ := unheld(pod, c, f, i)
+	return differs && i.State != Exited
+}
+
+func unheld(pod *v1.Pod, c *v1.Container, f Facts, i Container) (differs, restart bool) {
+	if f.Allocated == nil {
 		return false, false
 	}
 	known := i.Resources.Requests != nil || i.Resources.Limits != nil
+	wanted := Effective(c.Resources, Own(pod))
 	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-		if sameOf(name, c.Resources, i.Resources) {
+		if sameOf(name, wanted, i.Resources) {
 			continue
 		}
 		differs = true
@@ -92,6 +146,21 @@ func Unapplied(c *v1.Container, f Facts, i Container) (differs, restart bool) {
 		}
 	}
 	return differs, restart
+}
+
+// UnappliedOwn tells whether the pod's cgroup may still be held to what the pod had of its own before.
+func UnappliedOwn(f Facts) bool { return f.Before != nil && f.Ground }
+
+// whole is the resources that the status shows of a pod that is as Admitted has it: what it requests and what it is limited
+// to, with those of its own that it had before until others are applied.
+func whole(pod *v1.Pod, f Facts) *v1.ResourceRequirements {
+	if UnappliedOwn(f) {
+		pod = WithOwn(pod, *f.Before)
+	}
+	return &v1.ResourceRequirements{
+		Requests: resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}),
+		Limits:   resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{}),
+	}
 }
 
 // The least that the kernel knows: a cgroup holds no cpu request below 2 shares and no cpu limit below 1 ms in 100
@@ -142,13 +211,17 @@ func resizeConditions(pod *v1.Pod, f Facts, phase v1.PodPhase) []v1.PodCondition
 		out = append(out, v1.PodCondition{Type: v1.PodResizePending, Status: v1.ConditionTrue, Reason: r.Reason, Message: r.Message})
 	}
 	progress := v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue}
-	found := false
-	for _, m := range Members(Admitted(pod, f)) {
+	found := UnappliedOwn(f)
+	if w := failed(f, Task{Op: OpResizePod}, ""); found && w != nil {
+		progress.Reason, progress.Message = v1.PodReasonError, w.Message
+	}
+	pod = Admitted(pod, f)
+	for _, m := range Members(pod) {
 		i, known := f.Newest(m.Name)
 		if !known || m.Kind == Ephemeral || m.Kind == PlainInit {
 			continue
 		}
-		differs, _ := Unapplied(m.Container, f, i)
+		differs, _ := Unapplied(pod, m.Container, f, i)
 		found = found || differs
 		if w := failed(f, Task{Op: OpResize, Name: m.Name}, ""); differs && w != nil && progress.Reason == "" {
 			progress.Reason, progress.Message = v1.PodReasonError, w.Message

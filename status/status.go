@@ -21,8 +21,7 @@ func Of(pod *v1.Pod, f Facts) v1.PodStatus {
 	}
 	if f.Allocated != nil {
 		s.AllocatedResources = resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
-		s.Resources = &v1.ResourceRequirements{Requests: s.AllocatedResources.DeepCopy(),
-			Limits: resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})}
+		s.Resources = whole(pod, f)
 	}
 	if !f.Started.IsZero() {
 		t := metav1.NewTime(f.Started)

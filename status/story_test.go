@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 //	> at DURATION                        now
 //	> sandbox ATTEMPT STATE
 //	> instance NAME ATTEMPT STATE KEY=VALUE ...
-//	> failure OP NAME COUNT MESSAGE      it failed now
+//	> failure OP NAME COUNT MESSAGE      it failed now; NAME - is none
 //	> condition TYPE STATUS              somebody else writes a condition
 func TestStories(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -93,7 +93,7 @@ func (s *story) command(words []string, out *bytes.Buffer) {
 	case "instance":
 		s.instance(words[1], s.number(words[2]), State(words[3]), words[4:])
 	case "failure":
-		t := Task{Op: Op(words[1]), Name: words[2]}
+		t := Task{Op: Op(words[1]), Name: strings.TrimPrefix(words[2], "-")}
 		s.f.Failures[t] = Failed{Count: s.number(words[3]), Last: s.f.Now, Message: strings.Join(words[4:], " ")}
 	case "condition":
 		c := v1.PodCondition{Type: v1.PodConditionType(words[1]), Status: v1.ConditionStatus(words[2]), LastTransitionTime: second(metav1.NewTime(s.f.Now))}
@@ -269,6 +269,15 @@ func (s *story) set(key, value string) {
 		for _, m := range Members(s.pod) {
 			s.f.Allocated[m.Name] = *m.Resources.DeepCopy()
 		}
+		s.f.Allocated[Whole] = Own(s.pod)
+	case "whole": // cpu of the pod
+		list := v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
+		s.pod.Spec.Resources = &v1.ResourceRequirements{Requests: list, Limits: list}
+	case "before": // cpu of the pod, until a resize that was admitted is through
+		if s.f.Before = nil; value != "" {
+			list := v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
+			s.f.Before = &v1.ResourceRequirements{Requests: list, Limits: list}
+		}
 	default:
 		name, rest, _ := strings.Cut(value, ":")
 		m, ok := MemberOf(s.pod, name)
@@ -352,6 +361,8 @@ func (s *story) instance(name string, attempt int, state State, words []string) 
 			c.Readiness = Result(value)
 		case "hook": // postStart has ended: well, or why not
 			c.PostStart = Hook{Ended: s.f.Now, Failed: strings.TrimPrefix(value, "well")}
+		case "limit": // of cpu, its own or the pod's
+			c.Resources.Limits = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
 		case "cpu":
 			c.Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
 		case "says": // a termination message of so many bytes

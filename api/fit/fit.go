@@ -24,7 +24,24 @@ func Of(pod *v1.Pod) Amount { return of(pod, resource.PodResourcesOptions{}) }
 // Counted is what a scheduler counts for a pod: the most of what is asked for, admitted and given, so that a resize under
 // way has room both before and after (pkg/scheduler/framework/types.go).
 func Counted(pod *v1.Pod) Amount {
-	return of(pod, resource.PodResourcesOptions{UseStatusResources: true})
+	if s := pod.Status; s.Resources != nil && len(pod.Spec.Overhead) > 0 { // which the helper adds to what it finds there
+		own := *s.Resources
+		own.Requests, s.AllocatedResources = without(own.Requests, pod.Spec.Overhead), without(s.AllocatedResources, pod.Spec.Overhead)
+		s.Resources = &own
+		pod = &v1.Pod{Spec: pod.Spec, Status: s}
+	}
+	return of(pod, resource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true})
+}
+
+// without is what is left of a list without another one.
+func without(list, other v1.ResourceList) v1.ResourceList {
+	left := v1.ResourceList{}
+	for name, q := range list {
+		q = q.DeepCopy()
+		q.Sub(other[name])
+		left[name] = q
+	}
+	return left
 }
 
 func of(pod *v1.Pod, o resource.PodResourcesOptions) Amount {

@@ -76,6 +76,19 @@ func TestAmounts(t *testing.T) {
 	if got := Counted(pod); !got.Same(Amount{Pods: 1, CPU: 300, Memory: 20}) {
 		t.Errorf("a pod under resize counts %+v", got)
 	}
+	// So does one of the pod as a whole, whose status has the overhead in it.
+	pod.Spec.Resources = &v1.ResourceRequirements{Requests: list("500m", "100")}
+	pod.Spec.Overhead = list("50m", "1")
+	pod.Status.AllocatedResources = list("750m", "51")
+	pod.Status.Resources = &v1.ResourceRequirements{Requests: list("650m", "201")}
+	if got := Counted(pod); !got.Same(Amount{Pods: 1, CPU: 750, Memory: 201}) {
+		t.Errorf("a pod under a resize as a whole counts %+v", got)
+	}
+	pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodResizePending, Reason: v1.PodReasonInfeasible}}
+	pod.Spec.Resources.Requests = list("500", "100")
+	if got := Counted(pod); !got.Same(Amount{Pods: 1, CPU: 750, Memory: 201}) {
+		t.Errorf("one that can never be counts %+v", got)
+	}
 }
 
 // Ports of the host are taken by number and protocol, on one address or on all.

@@ -126,7 +126,8 @@ type Instance struct {
 	ImageID   string
 	Ref       string                   // the image reference of the spec it was made from; "" of one that an older podd made
 	Era       int                      // Config.Era
-	Resources *v1.ResourceRequirements // of the spec it was made from; nil of one that an older podd made
+	Resources *v1.ResourceRequirements // what it is held to, as its container asks for it; nil of one that an older podd made
+	Whole     *v1.ResourceRequirements // what its pod had of its own then; nil of one that an older podd made
 	Boot      string
 	Handler   string // of its runtime class; "" is runc
 	Cgroup    string // its path from the cgroup mount point

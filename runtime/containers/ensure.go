@@ -47,7 +47,7 @@ func (c *Client) Ensure(ctx context.Context, cfg Config) error {
 		Attempt: cfg.Attempt, Sandbox: cfg.Sandbox.ID, Key: cfg.Key, Image: cfg.Image.Name, ImageID: cfg.Image.ID,
 		Boot: cfg.Boot, Backoff: cfg.Backoff, User: user, Cgroup: spec.Linux.CgroupsPath,
 		StopSignal: stopSignal(stopSignalOf(cfg)),
-		Handler:    cfg.Handler, Ref: cfg.Container.Image, Era: cfg.Era, Resources: &cfg.Container.Resources,
+		Handler:    cfg.Handler, Ref: cfg.Container.Image, Era: cfg.Era, Resources: &cfg.Container.Resources, Whole: whole(cfg.Pod),
 	}
 	if err := c.ensureSnapshot(ctx, r.UID, cfg.ID, cfg.Image.ChainID); err != nil {
 		return fmt.Errorf("create %s: %w", r.Name, err)

@@ -47,6 +47,7 @@ type record struct {
 	Spec       *v1.Pod           `json:"spec,omitempty"`
 
 	Resources *v1.ResourceRequirements `json:"resources,omitempty"`
+	Whole     *v1.ResourceRequirements `json:"whole,omitempty"`
 }
 
 func (r record) labels() map[string]string {
@@ -78,7 +79,7 @@ func (r record) instance(c containers.Container) Instance {
 	return Instance{
 		ID: c.ID, UID: r.UID, Namespace: r.Namespace, Pod: r.Pod, Name: r.Name, Attempt: r.Attempt, Sandbox: r.Sandbox,
 		Key: r.Key, Image: r.Image, ImageID: r.ImageID, Boot: r.Boot, Handler: r.Handler, Cgroup: r.Cgroup, Backoff: r.Backoff, User: r.User,
-		CreatedAt: c.CreatedAt, StopSignal: r.StopSignal, PodSpec: r.Spec, Ref: r.Ref, Era: r.Era, Resources: r.Resources,
+		CreatedAt: c.CreatedAt, StopSignal: r.StopSignal, PodSpec: r.Spec, Ref: r.Ref, Era: r.Era, Resources: r.Resources, Whole: r.Whole,
 	}
 }
 

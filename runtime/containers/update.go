@@ -52,7 +52,15 @@ func (c *Client) UpdateTask(ctx context.Context, id string, pod *v1.Pod, contain
 	return nil
 }
 
-// NoteResources writes into a container's record what it is held to, as Instance.Resources, and into its spec.
+// whole is what a pod has of its own; empty if it has not.
+func whole(pod *v1.Pod) *v1.ResourceRequirements {
+	if pod.Spec.Resources == nil {
+		return &v1.ResourceRequirements{}
+	}
+	return pod.Spec.Resources.DeepCopy()
+}
+
+// NoteResources writes into a container's record what it is held to, as Instance.Resources and Whole, and into its spec.
 func (c *Client) NoteResources(ctx context.Context, id string, pod *v1.Pod, container *v1.Container) error {
 	ctx = c.Context(ctx)
 	there, err := c.cc.ContainerService().Get(ctx, id)
@@ -72,7 +80,7 @@ func (c *Client) NoteResources(ctx context.Context, id string, pod *v1.Pod, cont
 	if there.Spec, err = typeurl.MarshalAny(&spec); err != nil {
 		return fmt.Errorf("note resources: encode spec: %w", err)
 	}
-	r.Resources = container.Resources.DeepCopy()
+	r.Resources, r.Whole = container.Resources.DeepCopy(), whole(pod)
 	if there.Extensions, err = r.extensions(); err != nil {
 		return fmt.Errorf("note resources: %w", err)
 	}

@@ -50,13 +50,13 @@ func TestUpdate(t *testing.T) {
 	if _, err := out.ReadFull(make([]byte, len("held\n"))); err != nil {
 		t.Fatal(err)
 	}
-	own, pods := p.look(cfg.ID).Cgroup, p.ref.CgroupPath
+	cgroup, pods := p.look(cfg.ID).Cgroup, p.ref.CgroupPath
 	at := func(step, wantPod, wantOwn string) {
 		t.Helper()
 		if got := limitsOf(t, pods); got != wantPod {
 			t.Errorf("%s: the pod has %s, want %s", step, got, wantPod)
 		}
-		if got := limitsOf(t, own); got != wantOwn {
+		if got := limitsOf(t, cgroup); got != wantOwn {
 			t.Errorf("%s: the container has %s, want %s", step, got, wantOwn)
 		}
 	}
@@ -77,16 +77,35 @@ func TestUpdate(t *testing.T) {
 		t.Errorf("noted %v", r)
 	}
 
+	if whole := p.look(cfg.ID).Whole; whole == nil || len(whole.Limits) != 0 {
+		t.Errorf("noted %v of the pod", whole)
+	}
+	// Without a limit of its own it is held to the pod's, in a cgroup that has that.
+	own := given("300m", "128Mi")
+	p.Spec.Containers[0].Resources, p.Spec.Resources = v1.ResourceRequirements{}, &own
+	p.check(boxes.RaiseCgroup(p.Pod))
+	p.check(client.UpdateTask(t.Context(), cfg.ID, p.Pod, &p.Spec.Containers[0]))
+	p.check(client.NoteResources(t.Context(), cfg.ID, p.Pod, &p.Spec.Containers[0]))
+	for _, dir := range []string{pods, cgroup} {
+		if got := limitsOf(t, dir); !strings.HasSuffix(got, " 30000 134217728") {
+			t.Errorf("of the pod's: %s has %s", dir, got)
+		}
+	}
+	if whole := p.look(cfg.ID).Whole; whole == nil || whole.Limits.Memory().Value() != 128<<20 {
+		t.Errorf("noted %v of the pod", whole)
+	}
+	p.Spec.Resources = nil
+
 	p.Spec.Containers[0].Resources = small
 	p.check(boxes.RaiseCgroup(p.Pod)) // takes no limit back
-	if got := limitsOf(t, pods); !strings.HasSuffix(got, " 20000 100663296") {
+	if got := limitsOf(t, pods); !strings.HasSuffix(got, " 30000 134217728") {
 		t.Errorf("the pod has %s", got)
 	}
 	p.check(client.UpdateTask(t.Context(), cfg.ID, p.Pod, &p.Spec.Containers[0]))
 	p.check(boxes.LowerCgroup(p.Pod))
 	at("lowered", atSmall, atSmall)
 
-	used, err := client.MemoryInUse(own)
+	used, err := client.MemoryInUse(cgroup)
 	if err != nil || used < 20000000 || used > 64<<20 {
 		t.Errorf("in use: %d, %v", used, err)
 	}
@@ -98,7 +117,7 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("%s below what is in use: %v", what, err)
 		}
 	}
-	if got := limitsOf(t, own); !strings.HasSuffix(got, " 67108864") {
+	if got := limitsOf(t, cgroup); !strings.HasSuffix(got, " 67108864") {
 		t.Errorf("the container has %s", got)
 	}
 	if i := p.look(cfg.ID); i.Task != "running" {

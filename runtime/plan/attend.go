@@ -21,7 +21,7 @@ func (p *planner) attend(m status.Member, g goal) {
 		p.condemn(m, i, by, why)
 		return
 	}
-	if differs, _ := status.Unapplied(m.Container, p.f, i); differs {
+	if differs, _ := status.Unapplied(p.pod, m.Container, p.f, i); differs {
 		p.try(Step{Op: Resize, Name: m.Name, Attempt: i.Attempt, Why: "resources have changed"})
 	}
 	step := Step{Name: m.Name, Attempt: i.Attempt}
@@ -71,7 +71,7 @@ func (p *planner) guilt(m status.Member, i status.Container) (by status.Cause, w
 	case i.Startup == status.Failure && m.StartupProbe != nil:
 		return status.ByStartup, what + " failed startup probe" + probed
 	}
-	if _, restart := status.Unapplied(m.Container, p.f, i); restart {
+	if _, restart := status.Unapplied(p.pod, m.Container, p.f, i); restart {
 		return status.ByResources, "Container " + m.Name + " resize requires restart"
 	}
 	return "", ""
@@ -82,6 +82,20 @@ func (p *planner) allocate() {
 	if r := status.ResizeOf(p.spec, p.f); r.Wanted && r.Reason == "" {
 		p.try(Step{Op: Allocate, Why: "resources have changed"})
 	}
+}
+
+// whole holds the pod's cgroup to what it has of its own, when all that runs in it is held to what it is to have: those get
+// more in a cgroup that was raised for them, and have got less before it is lowered.
+func (p *planner) whole() {
+	if !p.grounded() || !status.UnappliedOwn(p.f) {
+		return
+	}
+	for _, m := range status.Members(p.pod) {
+		if i, known := p.f.Newest(m.Name); known && m.Kind != status.Ephemeral && status.Unheld(p.pod, m.Container, p.f, i) {
+			return
+		}
+	}
+	p.try(Step{Op: ResizePod, Why: "the resources of the pod as a whole have changed"})
 }
 
 // mayRestart tells whether c may run again after podd has killed it, whatever its exit code will be.

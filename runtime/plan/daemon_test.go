@@ -117,7 +117,7 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		Node:   status.Node{Name: "host", IPs: []string{hostIP}, Allocatable: w.allocatable},
 		Static: w.pod.Annotations["static"] != "",
 		Beyond: d.beyond, Evicted: w.evicted,
-		Era: w.era, EraBy: w.eraBy, Allocated: maps.Clone(w.allocated), Room: w.room,
+		Era: w.era, EraBy: w.eraBy, Allocated: maps.Clone(w.allocated), Before: w.before, Room: w.room,
 		Ground: w.ground, GroundLeft: w.groundLeft, Network: w.network, NetworkFirst: w.networkFirst,
 		Images: map[string]status.Image{}, Pulled: maps.Clone(d.pulled), Mounted: maps.Clone(w.mounted), Failures: maps.Clone(d.failures),
 	}
@@ -260,7 +260,7 @@ func (w *world) try(s Step, how fate) error {
 }
 
 func needsContainerd(s Step) bool {
-	return slices.Contains([]status.Op{EnsureSandbox, PullImage, Create, Start, Stop, Remove, RemoveSandbox, Resize}, s.Op)
+	return slices.Contains([]status.Op{EnsureSandbox, PullImage, Create, Start, Stop, Remove, RemoveSandbox, Resize, ResizePod}, s.Op)
 }
 
 // stop sends the signal, waits until the deadline, kills, and waits for the exit.

@@ -56,6 +56,9 @@ func anyFacts(rng *rand.Rand) (*v1.Pod, status.Facts) {
 		at := metav1.NewTime(now.Add(time.Minute))
 		pod.DeletionTimestamp = &at
 	}
+	if rng.IntN(3) == 0 {
+		f.Allocated, f.Before = map[string]v1.ResourceRequirements{}, &v1.ResourceRequirements{}
+	}
 	if rng.IntN(6) == 0 {
 		f.Verdict = &status.Verdict{Phase: v1.PodFailed}
 	}
@@ -89,7 +92,7 @@ func anyFacts(rng *rand.Rand) (*v1.Pod, status.Facts) {
 		}
 	}
 	ops := []status.Op{EnsureGround, EnsureNetwork, EnsureSandbox, PullImage, Create, Start, Stop, Record, Remove, RemoveSandbox,
-		DetachNetwork, Conclude, Condemn, PostStart, PreStop, Startup, Readiness, Liveness, BeginEra, Allocate, Resize, Refresh} // RemoveGround and Finish begin when nothing is left: nothing is wanted beside them
+		DetachNetwork, Conclude, Condemn, PostStart, PreStop, Startup, Readiness, Liveness, BeginEra, Allocate, Resize, ResizePod, Refresh} // RemoveGround and Finish begin when nothing is left: nothing is wanted beside them
 	for range rng.IntN(4) {
 		task := status.Task{Op: ops[rng.IntN(len(ops))]}
 		switch task.Op {

@@ -91,6 +91,9 @@ func life(t *testing.T, seed uint64, tells bool) bool {
 		}
 		w.log("%s", spec(w.pod))
 	}
+	if seed%3 == 0 { // the host admits a pod when it takes it up; without that its resources are never changed
+		w.effect(Step{Op: Allocate})
+	}
 	w.boot()
 	trouble(w, rng)
 	// Calm: nothing fails any more. Images that were never pulled may be loaded now.
@@ -219,7 +222,10 @@ func change(w *world, rng *rand.Rand) {
 	if n := len(pod.Spec.InitContainers); n > 0 && rng.IntN(3) == 0 {
 		c = &pod.Spec.InitContainers[rng.IntN(n)]
 	}
-	switch rng.IntN(4) {
+	switch rng.IntN(5) {
+	case 4:
+		pod.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{"cpu": []resource.Quantity{one, two}[rng.IntN(2)]}}
+		w.log("-- the resources of the pod are changed")
 	case 0:
 		c.Image = []string{"x", "y"}[rng.IntN(2)]
 		w.log("-- the image of %s is %s", c.Name, c.Image)
@@ -266,6 +272,9 @@ func atRest(w *world) bool {
 		return len(w.sandboxes)+len(w.containers) == 0 && !w.network.Attached
 	}
 	if len(w.sandboxes) != 1 || w.sandboxes[0].State != status.Running || !w.network.Ready || !w.ground || w.written != w.sources {
+		return false
+	}
+	if w.before != nil || slices.ContainsFunc(w.containers, w.unheld) {
 		return false
 	}
 	m := newModel(w)

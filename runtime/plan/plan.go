@@ -103,6 +103,7 @@ func (p *planner) live() {
 		}
 		p.attend(m, g)
 	}
+	p.whole()
 }
 
 // conclude records the verdict.

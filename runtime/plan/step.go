@@ -37,8 +37,11 @@ const (
 	BeginEra status.Op = "restart-all"   // note durably that era Attempt has begun, by the exit of Name
 	Evict    status.Op = "evict"         // note durably that the pod is to end for what it uses (Why)
 	Refresh  status.Op = "refresh"       // make what the pod reads follow its sources
-	Allocate status.Op = "allocate"      // note durably that the spec's resources of all containers are admitted
+	Allocate status.Op = "allocate"      // note durably that the spec's resources of the pod and of all containers are admitted
 	Resize   status.Op = status.OpResize // hold Name at Attempt to its allocated resources
+
+	// ResizePod holds the pod's cgroup to the pod's own allocated resources, and notes durably that it is.
+	ResizePod status.Op = status.OpResizePod
 )
 
 // Waits tells whether a step only waits, so that it is cancelled when it is no longer wanted. Every other step changes the
@@ -55,7 +58,7 @@ func Waits(op status.Op) bool {
 // something of podd's own, or takes away an instance, which is no longer among those that containerd showed.
 func Notes(op status.Op) bool {
 	switch op {
-	case Condemn, Record, Conclude, BeginEra, Allocate, Remove:
+	case Condemn, Record, Conclude, BeginEra, Allocate, ResizePod, Remove:
 		return true
 	}
 	return false

@@ -30,7 +30,7 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 //	>                                volume=CONTAINER:REF:POLICY (an image volume; the image is not on the host),
 //	>                                hook=CONTAINER:STEP:DURATION:WHY (WHY it fails), probe=CONTAINER:STEP:GRACE (GRACE may be empty),
 //	>                                cpu=CONTAINER:QUANTITY, memory=CONTAINER:QUANTITY, restarts=CONTAINER:RESOURCE, cpus=QUANTITY (of
-//	>                                the node), room=QUANTITY (cpu that others leave)
+//	>                                the node), room=QUANTITY (cpu that others leave), whole=RESOURCE:QUANTITY (request and limit of the pod)
 //	> says CONTAINER STEP RESULT     a probe under way comes to a result
 //	> boot, kill, reboot, away, back podd starts, is killed; the host boots again; containerd goes and comes back
 //	> fail STEP, heal                every try of STEP fails; nothing fails any more
@@ -242,6 +242,10 @@ func (s *story) set(key, value string) {
 		s.w.allocatable = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
 	case "room":
 		s.w.room = v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}
+	case "whole":
+		name, quantity, _ := strings.Cut(value, ":")
+		list := v1.ResourceList{v1.ResourceName(name): resource.MustParse(quantity)}
+		spec.Resources = &v1.ResourceRequirements{Requests: list, Limits: list}
 	case "deadline":
 		seconds := int64(duration(s.t, value).Seconds())
 		spec.ActiveDeadlineSeconds = &seconds

@@ -200,7 +200,7 @@ func (p *planner) detach() {
 // clear takes the ground away when nothing stands on it, and lets the object go when nothing at all is left.
 func (p *planner) clear() {
 	if p.inhabited("") || p.f.Network.Attached || p.building() ||
-		p.f.BusyWith(EnsureGround, Refresh, EnsureNetwork, RemoveSandbox, DetachNetwork, Stop, Condemn, Record, Remove) {
+		p.f.BusyWith(EnsureGround, ResizePod, Refresh, EnsureNetwork, RemoveSandbox, DetachNetwork, Stop, Condemn, Record, Remove) {
 		return
 	}
 	for _, s := range p.f.Sandboxes {

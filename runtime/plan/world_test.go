@@ -9,6 +9,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -32,6 +33,7 @@ type world struct {
 	era       int
 	eraBy     string
 	allocated map[string]v1.ResourceRequirements
+	before    *v1.ResourceRequirements
 	evicted   *status.Eviction
 	removed   *status.Sandbox // the newest sandbox that podd has removed: its number is used up
 
@@ -271,13 +273,22 @@ func (w *world) effect(s Step) {
 	case BeginEra:
 		w.beginEra(s)
 	case Allocate:
-		w.allocated = map[string]v1.ResourceRequirements{}
+		own := status.Own(w.pod)
+		if was, ok := w.allocated[status.Whole]; ok && w.before == nil && !reflect.DeepEqual(was, own) {
+			w.before = &was
+		}
+		w.allocated = map[string]v1.ResourceRequirements{status.Whole: *own.DeepCopy()}
 		for _, c := range everyContainer(w.pod) {
 			w.allocated[c.Name] = *c.Resources.DeepCopy()
 		}
 	case Resize:
 		if c := w.running(s); c != nil {
 			c.Resources = w.resources(s.Name)
+		}
+	case ResizePod:
+		w.need(s, w.ground, "no cgroup")
+		if !slices.ContainsFunc(w.containers, w.unheld) { // else one has just begun, or others were admitted: they come first
+			w.before = nil
 		}
 	case Evict:
 		if w.evicted == nil {
@@ -399,15 +410,20 @@ func (w *world) sharesPIDs() bool {
 
 // resources are those that podd has admitted for a container.
 func (w *world) resources(name string) v1.ResourceRequirements {
-	if r, ok := w.allocated[name]; ok {
-		return *r.DeepCopy()
-	}
+	r, ok := w.allocated[name]
 	for _, c := range everyContainer(w.pod) {
-		if c.Name == name {
-			return *c.Resources.DeepCopy()
+		if c.Name == name && !ok {
+			r = c.Resources
 		}
 	}
-	return v1.ResourceRequirements{}
+	r = status.Effective(r, w.allocated[status.Whole])
+	return *r.DeepCopy()
+}
+
+// unheld tells whether a container that runs, or is made to, has other resources than podd has admitted for it.
+func (w *world) unheld(c status.Container) bool {
+	_, has := w.allocated[c.Name]
+	return has && c.Name != debugger && c.State != status.Exited && !equality.Semantic.DeepEqual(c.Resources, w.resources(c.Name))
 }
 
 // forget takes the notes off an instance: they are lost with the boot, and with the instance.
@@ -530,6 +546,7 @@ var opposites = map[status.Op][]status.Op{
 	Liveness:      {Remove, Record, Finish, PostStart, PreStop, Startup, Stop},
 	Condemn:       {Remove, Record},
 	Resize:        {Remove, Record},
+	ResizePod:     {RemoveGround, Finish},
 }
 
 func opposed(a, b Step) bool {
@@ -589,6 +606,9 @@ func (w *world) checkBegin(d *daemon, s Step) {
 		if opposed(s, j.step) && !(Waits(j.step.Op) && j.givenUp) {
 			w.t.Errorf("%s: %s begins during %s", w.name, show(s, w.started), show(j.step, w.started))
 		}
+	}
+	if s.Op == ResizePod && (w.before == nil || slices.ContainsFunc(w.containers, w.unheld)) {
+		w.t.Errorf("%s: %s begins before what runs in it is held to what it is to have", w.name, show(s, w.started))
 	}
 }
 

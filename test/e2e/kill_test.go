@@ -334,6 +334,7 @@ var special = map[string]struct {
 	"resize.raised":             {nil, resizedLife},
 	"resize.updated":            {nil, resizedLife},
 	"resize.lowered":            {nil, resizedLife},
+	"resize-pod.lowered":        {nil, resizedLife},
 	"post-start.ended":          {beWatched, watchedLife},
 	"probe.noted":               {beWatched, watchedLife},
 	"condemn.noted":             {beWatched, watchedLife},
@@ -856,9 +857,9 @@ func (m *mortal) dropNetworkConf(t *testing.T) {
 	}
 }
 
-// resize gives the victim more memory and less cpu.
+// resize gives the victim more memory and less cpu, and a limit for all of it.
 func (m *mortal) resize(ctx context.Context) error {
-	patch := `{"spec":{"containers":[{"name":"app","resources":{"requests":{"cpu":"300m","memory":"96Mi"},"limits":{"cpu":"300m","memory":"96Mi"}}}]}}`
+	patch := `{"spec":{"resources":{"requests":{"cpu":"300m","memory":"128Mi"},"limits":{"cpu":"400m","memory":"256Mi"}},"containers":[{"name":"app","resources":{"requests":{"cpu":"300m","memory":"96Mi"},"limits":{"cpu":"300m","memory":"96Mi"}}}]}}`
 	_, err := m.client.CoreV1().Pods(metav1.NamespaceDefault).Patch(ctx, m.name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "resize")
 	return err
 }
@@ -870,18 +871,28 @@ func (m *mortal) isResized(ctx context.Context) error {
 		return err
 	}
 	r := container(pod, "app").Resources
-	if r == nil || r.Limits.Cpu().MilliValue() != 300 || r.Limits.Memory().Value() != 96<<20 || resizeCondition(pod, v1.PodResizeInProgress) != "" {
-		return fmt.Errorf("resources %v, conditions %v", r, pod.Status.Conditions)
+	if r == nil || r.Limits.Cpu().MilliValue() != 300 || r.Limits.Memory().Value() != 96<<20 || resizeCondition(pod, v1.PodResizeInProgress) != "" ||
+		pod.Status.Resources.Limits.Cpu().MilliValue() != 400 {
+		return fmt.Errorf("resources %v of %v, conditions %v", r, pod.Status.Resources, pod.Status.Conditions)
 	}
 	file := "/sys/fs/cgroup/cpu/%s/cpu.cfs_quota_us"
 	if unified() {
 		file = "/sys/fs/cgroup/%s/cpu.max"
 	}
-	id := strings.TrimPrefix(container(pod, "app").ContainerID, "containerd://")
-	dir := filepath.Join(m.CgroupParent, "kubepods", "burstable", "pod"+string(pod.UID), id)
-	quota, err := os.ReadFile(fmt.Sprintf(file, dir))
-	if err != nil || !strings.HasPrefix(string(quota), "30000") {
-		return fmt.Errorf("quota %s, %w", quota, err)
+	dir := filepath.Join(m.CgroupParent, "kubepods", "burstable", "pod"+string(pod.UID))
+	wants := map[string]string{"": "40000"}
+	for _, c := range status.Statuses(&pod.Status) {
+		if c.Name == "app" {
+			wants[strings.TrimPrefix(c.ContainerID, "containerd://")] = "30000"
+		} else if c.State.Running != nil {
+			wants[strings.TrimPrefix(c.ContainerID, "containerd://")] = "40000"
+		}
+	}
+	for id, want := range wants {
+		quota, err := os.ReadFile(fmt.Sprintf(file, filepath.Join(dir, id)))
+		if err != nil || !strings.HasPrefix(string(quota), want) {
+			return fmt.Errorf("quota %s of %s, want %s: %w", quota, id, want, err)
+		}
 	}
 	return lives(0, 0)(m, ctx)
 }

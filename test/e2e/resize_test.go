@@ -26,6 +26,7 @@ func TestResize(t *testing.T) {
 	t.Run("below usage", s.resizeBelowUsage)
 	t.Run("restart", s.resizeRestart)
 	t.Run("sidecar", s.resizeSidecar)
+	t.Run("whole", s.resizeWhole)
 	t.Run("infeasible", s.resizeInfeasible)
 	t.Run("deferred", s.resizeDeferred)
 	t.Run("killed", s.resizeKilled)
@@ -270,6 +271,80 @@ func (s *suite) resizeSidecar(t *testing.T) {
 		s.holds(t, pod, side, [3]int{10000 + c.quota, 64 + c.limit, c.podShares}, [3]int{c.quota, c.limit, c.quota * 1024 / 100000})
 	}
 	s.remove(t, "beside")
+}
+
+// A pod that has resources of its own gets others, of its own or with those of a container: its cgroup does, and the containers
+// without a limit do, in place or by a restart as each has it.
+func (s *suite) resizeWhole(t *testing.T) {
+	const hold = "dd if=/dev/zero of=/dev/shm/held bs=1000000 count=40"
+	p := sleeper("of-all")
+	p.Spec = "restartPolicy: Always\nresources: {limits: {cpu: 200m, memory: 96Mi}, requests: {cpu: 100m}}"
+	p.More = "- name: own\n  image: " + busybox + "\n  command: [sleep, '1000000']\n  " + resources("50m", "16Mi") +
+		"\n- name: anew\n  image: " + busybox + "\n  command: [sh, -c, \"" + sleepScript + "\"]" +
+		"\n  resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]"
+	s.running(t, p)
+	resize := func(whole, own string) {
+		t.Helper()
+		patch := fmt.Sprintf(`{"spec":{"resources":%s,"containers":[{"name":"own","resources":%s}]}}`, whole, own)
+		_, err := s.client.CoreV1().Pods("default").Patch(t.Context(), p.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "resize")
+		must(t, err)
+	}
+	has := func(whole, app, own, anew [3]int, restarts int32) {
+		t.Helper()
+		pod := s.until(t, p.Name, "resized", func(pod *v1.Pod) bool {
+			if pod == nil || !ready(pod) || pod.Status.ObservedGeneration != pod.Generation || container(pod, "anew").RestartCount != restarts ||
+				resizeCondition(pod, v1.PodResizePending) != "" || resizeCondition(pod, v1.PodResizeInProgress) != "" {
+				return false
+			}
+			has, want := pod.Status.Resources, pod.Spec.Resources
+			return has.Limits.Cpu().Equal(*want.Limits.Cpu()) && has.Limits.Memory().Equal(*want.Limits.Memory()) &&
+				has.Requests.Cpu().Equal(*want.Requests.Cpu()) && pod.Status.AllocatedResources.Cpu().Equal(*want.Requests.Cpu())
+		})
+		for name, want := range map[string][3]int{"app": app, "own": own, "anew": anew} {
+			s.holds(t, pod, container(pod, name), whole, want)
+			if n := container(pod, name).RestartCount; name != "anew" && n != 0 {
+				t.Errorf("%s was restarted %d times", name, n)
+			}
+		}
+	}
+	own := [3]int{5000, 16, 51}
+	has([3]int{20000, 96, 102}, [3]int{20000, 96, 204}, own, [3]int{20000, 96, 204}, 0)
+	resize(`{"limits":{"cpu":"400m"},"requests":{"cpu":"150m"}}`, `{}`)
+	has([3]int{40000, 96, 153}, [3]int{40000, 96, 409}, own, [3]int{40000, 96, 409}, 0)
+	s.tells(t, p.Name, "ResizeStarted Pod resize started: {", "ResizeCompleted Pod resize completed: {")
+	resize(`{"limits":{"cpu":"100m","memory":"128Mi"},"requests":{"cpu":"100m","memory":"24Mi"}}`, `{"limits":{"memory":"24Mi"},"requests":{"memory":"24Mi"}}`)
+	own[1] = 24
+	has([3]int{10000, 128, 102}, [3]int{10000, 128, 102}, own, [3]int{10000, 128, 102}, 1)
+
+	must(t, tryAttachDebug(t, s, p.Name, v1.EphemeralContainer{EphemeralContainerCommon: v1.EphemeralContainerCommon{
+		Name: "debugger", Command: []string{"sleep", "1000000"}}})) // it has no limits but the pod's
+	s.until(t, p.Name, "debugged", func(pod *v1.Pod) bool {
+		return pod != nil && len(pod.Status.EphemeralContainerStatuses) == 1 && pod.Status.EphemeralContainerStatuses[0].State.Running != nil
+	})
+	resize(`{"limits":{"cpu":"70m"},"requests":{"cpu":"60m"}}`, `{}`)
+	has([3]int{7000, 128, 61}, [3]int{7000, 128, 71}, own, [3]int{7000, 128, 71}, 1)
+
+	s.sh(t, p.Name, hold)
+	resize(`{"limits":{"cpu":"300m","memory":"32Mi"}}`, `{}`)
+	pod := s.until(t, p.Name, "held back", func(pod *v1.Pod) bool {
+		return pod != nil && ready(pod) && container(pod, "anew").RestartCount == 2 && strings.HasPrefix(resizeCondition(pod, v1.PodResizeInProgress),
+			"True Error cannot decrease memory limits: attempting to set pod memory limit (33554432) below current usage (")
+	})
+	if limit := pod.Status.Resources.Limits; limit.Memory().Value() != 128<<20 || limit.Cpu().MilliValue() != 70 {
+		t.Errorf("it is said to have %v", pod.Status.Resources)
+	}
+	if whole, _ := s.kernelOf(t, pod, app(pod)); !strings.Contains(whole, fmt.Sprint(128<<20)) {
+		t.Errorf("the kernel was told %s", whole)
+	}
+	s.sh(t, p.Name, "rm /dev/shm/held")
+	has([3]int{30000, 32, 61}, [3]int{30000, 32, 307}, own, [3]int{30000, 32, 307}, 2)
+
+	resize(`{"limits":{"cpu":"10000"},"requests":{"cpu":"10000"}}`, `{}`)
+	pod = s.until(t, p.Name, "refused", func(pod *v1.Pod) bool {
+		return pod != nil && strings.HasPrefix(resizeCondition(pod, v1.PodResizePending), "True Infeasible Node didn't have enough capacity: cpu, requested: 10000000, capacity: ")
+	})
+	s.holds(t, pod, app(pod), [3]int{30000, 32, 61}, [3]int{30000, 32, 307})
+	s.remove(t, p.Name)
 }
 
 // More than the node has never fits, and the pod goes on with what it has, also after podd was killed.
