@@ -182,8 +182,11 @@ func eventWords(message string) string {
 		InitContainers, Containers []container
 		Error                      string
 	}
-	if json.Unmarshal([]byte("{"+summary), &asked) != nil {
-		return said // it was too long for an event, which lacks its middle
+	if json.Unmarshal([]byte("{"+summary), &asked) != nil { // it was too long for an event, which lacks its middle
+		if at := strings.LastIndex(summary, `"error":`); at >= 0 && json.Unmarshal([]byte("{"+summary[at:]), &asked) == nil {
+			said += ": " + asked.Error
+		}
+		return said
 	}
 	if asked.Error != "" {
 		said += ": " + asked.Error

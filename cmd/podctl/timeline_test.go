@@ -75,10 +75,11 @@ func TestTimeline(t *testing.T) {
 func TestResizeEvents(t *testing.T) {
 	const summary = `{"initContainers":[{"name":"i","resources":{}}],"containers":[{"name":"c","resources":{"limits":{"memory":"64Mi"},"requests":{"cpu":"1500m","memory":"32Mi"}}}],"generation":2`
 	for message, want := range map[string]string{
-		"Pod resize started: " + summary + "}":                         "Pod resize started; i: nothing asked for; c: cpu 1500m, memory 32Mi (limit 64Mi)",
-		"Pod resize Deferred: " + summary + `,"error":"no room: cpu"}`: "Pod resize Deferred: no room: cpu; i: nothing asked for; c: cpu 1500m, memory 32Mi (limit 64Mi)",
-		"Pod resize completed: " + summary[:100]:                       "Pod resize completed",
-		"Readiness probe failed: {":                                    "Readiness probe failed: {",
+		"Pod resize started: " + summary + "}":                                                       "Pod resize started; i: nothing asked for; c: cpu 1500m, memory 32Mi (limit 64Mi)",
+		"Pod resize Deferred: " + summary + `,"error":"no room: cpu"}`:                               "Pod resize Deferred: no room: cpu; i: nothing asked for; c: cpu 1500m, memory 32Mi (limit 64Mi)",
+		"Pod resize completed: " + summary[:100]:                                                     "Pod resize completed",
+		"Pod resize Deferred: " + summary[:100] + "..." + summary[150:] + `,"error":"no room: cpu"}`: "Pod resize Deferred: no room: cpu",
+		"Readiness probe failed: {":                                                                  "Readiness probe failed: {",
 	} {
 		if got := words(apihistory.Entry{What: apihistory.Event, Reason: "R", Message: message}); got != "R: "+want {
 			t.Errorf("%s: %s", message, got)
