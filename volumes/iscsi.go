@@ -199,8 +199,6 @@ func (v *Volumes) attach(ctx context.Context, iscsiadm string, d *iscsi) (string
 	return v.oneOf(d, devices)
 }
 
-const multipathLimit = 10 * time.Second // for a multipath device to appear (pkg/volume/iscsi: multipathDeviceTimeout)
-
 // multipaths puts the multipath devices in the place of those that they stand for, before all others. If the disk has more than
 // one portal, multipathd is given time to make one. It makes none of a disk that is mounted.
 func (v *Volumes) multipaths(ctx context.Context, d *iscsi, found []string) ([]string, error) {
@@ -208,7 +206,7 @@ func (v *Volumes) multipaths(ctx context.Context, d *iscsi, found []string) ([]s
 	if err != nil {
 		return nil, err
 	}
-	wait := time.NewTimer(multipathLimit)
+	wait := time.NewTimer(v.multipathLimit)
 	defer wait.Stop()
 	for over := len(d.portals) < 2 || slices.ContainsFunc(found, mounted) || !v.hasMultipathd(); ; {
 		var made, single []string
@@ -667,17 +665,16 @@ func (v *Volumes) unused(iqn, session string) error {
 		return err
 	}
 	for _, disk := range disks {
-		address := filepath.Base(filepath.Dir(filepath.Dir(disk)))
-		lun, err := strconv.ParseInt(address[strings.LastIndexByte(address, ':')+1:], 10, 32)
-		if err != nil {
-			continue // of more bits than a pod can name
-		}
-		u, device := unit{iqn, int32(lun)}, filepath.Join(v.dev, filepath.Base(disk))
-		if err := v.idle(u); err != nil {
-			return fmt.Errorf("disk %s: %w", device, err)
-		}
-		if v.programs.busy(u.String()) {
-			return fmt.Errorf("disk %s: a program that was run on it %w", device, errHeld)
+		address, device := filepath.Base(filepath.Dir(filepath.Dir(disk))), filepath.Join(v.dev, filepath.Base(disk))
+		// A number of more bits no pod can name, so podd has run nothing on such a disk.
+		if lun, err := strconv.ParseInt(address[strings.LastIndexByte(address, ':')+1:], 10, 32); err == nil {
+			u := unit{iqn, int32(lun)}
+			if err := v.idle(u); err != nil {
+				return fmt.Errorf("disk %s: %w", device, err)
+			}
+			if v.programs.busy(u.String()) {
+				return fmt.Errorf("disk %s: a program that was run on it %w", device, errHeld)
+			}
 		}
 		if err := v.unheld(filepath.Base(disk), mounted); err != nil {
 			return fmt.Errorf("disk %s: %w", device, err)

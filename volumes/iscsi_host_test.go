@@ -468,11 +468,10 @@ func TestISCSIMultipath(t *testing.T) {
 		os.WriteFile(filepath.Join(programs, "disk"), []byte("TYPE=ext4"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	v.multipathLimit = time.Hour
 	done := make(chan error, 1)
 	go func() { done <- v.Ensure(t.Context(), p) }()
-	for scanned := ""; scanned == ""; time.Sleep(time.Millisecond) {
-		scanned = word(filepath.Join(programs, "sys/class/scsi_host/host2/scan"))
-	}
+	until(t, done, func() bool { return word(filepath.Join(programs, "sys/class/scsi_host/host2/scan")) != "" })
 	for file, text := range map[string]string{"block/dm-3/dm/uuid": "mpath-x", "block/sdy/holders/dm-3/x": ""} {
 		path := filepath.Join(programs, "sys", file)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
@@ -491,22 +490,50 @@ func TestISCSIMultipath(t *testing.T) {
 	noSessions(t, filepath.Dir(v.dir))
 }
 
+// If multipathd makes nothing of a disk, it is mounted by its first portal.
+func TestISCSINoMultipath(t *testing.T) {
+	v, programs := openRemote(t)
+	v.multipathLimit = time.Millisecond
+	p := pod(iscsiDisk("disk", false))
+	p.Spec.Volumes[0].ISCSI.Portals = []string{"10.0.0.2"}
+	if err := os.WriteFile(v.multipathd, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Ensure(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if got := calls(t, programs); !strings.Contains(got[len(got)-1], "/dev/sdx") {
+		t.Errorf("mounted was %s", got[len(got)-1])
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Error(err)
+	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
+// until waits for something that has to happen before what says so at its end is done.
+func until(t *testing.T, done <-chan error, happened func() bool) {
+	t.Helper()
+	for !happened() {
+		select {
+		case err := <-done:
+			t.Fatalf("it has ended before: %v", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // The target is dead when a disk is given to the pod's group: who does that is left behind as soon as the pod is to go.
 func TestISCSIIsDead(t *testing.T) {
 	v, programs := openRemote(t)
 	t.Run("group", func(t *testing.T) { // ends before the server's data are looked at
-		dead(t, programs)
+		asked := dead(t, programs)
 		p, group, unwanted := pod(iscsiDisk("disk", false)), int64(2000), atomic.Bool{}
 		p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group}
 		v.wanted = func(string) bool { return !unwanted.Load() }
 		done := make(chan error, 1)
 		go func() { done <- v.Ensure(t.Context(), p) }()
-		for mounted := false; !mounted; time.Sleep(time.Millisecond) {
-			points, err := mountsBelow(v.path("uid-1"))
-			if mounted = len(points) > 0 && !v.programs.busy(points[0]); err != nil {
-				t.Fatal(err)
-			}
-		}
+		until(t, done, asked)
 		unwanted.Store(true)
 		select {
 		case err := <-done:
@@ -543,6 +570,7 @@ func TestISCSIIsUsed(t *testing.T) {
 	}{
 		"mounted":      {shown: map[string]string{disks + "5/block/sdx/dev": root}, want: "disk /dev/sdx: sdx is mounted"},
 		"other unit":   {shown: map[string]string{disks + "6/block/sdz/size": "1", "class/block/sdz/dev": root}, want: "disk /dev/sdz: sdz is mounted"},
+		"long number":  {shown: map[string]string{disks + "4294967296/block/sdz/size": "1", "class/block/sdz/dev": root}, want: "disk /dev/sdz: sdz is mounted"},
 		"partition":    {shown: map[string]string{disks + "5/block/sdx/sdx1/partition": "1", "class/block/sdx1/dev": root}, want: "disk /dev/sdx: sdx1 is mounted"},
 		"volumes":      {shown: map[string]string{disks + "5/block/sdx/holders/dm-1/x": "", "class/block/dm-1/dm/uuid": "LVM-x"}, want: "disk /dev/sdx: sdx is held by dm-1"},
 		"multipath":    {shown: map[string]string{disks + "5/block/sdx/holders/dm-1/x": "", "class/block/dm-1/dm/uuid": "mpath-x", "class/block/dm-1/dev": root}, want: "disk /dev/sdx: dm-1 is mounted"},
@@ -625,7 +653,7 @@ func TestISCSINotBegun(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- v.Ensure(ctx, p) }()
-		pidOf(programs)
+		pidOf(t, programs, done)
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) || !there(record) {
 			t.Errorf("Ensure = %v, the record is there: %v", err, there(record))
@@ -659,12 +687,14 @@ func TestISCSINotBegun(t *testing.T) {
 }
 
 // pidOf waits until a stand-in that does not end has said who it is.
-func pidOf(programs string) (pid int) {
-	for file := filepath.Join(programs, "pid"); pid == 0; time.Sleep(time.Millisecond) {
-		b, _ := os.ReadFile(file)
-		pid, _ = strconv.Atoi(string(b))
-	}
-	_ = os.Remove(filepath.Join(programs, "pid"))
+func pidOf(t *testing.T, programs string, done <-chan error) (pid int) {
+	t.Helper()
+	file := filepath.Join(programs, "pid")
+	until(t, done, func() bool {
+		pid, _ = strconv.Atoi(word(file))
+		return pid != 0
+	})
+	_ = os.Remove(file)
 	return pid
 }
 
@@ -685,7 +715,7 @@ func TestISCSISlow(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- v.Ensure(ctx, p) }()
-		pid := pidOf(programs)
+		pid := pidOf(t, programs, done)
 		cancel()
 		if err := <-done; !errors.Is(err, errChanging) {
 			t.Errorf("%s: Ensure = %v", name, err)
@@ -775,7 +805,7 @@ func TestISCSIHangs(t *testing.T) {
 	v.wanted = func(string) bool { return !unwanted.Load() }
 	done := make(chan error, 1)
 	go func() { done <- v.Ensure(t.Context(), pod(initiatorDisk("disk"))) }()
-	pid := pidOf(programs)
+	pid := pidOf(t, programs, done)
 	unwanted.Store(true) // the pod was deleted
 	if err := <-done; !errors.Is(err, errUnwanted) {
 		t.Errorf("Ensure = %v", err)

@@ -4,6 +4,7 @@ package volumes
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -255,22 +256,45 @@ func TestRemoteHelperHangs(t *testing.T) {
 }
 
 // dead mounts a file system whose server never answers anything, over what is exported: whoever asks it waits until the
-// connection is cut, as on the hard mount of a dead NFS server.
-func dead(t *testing.T, programs string) {
+// connection is cut, as on the hard mount of a dead NFS server. asked tells whether somebody waits, and is true once for each.
+func dead(t *testing.T, programs string) (asked func() bool) {
 	t.Helper()
-	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	server, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Skipf("a dead file server needs fuse: %v", err)
 	}
 	export := filepath.Join(programs, "export")
-	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", server.Fd())
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", server)
 	if err := unix.Mount("dead", export, "fuse", 0, options); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = unix.Unmount(export, unix.MNT_DETACH)
-		_ = server.Close()
+		_ = unix.Close(server)
 	})
+	return func() bool {
+		const initialize = 26 // what the kernel asks first, and sends nothing before it is answered (linux/fuse.h)
+		request := make([]byte, 64<<10)
+		switch n, err := unix.Read(server, request); {
+		case errors.Is(err, unix.EAGAIN):
+			return false
+		case err != nil || n < 16:
+			t.Fatalf("read %d bytes of a request: %v", n, err)
+		case binary.NativeEndian.Uint32(request[4:]) != initialize:
+			return true
+		}
+		answer := binary.NativeEndian.AppendUint32(nil, 80)      // its length
+		answer = append(answer, 0, 0, 0, 0)                      // no error
+		answer = append(answer, request[8:16]...)                // to what
+		answer = binary.NativeEndian.AppendUint32(answer, 7)     // version 7.31
+		answer = binary.NativeEndian.AppendUint32(answer, 31)    // of the protocol
+		answer = append(answer, make([]byte, 80-len(answer))...) // as little as there is
+		binary.NativeEndian.PutUint32(answer[36:], 4096)         // the longest write
+		if _, err := unix.Write(server, answer); err != nil {
+			t.Fatal(err)
+		}
+		return false
+	}
 }
 
 // The server is dead: nothing that podd does itself waits for it, but for what needs it, and that only as long as it is told

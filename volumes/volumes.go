@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -57,6 +58,8 @@ type Volumes struct {
 	iscsiDirs  []string // where iscsiadm keeps what it knows
 	multipathd string   // the file of its process number
 	targets    locks    // by the target's name
+
+	multipathLimit time.Duration // for a multipath device to appear
 }
 
 const (
@@ -84,7 +87,7 @@ func Open(o Options) (*Volumes, error) {
 	}
 	return &Volumes{dir: dir, claims: o.Claims, wanted: o.Wanted, programs: programs{dirs: o.Programs, self: o.Unmounter, held: map[string]int{}},
 		secrets: o.Secrets, sessions: o.Sessions, sys: "/sys", dev: "/dev", iscsiDirs: []string{"/etc/iscsi", "/var/lib/iscsi"}, multipathd: "/run/multipathd.pid",
-		targets: locks{held: map[string]chan struct{}{}}}, nil
+		targets: locks{held: map[string]chan struct{}{}}, multipathLimit: 10 * time.Second}, nil // pkg/volume/iscsi: multipathDeviceTimeout
 }
 
 // Ensure makes all volumes of the pod: emptyDir directories, tmpfs and hugetlbfs mounts; hostPaths are checked, and created where
