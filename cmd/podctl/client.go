@@ -52,7 +52,7 @@ type client struct {
 	broken atomic.Bool // podd went away in the middle of an answer
 
 	mu      sync.Mutex
-	dialErr error // of the last connection that could not be made
+	dialErr error // of the last try to connect
 
 	remote    func() bool // a kubeconfig says where podd is
 	discovery func() (discovery.CachedDiscoveryInterface, error)
@@ -102,7 +102,7 @@ func (c *client) byKubeconfig() bool {
 // dial connects to the socket, whatever the address is.
 func (c *client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "unix", strings.TrimPrefix(c.socket, "unix://"))
-	if err != nil && ctx.Err() == nil {
+	if err == nil || ctx.Err() == nil {
 		c.mu.Lock()
 		c.dialErr = err
 		c.mu.Unlock()

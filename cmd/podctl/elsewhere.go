@@ -76,7 +76,7 @@ var instead = map[string]string{
 	"play":             applyFile,
 	"pause":            "podd pauses nothing: podctl delete pod NAME ends it.",
 	"unpause":          "podd pauses nothing: podctl delete pod NAME ends it.",
-	"restart":          "podctl get pod NAME -o yaml | podctl replace --force -f - makes the pod anew; one of a manifest file needs only podctl delete pod NAME.",
+	"restart":          "podctl get pod NAME -o yaml >FILE, podctl delete pod NAME, podctl apply -f FILE. One of a manifest file that podd follows comes back by itself.",
 	"network":          noNetworks,
 	"networks":         noNetworks,
 	"volume":           noVolumes,

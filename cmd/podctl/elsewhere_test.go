@@ -35,7 +35,7 @@ func TestElsewhere(t *testing.T) {
 		"stop pod/web":                  `unknown command "stop" for "podctl"|podctl delete pod web. A pod is not stopped and started`,
 		"start web":                     `unknown command "start" for "podctl"|podctl apply -f FILE.`,
 		"kill -s HUP web":               `unknown command "kill" for "podctl"|podctl delete pod NAME --now`,
-		"restart web":                   `unknown command "restart" for "podctl"|podctl get pod web -o yaml | podctl replace --force -f - makes the pod anew; one of a manifest file`,
+		"restart web":                   `unknown command "restart" for "podctl"|podctl get pod web -o yaml >FILE, podctl delete pod web, podctl apply -f FILE.`,
 		"inspect web":                   `unknown command "inspect" for "podctl"|podctl describe pod web, or podctl get pod web -o yaml`,
 		"up":                            `unknown command "up" for "podctl"|podctl apply -f FILE`,
 		"compose up -d":                 `unknown command "compose" for "podctl"|podctl apply -f FILE`,

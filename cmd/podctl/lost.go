@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -45,7 +48,7 @@ type answer struct {
 
 func (a *answer) Read(p []byte) (int, error) {
 	n, err := a.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && !a.closed.Load() && a.ctx.Err() == nil {
+	if err != nil && err != io.EOF && !a.closed.Load() && a.ctx.Err() == nil && left(err) {
 		a.broken.Store(true)
 	}
 	return n, err
@@ -56,8 +59,13 @@ func (a *answer) Close() error {
 	return a.ReadCloser.Close()
 }
 
+// left tells whether an error of a connection says that the other side has left it, and not that the time was over.
+func left(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || brokenWords.MatchString(err.Error())
+}
+
 // brokenWords are those of the libraries for a connection that the other side has left.
-var brokenWords = regexp.MustCompile(`\bEOF\b|connection reset by peer|broken pipe|closed pipe|client connection lost`)
+var brokenWords = regexp.MustCompile(`\bEOF\b|connection reset by peer|broken pipe|closed pipe|client connection lost|GOAWAY`)
 
 // lost tells whether a command could not go on because podd went away, by what it says about it.
 func (p *podctl) lost(message string) bool {
@@ -65,44 +73,48 @@ func (p *podctl) lost(message string) bool {
 	case strings.Contains(message, "websocket: close 1006"): // without a word of goodbye
 		return true
 	case strings.Contains(message, "lost connection to pod"): // the pod may have ended as well
-		return !p.answers()
+		return p.client.away()
 	}
 	return p.client.broken.Load() && (p.client.unreachable() != "" || brokenWords.MatchString(message))
 }
 
 // abandoned tells whether cmd, which has ended without an error, was following something that has not ended: podd has.
 func (p *podctl) abandoned(cmd *cobra.Command) bool {
+	if help, err := cmd.Flags().GetBool("help"); err == nil && help {
+		return false
+	}
 	for _, name := range []string{"watch", "watch-only", "follow"} {
 		if on, err := cmd.Flags().GetBool(name); err == nil && on {
-			return p.client.broken.Load() || !p.answers()
+			return p.client.broken.Load() || p.client.away()
 		}
 	}
 	return false
 }
 
-// answers asks whether podd is there.
-func (p *podctl) answers() bool {
-	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
-	defer stop()
-	hc, address, err := p.client.http()
-	if err != nil {
-		return false
+// away tells whether nobody listens where podd should. A podd that is slow to answer is there.
+func (c *client) away() bool {
+	network, address := "unix", strings.TrimPrefix(c.socket, "unix://")
+	if c.remote() {
+		config, err := c.ToRESTConfig()
+		if err != nil {
+			return false
+		}
+		u, err := url.Parse(config.Host)
+		if err != nil {
+			return false
+		}
+		network, address = "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443"))
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/livez", nil)
+	conn, err := net.DialTimeout(network, address, 5*time.Second)
 	if err != nil {
-		return false
+		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
 	}
-	req.Close = true
-	res, err := hc.Do(req)
-	if err != nil {
-		return false
-	}
-	return res.Body.Close() == nil
+	return conn.Close() != nil
 }
 
 // goneWords says that podd went away, what that means for the pods, and what to do.
 func (p *podctl) goneWords() string {
-	if p.answers() {
+	if !p.client.away() {
 		return "error: the connection to podd ended, and podd answers again. The pods have gone on meanwhile.\n-> Repeat the command."
 	}
 	return "error: the connection to podd ended: podd does not run any more. The pods go on without it.\n" +

@@ -20,14 +20,28 @@ type room struct {
 	here []v1.Pod // those that have it: bound, and not ended
 }
 
-// roomOf is the room for a pod that waits for some; nil for any other, and if who asks may not see it.
-func roomOf(ctx context.Context, api corev1.CoreV1Interface, pod *v1.Pod) *room {
+// rooms asks for the room of this host at most once, when the first pod waits for some.
+type rooms struct {
+	api   corev1.CoreV1Interface
+	asked bool
+	found *room
+}
+
+// of is the room for a pod that waits for some; nil for any other, and if who asks may not see it.
+func (r *rooms) of(ctx context.Context, pod *v1.Pod) *room {
 	c := condition(pod, v1.PodScheduled)
 	if c == nil || c.Status != v1.ConditionFalse || !slices.ContainsFunc([]string{"free ports", "Insufficient ", "Too many pods"}, func(s string) bool {
 		return strings.Contains(c.Message, s)
 	}) {
 		return nil
 	}
+	if !r.asked {
+		r.asked, r.found = true, lookAtRoom(ctx, r.api)
+	}
+	return r.found
+}
+
+func lookAtRoom(ctx context.Context, api corev1.CoreV1Interface) *room {
 	nodes, err := api.Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil || len(nodes.Items) != 1 {
 		return nil

@@ -176,7 +176,7 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	if err != nil {
 		return err
 	}
-	told := 0
+	told, place := 0, rooms{api: api}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
 		events, err := eventsOf(ctx, api, pod.Namespace, "Pod", pod.Name, pod.UID)
@@ -188,7 +188,7 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 			return err
 		}
 		past := p.pastOf(question{ctx: ctx, namespace: pod.Namespace, uid: string(pod.UID)}, pod)
-		found := diagnose(pod, facts{events: events, past: past, claims: claims, room: roomOf(ctx, api, pod)}, time.Now())
+		found := diagnose(pod, facts{events: events, past: past, claims: claims, room: place.of(ctx, pod)}, time.Now())
 		old := oldContentOf(pod, past)
 		if found.fine && len(old) == 0 {
 			continue
@@ -275,7 +275,7 @@ func (p *podctl) lookInto(q question, name string) (report, error) {
 		if n := len(r.History); n > 0 && r.History[n-1].UID == r.UID {
 			past = r.History[n-1].Entries
 		}
-		d := diagnose(pod, facts{events: r.events, past: past, claims: claims, room: roomOf(q.ctx, q.api, pod)}, time.Now())
+		d := diagnose(pod, facts{events: r.events, past: past, claims: claims, room: (&rooms{api: q.api}).of(q.ctx, pod)}, time.Now())
 		r.Fine, r.Headline = d.fine, d.headline
 		r.Causes = slices.Concat(r.Causes, d.causes, oldContentOf(pod, past))
 		q.shorten(r.History)

@@ -206,7 +206,7 @@ func testPodctlWrongUse(t *testing.T, s *suite) {
 		"create deployment x":                   `unknown command "deployment" for "podctl create"` + "\n-> podd runs pods, and has no controllers",
 		"get deployments":                       "-> podd runs pods, and has no controllers",
 		"ps -a":                                 "-> podctl get pods, with -A",
-		"restart wrong-use":                     "-> podctl get pod wrong-use -o yaml | podctl replace --force -f - makes the pod anew",
+		"restart wrong-use":                     "-> podctl get pod wrong-use -o yaml >FILE, podctl delete pod wrong-use, podctl apply -f FILE.",
 		"create namespace Bad":                  `Invalid value: "Bad"`,
 		"create secret generic":                 "exactly one NAME is required",
 		"debug wrong-use":                       "you must specify --image",

@@ -237,7 +237,7 @@ func (d *drop) pass(in net.Conn) {
 	var left atomic.Int64
 	bytes, limit := rand.Int64N(20_000), time.Duration(rand.Int64N(int64(400*time.Millisecond)))
 	if d.patient {
-		bytes, limit = bytes/10, 5*time.Second
+		bytes, limit = bytes/10, 30*time.Second
 	}
 	left.Store(bytes)
 	late := time.AfterFunc(limit, func() { _, _ = in.Close(), out.Close() })
