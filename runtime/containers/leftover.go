@@ -438,7 +438,8 @@ func (p process) command() bool {
 // atWork says whether a shim's command or an OCI runtime is busy with a container.
 func (c *Client) atWork(id string) bool {
 	for _, p := range processes() {
-		if slices.Contains(p.argv[1:], id) && (c.isRuntime(p) || p.command() && (p.isRuncs() || c.owns(p)) || c.isForeign(id) && c.runsForShim(p)) {
+		if slices.Contains(p.argv[1:], id) && p.beside() &&
+			(c.isRuntime(p) || p.command() && (p.isRuncs() || c.owns(p)) || c.isForeign(id) && c.runsForShim(p)) {
 			return true
 		}
 	}

@@ -111,11 +111,12 @@ func (c *Client) isShim(pid int) bool {
 func (p process) isRuncs() bool { return filepath.Base(p.argv[0]) == shimBinary }
 
 // owns tells whether p is of a shim of podd's containerd. All shims are run with these flags, whatever they are called.
-// In another PID namespace than podd's own, what a process says of itself says nothing.
 func (c *Client) owns(p process) bool {
-	if p.after("-namespace") != c.opts.Namespace || p.after("-address") != c.opts.Address {
-		return false
-	}
+	return p.after("-namespace") == c.opts.Namespace && p.after("-address") == c.opts.Address && p.beside()
+}
+
+// beside tells whether p is in podd's own PID namespace. What a process of another one says of itself says nothing.
+func (p process) beside() bool {
 	own, err := os.Readlink("/proc/self/ns/pid")
 	theirs, terr := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", p.pid))
 	return err == nil && terr == nil && own == theirs
