@@ -439,6 +439,25 @@ func BenchmarkBinaries(tb *testing.B) {
 	report(tb, lines...)
 }
 
+// BenchmarkPodctl is how long a command takes as the shell sees it: the whole process, with ten pods to show.
+func BenchmarkPodctl(tb *testing.B) {
+	b := openAPI(tb)
+	for i := range 10 {
+		b.post(fmt.Sprintf("shown-%d", i))
+	}
+	var lines []string
+	for _, c := range []struct{ args, target string }{{"get pods", " (target p50 at most 60)"}, {"get pods -o json", ""}, {"version --client", ""}} {
+		var all series
+		for range 30 {
+			begun := time.Now()
+			b.podd.Must(strings.Fields(c.args)...)
+			all = append(all, time.Since(begun))
+		}
+		lines = append(lines, fmt.Sprintf("podctl %-18s %s%s", c.args, all.fine(), c.target))
+	}
+	report(tb, lines...)
+}
+
 // rss is the RssAnon of podd in MB.
 func rss(tb testing.TB, p *harness.Podd) float64 {
 	tb.Helper()
