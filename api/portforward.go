@@ -118,6 +118,43 @@ type arrived struct {
 	registered <-chan struct{} // closed when the library knows the stream
 }
 
+// accepted are the streams of one port-forward that are not over. The library resets at the end those that it knows by then, and
+// one that it comes to know a moment later never: what the client has sent on that would be waited for for ever.
+type accepted struct {
+	mu   sync.Mutex
+	all  map[httpstream.Stream]bool
+	over bool
+}
+
+// add is false when the port-forward is over.
+func (a *accepted) add(s httpstream.Stream) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
+		return false
+	}
+	a.all[s] = true
+	return true
+}
+
+func (a *accepted) drop(streams ...httpstream.Stream) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range streams {
+		delete(a.all, s)
+	}
+}
+
+// end resets what is left, and lets nothing in any more.
+func (a *accepted) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for s := range a.all {
+		_ = s.Reset()
+	}
+	a.all, a.over = nil, true
+}
+
 // pair is the two streams of one connection.
 type pair struct {
 	data, errors *arrived
@@ -130,10 +167,13 @@ func (f *forward) serve(ctx context.Context, t *takeover, open func(httpstream.N
 	defer connections.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	streams := make(chan *arrived)
+	streams, held := make(chan *arrived), &accepted{all: map[httpstream.Stream]bool{}}
 	conn := open(func(s httpstream.Stream, registered <-chan struct{}) error {
 		if err := acceptStream(s); err != nil {
 			return err
+		}
+		if !held.add(s) {
+			return errors.New("the port-forward is over")
 		}
 		select {
 		case streams <- &arrived{s, registered}:
@@ -145,7 +185,7 @@ func (f *forward) serve(ctx context.Context, t *takeover, open func(httpstream.N
 	if conn == nil {
 		return
 	}
-	defer func() { t.close(); _ = conn.Close() }()
+	defer func() { t.close(); _ = conn.Close(); held.end() }()
 	conn.SetIdleTimeout(streamIdle)
 	pairs, slots := map[string]*pair{}, make(chan struct{}, maxForwarded)
 	tick := time.NewTicker(streamCreation)
@@ -157,11 +197,12 @@ func (f *forward) serve(ctx context.Context, t *takeover, open func(httpstream.N
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			dropOld(pairs)
+			held.drop(dropOld(pairs)...)
 		case s := <-streams:
 			p, err := addStream(pairs, s)
 			if err != nil {
 				_ = s.Reset()
+				held.drop(s.Stream)
 			}
 			if p == nil {
 				continue
@@ -169,6 +210,7 @@ func (f *forward) serve(ctx context.Context, t *takeover, open func(httpstream.N
 			connections.Go(func() {
 				f.connect(ctx, p, slots)
 				conn.RemoveStreams(p.data.Stream, p.errors.Stream)
+				held.drop(p.data.Stream, p.errors.Stream)
 			})
 		}
 	}
@@ -233,8 +275,8 @@ func addStream(pairs map[string]*pair, s *arrived) (*pair, error) {
 	return p, nil
 }
 
-// dropOld gives up the pairs that were incomplete the last time already.
-func dropOld(pairs map[string]*pair) {
+// dropOld gives up the pairs that were incomplete the last time already, and tells their streams.
+func dropOld(pairs map[string]*pair) (gone []httpstream.Stream) {
 	for id, p := range pairs {
 		if !p.old {
 			p.old = true
@@ -243,20 +285,23 @@ func dropOld(pairs map[string]*pair) {
 		for _, s := range []*arrived{p.data, p.errors} {
 			if s != nil {
 				_ = s.Reset()
+				gone = append(gone, s.Stream)
 			}
 		}
 		delete(pairs, id)
 	}
+	return gone
 }
 
 // connect serves one connection to its end. What the client is told ends its whole port-forward in kubectl, so it is told
 // only that there is no connection to be had, not how one ended.
 func (f *forward) connect(ctx context.Context, p *pair, slots chan struct{}) {
-	defer func() { _ = p.errors.Close() }()
+	defer f.closeErrors(p.errors)()
 	for _, s := range []*arrived{p.data, p.errors} {
 		select {
 		case <-s.registered:
 		case <-ctx.Done():
+			_ = p.data.Reset()
 			return
 		}
 	}
@@ -273,6 +318,25 @@ func (f *forward) connect(ctx context.Context, p *pair, slots chan struct{}) {
 	if err != nil {
 		f.tell(p.errors, port, err)
 		_ = p.data.Reset()
+	}
+}
+
+// closeErrors reads what a client sends where it has nothing to say, until the end is called: the library would wait for its reader,
+// and with it the other streams.
+func (f *forward) closeErrors(s *arrived) (end func()) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, s)
+	}()
+	return func() {
+		_ = s.Close()
+		select {
+		case <-ended:
+		default: // a half-close is not enough for this client
+			_ = s.Reset()
+			<-ended
+		}
 	}
 }
 

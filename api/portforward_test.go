@@ -6,13 +6,16 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	spdyframe "github.com/moby/spdystream/spdy"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/streaming/pkg/httpstream"
@@ -161,7 +164,7 @@ func TestForwardIsBounded(t *testing.T) {
 			registered := make(chan struct{})
 			close(registered)
 			data = &keptStream{headers: http.Header{"Port": {"80"}}, end: make(chan struct{})}
-			errs = &keptStream{}
+			errs = &keptStream{end: registered} // on which the client says nothing
 			all.Go(func() {
 				f.connect(t.Context(), &pair{data: &arrived{Stream: data, registered: registered}, errors: &arrived{Stream: errs, registered: registered}}, slots)
 			})
@@ -318,14 +321,78 @@ func TestPairs(t *testing.T) {
 	}
 }
 
+// lateLibrary is a connection that ends without knowing the streams that it has just handed out.
+type lateLibrary struct {
+	httpstream.Connection
+	gone chan bool
+}
+
+func (c *lateLibrary) CloseChan() <-chan bool       { return c.gone }
+func (c *lateLibrary) SetIdleTimeout(time.Duration) {}
+func (c *lateLibrary) Close() error                 { return nil }
+
+// A stream that is taken while the connection ends is reset, by podd if the library does not; one that comes later is refused.
+func TestForwardEndsEveryStream(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	library, accept, ended := &lateLibrary{gone: make(chan bool)}, make(chan httpstream.NewStreamHandler, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		(&forward{pod: &v1.Pod{}}).serve(ctx, &takeover{ctx: ctx, cancel: cancel}, func(h httpstream.NewStreamHandler) httpstream.Connection {
+			accept <- h
+			return library
+		})
+	}()
+	take, late := <-accept, make(chan struct{})
+	half, after := &testStream{id: 1, kind: "error", request: "7"}, &testStream{id: 3, kind: "data", request: "7"}
+	if err := take(half, late); err != nil {
+		t.Fatal(err)
+	}
+	close(library.gone)
+	<-ended
+	if half.resets == 0 {
+		t.Error("a stream goes on without its connection")
+	}
+	if err := take(after, late); err == nil {
+		t.Error("a stream is taken after the end")
+	}
+}
+
+// Of clients that go while their streams are being made, with data on the way, nothing stays.
+func TestForwardDropped(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for range 1000 {
+		conn, ended := forwardSession(t.Context())
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		framer, err := spdyframe.NewFramer(conn, conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, kind := range []string{"error", "data", "error", "data"} {
+			id, header := spdyframe.StreamId(1+2*i), http.Header{"Streamtype": {kind}, "Port": {"80"}, "Requestid": {strconv.Itoa(i / 2)}}
+			_ = framer.WriteFrame(&spdyframe.SynStreamFrame{StreamId: id, Headers: header})
+			_ = framer.WriteFrame(&spdyframe.DataFrame{StreamId: id, Data: []byte("x")})
+		}
+		_ = conn.Close()
+		<-ended
+	}
+	for limit := time.Now().Add(time.Minute); runtime.NumGoroutine() > before+10; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines were %d\n%.8000s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
+}
+
 type testStream struct {
 	httpstream.Stream
 	id            uint32
 	kind, request string
+	resets        int
 }
 
 func (s *testStream) Identifier() uint32 { return s.id }
-func (s *testStream) Reset() error       { return nil }
+func (s *testStream) Reset() error       { s.resets++; return nil }
 
 func (s *testStream) Headers() http.Header {
 	h := http.Header{}
