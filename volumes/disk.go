@@ -114,8 +114,7 @@ func (v *Volumes) reallyBlank(ctx context.Context, u unit, device string) error 
 		return err
 	}
 	defer copied.Close()
-	at := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), copied.Fd())
-	_, err = v.programs.run(ctx, u.String(), false, dd, "if="+device, "of="+at, "bs=64k", "count="+strconv.Itoa(tellsBlocks))
+	_, err = v.programs.runAs(ctx, way{most: 1, into: copied}, u.String(), dd, "if="+device, "bs=64k", "count="+strconv.Itoa(tellsBlocks))
 	if err != nil {
 		return fmt.Errorf("disk %s: cannot be read: %w", device, err)
 	}
@@ -129,7 +128,7 @@ func (v *Volumes) reallyBlank(ctx context.Context, u unit, device string) error 
 	if err := copied.Truncate(sectors * sector); err != nil { // a table of partitions says how large its disk is
 		return err
 	}
-	kind, err := v.formatOf(ctx, u, at)
+	kind, err := v.formatOf(ctx, u, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), copied.Fd()))
 	if err == nil && kind != "" {
 		err = fmt.Errorf("has %s on it", kind)
 	}
@@ -195,6 +194,9 @@ var errChanging = errors.New("is still being formatted or checked")
 func (v *Volumes) change(ctx context.Context, u unit, path string, args ...string) error {
 	if err := v.idle(u); err != nil {
 		return err
+	}
+	if v.programs.busy(u.String()) {
+		return fmt.Errorf("a program that was run on it %w", errHeld) // one that reads
 	}
 	if err := os.MkdirAll(v.sessions, 0o700); err != nil {
 		return err

@@ -296,24 +296,26 @@ func (v *Volumes) attachBy(ctx context.Context, iscsiadm string, d *iscsi, s ses
 const deviceLimit = 30 * time.Second // for a disk to appear (pkg/volume/iscsi: deviceDiscoveryTimeout)
 
 // login begins a session. That podd does is written down before, so that it is ended by whoever comes last. If it comes to nothing
-// that is taken back: a session that there is later is somebody else's. But one for which iscsiadm was not waited for may still come.
+// that is taken back: a session that there is later is somebody else's, and so is one that there is now, if podd has not come to log
+// in or was told that there is one. But one for which iscsiadm was not waited for may still come.
 func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s session) (err error) {
 	secret, err := v.chap(d)
 	if err != nil {
 		return err
 	}
 	run := func(args ...string) error {
-		_, err := v.programs.run(ctx, "iscsi "+d.iqn, false, iscsiadm, args...)
+		_, err := v.runISCSIAdm(ctx, iscsiadm, d.iqn, args...)
 		return err
 	}
 	record := filepath.Join(v.sessions, s.file())
 	_, before := os.Stat(record)
-	mayCome := before == nil
+	mayCome := !errors.Is(before, fs.ErrNotExist)
+	others := !mayCome // so that one that there is was not begun by podd
 	if err := writeRecord(v.sessions, s.file(), s); err != nil {
 		return err
 	}
 	defer func() {
-		if _, dir := v.findSession(s); err != nil && dir == "" && !mayCome {
+		if _, dir := v.findSession(s); err != nil && (others || dir == "" && !mayCome) {
 			err = errors.Join(err, os.Remove(record))
 		}
 	}()
@@ -343,10 +345,14 @@ func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s sessio
 			v.setSecret("nodes", s, "node.session.auth.", secret))
 	}
 	if err == nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
 		err = run(s.args("--login")...)
 		exit := (*exitError)(nil)
 		under := errors.As(err, &exit) && exit.code == sessionExists // that of podd, if there was one, or somebody else's
 		mayCome = !ended(err) || under && mayCome
+		others = under && others
 	}
 	if err != nil {
 		_ = run(s.args("-o", "delete")...)
@@ -457,7 +463,7 @@ func (v *Volumes) recordFile(kind string, s session) (string, error) {
 // makeIface makes an iface like the pod's, but with the initiator's name (pkg/volume/iscsi: cloneIface).
 func (v *Volumes) makeIface(ctx context.Context, iscsiadm string, d *iscsi, name string) error {
 	run := func(args ...string) (string, error) {
-		return v.programs.run(ctx, "iscsi "+d.iqn, false, iscsiadm, append([]string{"-m", "iface", "-I"}, args...)...)
+		return v.runISCSIAdm(ctx, iscsiadm, d.iqn, append([]string{"-m", "iface", "-I"}, args...)...)
 	}
 	shown, err := run(d.iface, "-o", "show")
 	if err != nil {
@@ -638,7 +644,7 @@ func (v *Volumes) leave(ctx context.Context, uid string, s session) error {
 	}
 	// Whether it is done is seen at the session and at the record of the target: iscsiadm has many codes for what is gone.
 	run := func(args []string) error {
-		_, err := v.programs.run(ctx, "iscsi "+s.IQN, false, iscsiadm, args...)
+		_, err := v.runISCSIAdm(ctx, iscsiadm, s.IQN, args...)
 		return err
 	}
 	err = run(s.args("--logout"))
@@ -664,6 +670,10 @@ func (v *Volumes) unused(iqn, session string) error {
 	if err != nil {
 		return err
 	}
+	own := make([]string, len(disks))
+	for i, disk := range disks {
+		own[i] = filepath.Base(disk)
+	}
 	for _, disk := range disks {
 		address, device := filepath.Base(filepath.Dir(filepath.Dir(disk))), filepath.Join(v.dev, filepath.Base(disk))
 		// A number of more bits no pod can name, so podd has run nothing on such a disk.
@@ -676,15 +686,16 @@ func (v *Volumes) unused(iqn, session string) error {
 				return fmt.Errorf("disk %s: a program that was run on it %w", device, errHeld)
 			}
 		}
-		if err := v.unheld(filepath.Base(disk), mounted); err != nil {
+		if err := v.unheld(filepath.Base(disk), own, mounted); err != nil {
 			return fmt.Errorf("disk %s: %w", device, err)
 		}
 	}
 	return nil
 }
 
-// unheld is nil if a disk is not used, nor one of its partitions, nor a multipath device that stands for it.
-func (v *Volumes) unheld(name string, mounted func(string) bool) error {
+// unheld is nil if a disk is not used, nor one of its partitions, nor a multipath device that stands for it and needs it. own are
+// the names of all disks that are to go.
+func (v *Volumes) unheld(name string, own []string, mounted func(string) bool) error {
 	in := filepath.Join(v.sys, "class/block", name)
 	if mounted(filepath.Join(v.dev, name)) {
 		return fmt.Errorf("%s is mounted", name)
@@ -700,10 +711,14 @@ func (v *Volumes) unheld(name string, mounted func(string) bool) error {
 		return err
 	}
 	for _, h := range holders {
-		if !strings.Contains(word(filepath.Join(v.sys, "class/block", h.Name(), "dm/uuid")), "mpath-") { // or part1-mpath-
+		uuid := word(filepath.Join(v.sys, "class/block", h.Name(), "dm/uuid"))
+		if !strings.Contains(uuid, "mpath-") { // or part1-mpath-
 			return fmt.Errorf("%s is held by %s", name, h.Name())
 		}
-		if err := v.unheld(h.Name(), mounted); err != nil {
+		if strings.HasPrefix(uuid, "mpath-") && v.hasOtherPath(h.Name(), own) {
+			continue
+		}
+		if err := v.unheld(h.Name(), own, mounted); err != nil {
 			return err
 		}
 	}
@@ -712,11 +727,19 @@ func (v *Volumes) unheld(name string, mounted func(string) bool) error {
 		return err
 	}
 	for _, p := range partitions {
-		if err := v.unheld(filepath.Base(filepath.Dir(p)), mounted); err != nil {
+		if err := v.unheld(filepath.Base(filepath.Dir(p)), own, mounted); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// hasOtherPath tells whether a multipath device has a path that works besides these disks.
+func (v *Volumes) hasOtherPath(name string, disks []string) bool {
+	paths, _ := os.ReadDir(filepath.Join(v.sys, "class/block", name, "slaves"))
+	return slices.ContainsFunc(paths, func(p fs.DirEntry) bool {
+		return !slices.Contains(disks, p.Name()) && word(filepath.Join(v.sys, "class/block", p.Name(), "device/state")) == "running"
+	})
 }
 
 // ended tells whether a program has come to its end, good or bad.
@@ -736,7 +759,7 @@ func (v *Volumes) removeIface(ctx context.Context, uid string, s session) error 
 		return err
 	}
 	for _, op := range []string{"show", "delete"} {
-		_, err := v.programs.run(ctx, "iscsi "+s.IQN, false, iscsiadm, "-m", "iface", "-I", s.Iface, "-o", op)
+		_, err := v.runISCSIAdm(ctx, iscsiadm, s.IQN, "-m", "iface", "-I", s.Iface, "-o", op)
 		if op == "show" && err != nil && ended(err) {
 			return nil // it is not there
 		}
@@ -745,6 +768,22 @@ func (v *Volumes) removeIface(ctx context.Context, uid string, s session) error 
 		}
 	}
 	return nil
+}
+
+const databaseLimit = 40 * time.Second // iscsiadm waits 30 s for the lock on its database
+
+// runISCSIAdm runs iscsiadm for a target. If it is about its database alone it is not ended with ctx, and is run also when ctx has
+// ended, to take away what is there: one that is killed may leave the database locked, for everybody.
+func (v *Volumes) runISCSIAdm(ctx context.Context, iscsiadm, iqn string, args ...string) (string, error) {
+	if slices.Contains(args, "-o") {
+		database, done := context.WithTimeout(context.WithoutCancel(ctx), databaseLimit)
+		defer done()
+		ctx = database
+	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	return v.programs.run(ctx, "iscsi "+iqn, false, iscsiadm, args...)
 }
 
 func (v *Volumes) findISCSIAdm() (string, error) {

@@ -32,7 +32,7 @@ func standInDisk(name string, args []string) {
 	dir := filepath.Dir(os.Args[0])
 	fail := func(code int, err error) {
 		if err != nil {
-			fmt.Println(name+":", err)
+			fmt.Fprintln(os.Stderr, name+":", err)
 			os.Exit(code)
 		}
 	}
@@ -59,7 +59,9 @@ func standInDisk(name string, args []string) {
 		if string(b) == "error" {
 			fail(1, errors.New("error reading '/dev/sdx': Input/output error"))
 		}
-		fail(99, errors.Join(err, os.WriteFile(strings.TrimPrefix(args[1], "of="), b, 0o600)))
+		fail(99, err)
+		_, err = os.Stdout.Write(b)
+		fail(99, err)
 	case "mkfs.ext4", "fsck":
 		if slow := filepath.Join(dir, "slow"); there(slow) {
 			fail(99, os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600))
@@ -106,8 +108,18 @@ func standInISCSIAdm(dir string, args []string, fail func(int, error)) {
 	case what == "iface delete":
 		fail(6, os.Remove(file("ifaces", iface)))
 	case what == "discoverydb new":
+		if slow := filepath.Join(dir, "slow-database"); there(slow) {
+			fail(99, os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600))
+			for there(slow) {
+				time.Sleep(time.Millisecond)
+			}
+		}
 		write(file("send_targets", strings.Replace(portal, ":", ",", 1), "st_config"), "# BEGIN RECORD\ndiscovery.sendtargets.auth.authmethod = None\n# END RECORD\n")
 	case slices.Contains(args, "--discover"):
+		if there(filepath.Join(dir, "undiscovered")) {
+			beginSession(dir, portal, iface)
+			fail(4, errors.New("connection failed"))
+		}
 		write(node, "# BEGIN RECORD\nnode.session.auth.password = old\nnode.name = "+testIQN+"\n# END RECORD\n")
 	case slices.Contains(args, "--login"):
 		if there(filepath.Join(dir, "hangs")) {
@@ -115,6 +127,9 @@ func standInISCSIAdm(dir string, args []string, fail func(int, error)) {
 			time.Sleep(time.Hour)
 		}
 		if b, err := os.ReadFile(filepath.Join(dir, "refuses")); err == nil {
+			if there(filepath.Join(dir, "others")) {
+				beginSession(dir, portal, iface)
+			}
 			code, _ := strconv.Atoi(string(b))
 			fail(code, errors.New("authorization failure"))
 		}
@@ -198,7 +213,7 @@ func TestISCSI(t *testing.T) {
 		db + "-o new", db + "-o update -n discovery.sendtargets.auth.authmethod -v CHAP", db + "--discover",
 		node + "-o update -n node.session.scan -v manual", node + "-o update -n node.startup -v manual",
 		node + "-o update -n node.session.auth.authmethod -v CHAP", node + "--login",
-		"blkid -p -s TYPE -s PTTYPE -o export /dev/sdx", "dd if=/dev/sdx of=COPY bs=64k count=32", "blkid -p -s TYPE -s PTTYPE -o export COPY",
+		"blkid -p -s TYPE -s PTTYPE -o export /dev/sdx", "dd if=/dev/sdx bs=64k count=32", "blkid -p -s TYPE -s PTTYPE -o export COPY",
 		"mkfs.ext4 -F -m0 /dev/sdx", "mount -t ext4 -o defaults /dev/sdx " + at("uid-1"),
 	}
 	if got := calls(t, programs); !slices.Equal(got, made) {
@@ -511,6 +526,57 @@ func TestISCSINoMultipath(t *testing.T) {
 	noSessions(t, filepath.Dir(v.dir))
 }
 
+// Of two pods with one disk by multipath the one that has more portals goes first: its session is not needed, as long as the other
+// one is a path that works.
+func TestISCSIMultipathGoes(t *testing.T) {
+	v, programs := openRemote(t)
+	first, second := pod(iscsiDisk("disk", false)), pod(iscsiDisk("disk", false))
+	first.Spec.Volumes[0].ISCSI.Portals = []string{"10.0.0.2"}
+	second.UID = "uid-2"
+	if err := errors.Join(v.Ensure(t.Context(), first), v.Ensure(t.Context(), second)); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat("/", &st); err != nil {
+		t.Fatal(err)
+	}
+	plant := func(file, text string) {
+		t.Helper()
+		path := filepath.Join(programs, "sys/class/block", file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text+"\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plant("dm-3/dm/uuid", "mpath-x")
+	plant("dm-3/dev", fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	for _, disk := range []string{"sdx", "sdy"} {
+		plant(disk+"/holders/dm-3/x", "")
+		plant("dm-3/slaves/"+disk+"/x", "")
+		plant(disk+"/device/state", "running")
+	}
+	_, class1 := sessionDirs(programs, "10.0.0.1:3260")
+	_, class2 := sessionDirs(programs, "10.0.0.2:3260")
+	goes := func(uid, want string) {
+		t.Helper()
+		if err := v.Remove(t.Context(), uid); want == "" && err != nil || want != "" && (err == nil || !strings.HasSuffix(err.Error(), want)) {
+			t.Errorf("%s: Remove = %v, want %q", uid, err, want)
+		}
+	}
+	plant("sdx/device/state", "transport-offline")
+	goes("uid-1", "disk /dev/sdy: dm-3 is mounted")
+	plant("sdx/device/state", "running")
+	goes("uid-1", "")
+	if !there(class1) || there(class2) {
+		t.Errorf("sessions are there: %v, %v", there(class1), there(class2))
+	}
+	goes("uid-2", "disk /dev/sdx: dm-3 is mounted")
+	if err := os.Remove(filepath.Join(programs, "sys/class/block/dm-3/dev")); err != nil {
+		t.Fatal(err)
+	}
+	goes("uid-2", "")
+	noSessions(t, filepath.Dir(v.dir))
+}
+
 // until waits for something that has to happen before what says so at its end is done.
 func until(t *testing.T, done <-chan error, happened func() bool) {
 	t.Helper()
@@ -658,6 +724,9 @@ func TestISCSINotBegun(t *testing.T) {
 		if err := <-done; !errors.Is(err, context.Canceled) || !there(record) {
 			t.Errorf("Ensure = %v, the record is there: %v", err, there(record))
 		}
+		if nodes, err := filepath.Glob(filepath.Join(programs, "etc/nodes/*/*")); err != nil || len(nodes) > 0 {
+			t.Errorf("iscsiadm still knows %v, %v", nodes, err)
+		}
 		if err := os.Remove(hangs); err != nil {
 			t.Fatal(err)
 		}
@@ -670,14 +739,37 @@ func TestISCSINotBegun(t *testing.T) {
 		}
 	}
 	_, class := sessionDirs(programs, s.Portal)
+	stays := func() {
+		t.Helper()
+		if use(); !there(class) {
+			t.Error("somebody else's session was ended")
+		}
+		if err := os.RemoveAll(class); err != nil {
+			t.Fatal(err)
+		}
+	}
 	refused("24", false)
 	refused("15", false)
-	if use(); !there(class) {
-		t.Error("somebody else's session was ended")
-	}
-	if err := os.RemoveAll(class); err != nil {
+	stays()
+	others, undiscovered := filepath.Join(programs, "others"), filepath.Join(programs, "undiscovered")
+	if err := os.WriteFile(others, nil, 0o600); err != nil { // somebody else is a moment faster
 		t.Fatal(err)
 	}
+	refused("15", false)
+	if err := os.Remove(others); err != nil {
+		t.Fatal(err)
+	}
+	stays()
+	if err := os.WriteFile(undiscovered, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Ensure(t.Context(), p); err == nil || !strings.Contains(err.Error(), "discover targets") || there(record) {
+		t.Errorf("Ensure = %v, the record is there: %v", err, there(record))
+	}
+	if err := os.Remove(undiscovered); err != nil {
+		t.Fatal(err)
+	}
+	stays()
 	givenUp()
 	refused("24", false)
 	givenUp()
@@ -793,6 +885,51 @@ func TestISCSIStillChecked(t *testing.T) {
 		t.Error(err)
 	}
 	noSessions(t, filepath.Dir(v.dir))
+}
+
+// An iscsiadm that changes its database is let come to its end when the pod is to go; after it nothing is begun.
+func TestISCSIDatabase(t *testing.T) {
+	v, programs := openRemote(t)
+	slow := filepath.Join(programs, "slow-database")
+	if err := os.WriteFile(slow, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- v.Ensure(ctx, pod(iscsiDisk("disk", false))) }()
+	pid := pidOf(t, programs, done)
+	cancel()
+	if err := errors.Join(unix.Kill(pid, 0), os.Remove(slow)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Ensure = %v", err)
+	}
+	if !there(filepath.Join(programs, "etc/send_targets/10.0.0.1,3260/st_config")) {
+		t.Error("iscsiadm was ended")
+	}
+	const db = "iscsiadm -m discoverydb -t sendtargets -p 10.0.0.1:3260 -I default "
+	if got, want := calls(t, programs), []string{db + "-o new", db + "-o delete"}; !slices.Equal(got, want) {
+		t.Errorf("run were %q, want %q", got, want)
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err != nil {
+		t.Error(err)
+	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
+// A disk that a program which reads it does not let go of is not said to be formatted or checked.
+func TestISCSIHeld(t *testing.T) {
+	v, programs := openRemote(t)
+	u := unit{testIQN, 5}
+	v.programs.begin(u.String(), 1)
+	defer v.programs.end(u.String())
+	if err := v.change(t.Context(), u, filepath.Join(programs, "mkfs.ext4"), "/dev/sdx"); !errors.Is(err, errHeld) {
+		t.Errorf("change = %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(v.sessions, "*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
 }
 
 // An iscsiadm that does not end is ended with what waits for it, and what it has begun is taken away.

@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,6 +78,7 @@ type way struct {
 	spare bool     // it goes on when the context ends
 	most  int      // that may be at work on the same
 	keeps *os.File // if set, is open as long as the program lives, or one that it has started
+	into  *os.File // if set, gets its standard output
 }
 
 func (p *programs) runAs(ctx context.Context, w way, on, path string, args ...string) (string, error) {
@@ -90,7 +92,7 @@ func (p *programs) runAs(ctx context.Context, w way, on, path string, args ...st
 		return "", err
 	}
 	cmd := exec.Command(path, args...)
-	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Stdout, cmd.Stderr = cmp.Or(w.into, output), output
 	cmd.Env = []string{"PATH=" + p.dirs, "LANG=C", "LC_ALL=C"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if w.keeps != nil {
