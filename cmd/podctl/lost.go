@@ -73,7 +73,7 @@ func (p *podctl) lost(message string) bool {
 	case strings.Contains(message, "websocket: close 1006"): // without a word of goodbye
 		return true
 	case strings.Contains(message, "lost connection to pod"): // the pod may have ended as well
-		return p.client.away()
+		return p.away()
 	}
 	return p.client.broken.Load() && (p.client.unreachable() != "" || brokenWords.MatchString(message))
 }
@@ -85,14 +85,38 @@ func (p *podctl) abandoned(cmd *cobra.Command) bool {
 	}
 	for _, name := range []string{"watch", "watch-only", "follow"} {
 		if on, err := cmd.Flags().GetBool(name); err == nil && on {
-			return p.client.broken.Load() || p.client.away()
+			return p.client.broken.Load() || p.away()
 		}
 	}
 	return false
 }
 
-// away tells whether nobody listens where podd should. A podd that is slow to answer is there.
-func (c *client) away() bool {
+// away tells whether podd is not there. One that is slow to answer is.
+func (p *podctl) away() bool {
+	if p.client.refused() {
+		return true
+	}
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	hc, address, err := p.client.http()
+	if err != nil {
+		return false
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/livez", nil)
+	if err != nil {
+		return false
+	}
+	req.Close = true
+	res, err := hc.Do(req)
+	if err != nil {
+		return ctx.Err() == nil // a process that ends may still have let us in
+	}
+	_ = res.Body.Close()
+	return false
+}
+
+// refused tells whether nobody listens where podd should.
+func (c *client) refused() bool {
 	network, address := "unix", strings.TrimPrefix(c.socket, "unix://")
 	if c.remote() {
 		config, err := c.ToRESTConfig()
@@ -109,12 +133,13 @@ func (c *client) away() bool {
 	if err != nil {
 		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
 	}
-	return conn.Close() != nil
+	_ = conn.Close()
+	return false
 }
 
 // goneWords says that podd went away, what that means for the pods, and what to do.
 func (p *podctl) goneWords() string {
-	if !p.client.away() {
+	if !p.away() {
 		return "error: the connection to podd ended, and podd answers again. The pods have gone on meanwhile.\n-> Repeat the command."
 	}
 	return "error: the connection to podd ended: podd does not run any more. The pods go on without it.\n" +

@@ -16,12 +16,14 @@ func TestPoddGoes(t *testing.T) {
 		args      string
 		dies      bool   // in the middle of an answer; else it ends
 		comes     bool   // and is there again
+		falls     bool   // or lets clients in and answers nothing, as a process does that is just being killed
 		out, want string // the beginning of stderr; empty: exit code 0
 	}{
 		{args: "logs -f web", dies: true, out: "hi\n", want: gone},
 		{args: "logs -f web", dies: true, comes: true, out: "hi\n", want: "error: the connection to podd ended, and podd answers again. The pods have gone on meanwhile.\n-> Repeat"},
 		{args: "logs -f web", out: "hi\n", want: gone},
 		{args: "logs -f web", comes: true, out: "hi\n"}, // the container has ended
+		{args: "logs -f web", comes: true, falls: true, out: "hi\n", want: gone},
 		{args: "logs web", out: "hi\n"},
 		{args: "logs web", dies: true, out: "hi\n", want: gone},
 		{args: "get pods -w -o name", dies: true, out: "pod/web\n", want: gone},
@@ -46,6 +48,8 @@ func TestPoddGoes(t *testing.T) {
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			switch {
+			case r.URL.Path == "/livez" && c.falls:
+				panic(http.ErrAbortHandler)
 			case strings.HasSuffix(r.URL.Path, "/web"):
 				fmt.Fprint(w, pod)
 			case strings.HasSuffix(r.URL.Path, "/web/log"):
