@@ -140,17 +140,54 @@ func BenchmarkAPI(tb *testing.B) {
 	}
 	wg.Wait()
 	crowd := b.syncs() - before
+	plainPosts, plainGets := b.plain(n)
 	tb.ReportMetric(float64(posts.at(.5))/1e6, "POST-p50-ms")
 	tb.ReportMetric(float64(lists.at(.5))/1e6, "LIST-p50-ms")
 	report(tb,
 		"POST pod, durable         "+posts.fine()+" (target p50 at most 2)",
 		"  4 KiB written beside it "+written.fine(),
+		"  the same without client-go: the request written, the answer read  "+plainPosts.fine(),
 		"GET pod                   "+gets.fine()+" (target 1)",
+		"  the same without client-go                                        "+plainGets.fine(),
 		"POST pod to watch event   "+seen.fine()+" (target 2)",
 		"LIST of 200 pods          "+lists.fine()+" (target 15)",
 		fmt.Sprintf("POST pod, %d at a time    %s", together, flood.fine()),
 		fmt.Sprintf("podd waited for the disk %.2f times per POST alone, %.2f times with %d at a time (target at most 1)",
 			alone/float64(n-20), crowd/float64(together*each), together))
+}
+
+// plain is how long requests take whose client does nothing but write them to the socket and read the answers.
+func (b *apiBench) plain(n int) (posts, gets series) {
+	b.Helper()
+	conn, err := net.Dial("unix", b.podd.Socket)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	from := bufio.NewReader(conn)
+	ask := func(method, path, body string) time.Duration {
+		begun := time.Now()
+		_, err := fmt.Fprintf(conn, "%s /api/v1/namespaces/default/pods%s HTTP/1.1\r\nHost: podd\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", method, path, len(body), body)
+		if err != nil {
+			b.Fatal(err)
+		}
+		res, err := http.ReadResponse(from, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer res.Body.Close()
+		if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode/100 != 2 {
+			b.Fatalf("%s: %s, %v", method, res.Status, err)
+		}
+		return time.Since(begun)
+	}
+	for i := range n {
+		posts = append(posts, ask("POST", "", fmt.Sprintf(`{"metadata":{"name":"plain-%d"},"spec":{"nodeName":"elsewhere","containers":[{"name":"app","image":"localhost/none"}]}}`, i)))
+	}
+	for i := range n {
+		gets = append(gets, ask("GET", fmt.Sprintf("/plain-%d", i), ""))
+	}
+	return posts, gets
 }
 
 // disk is a file beside podd's state, written as that is: what a durable write costs there without podd.
