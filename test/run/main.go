@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -197,6 +198,7 @@ func count(in io.Reader, w io.Writer) tally {
 	results := map[string]string{}
 	inner := map[string]bool{} // tests with subtests
 	var slow []event
+	var reasons []string
 	broken := map[string]int{} // failures by package
 	var sum tally
 	sc := bufio.NewScanner(in)
@@ -231,6 +233,7 @@ func count(in io.Reader, w io.Writer) tally {
 			if e.Action == "fail" {
 				broken[e.Package]++
 				fmt.Fprint(w, strings.Join(output[key], ""))
+				reasons = append(reasons, reason(e.Test, output[key])...)
 			}
 			if e.Action == "skip" {
 				fmt.Fprint(w, strings.Join(output[key], ""))
@@ -239,6 +242,9 @@ func count(in io.Reader, w io.Writer) tally {
 		}
 	}
 	slowest(w, slow)
+	for _, line := range reasons {
+		fmt.Fprintf(w, "why\t%s\n", line)
+	}
 	for key, result := range results {
 		switch {
 		case inner[key] && (result != "fail" || childFailed(results, key)):
@@ -251,6 +257,27 @@ func count(in io.Reader, w io.Writer) tally {
 		}
 	}
 	return sum
+}
+
+// A line of testing's own that says where in the tests something was found.
+var found = regexp.MustCompile(`^\s*\w+\.go:\d+: `)
+
+// reason is what a test that failed said first, for the end of a long output, where the lines between are often cut: at most
+// six lines of 300 bytes, none of what podd logged.
+func reason(test string, output []string) []string {
+	lines := strings.Split(strings.Join(output, ""), "\n")
+	first := slices.IndexFunc(lines, found.MatchString)
+	if first < 0 {
+		return nil
+	}
+	lines = lines[first:min(len(lines), first+6)]
+	if log := slices.IndexFunc(lines, func(s string) bool { return strings.HasSuffix(s, "podd's log:") || strings.HasPrefix(s, "--- ") }); log >= 0 {
+		lines = lines[:log]
+	}
+	for i, s := range lines {
+		lines[i] = test + ": " + s[:min(len(s), 300)]
+	}
+	return lines
 }
 
 // slowTest is how many seconds a test takes before it is worth a line.

@@ -10,6 +10,8 @@ import (
 func TestCount(t *testing.T) {
 	events := `{"Action":"run","Package":"p","Test":"TestA"}
 {"Action":"output","Package":"p","Test":"TestA/x","Output":"why x failed\n"}
+{"Action":"output","Package":"p","Test":"TestA/x","Output":"    x_test.go:3: left behind:\n        a mount\n"}
+{"Action":"output","Package":"p","Test":"TestA/x","Output":"    finish.go:9: podd's log:\n        ready\n"}
 {"Action":"fail","Package":"p","Test":"TestA/x"}
 {"Action":"pass","Package":"p","Test":"TestA/y"}
 {"Action":"fail","Package":"p","Test":"TestA"}
@@ -26,10 +28,14 @@ func TestCount(t *testing.T) {
 	if want := (tally{passed: 2, failed: 2, skipped: 1}); got != want {
 		t.Errorf("count = %+v, want %+v", got, want)
 	}
-	for _, s := range []string{"why x failed", "ok  \tq\t0.250s", "FAIL\tp\t1.500s", "syntax error", "FAIL\tr", "slow\tTestB\t30s"} {
+	for _, s := range []string{"why x failed", "ok  \tq\t0.250s", "FAIL\tp\t1.500s", "syntax error", "FAIL\tr", "slow\tTestB\t30s",
+		"why\tTestA/x:     x_test.go:3: left behind:\nwhy\tTestA/x:         a mount\n"} {
 		if !strings.Contains(out.String(), s) {
 			t.Errorf("output lacks %q:\n%s", s, out.String())
 		}
+	}
+	if strings.Contains(out.String(), "why\tTestA/x:         ready") {
+		t.Error("podd's log is given as a reason")
 	}
 	if strings.Contains(out.String(), "not to be seen") {
 		t.Error("the output of a test that passed is shown")
