@@ -5,7 +5,7 @@
 // part of the heap is taken in huge pages, where the kernel gives some, and no garbage is collected, until Over.
 //
 // A package is initialised as soon as all it imports are, the first by name of those that could be: this one imports little
-// and so comes before nearly all others.
+// and so can be used before nearly all others are.
 package early
 
 import (
@@ -27,10 +27,11 @@ var (
 	from uintptr
 )
 
-func init() {
-	runtime.MemProfileRate = 0 // nobody asks for it
+// Begin is for the beginning of a command. Once is enough.
+func Begin() {
+	runtime.MemProfileRate = 0        // nobody asks for it
+	ballast = make([]byte, untouched) // first: what is free again after prepare would be cleared for it, page by page
 	prepare()
-	ballast = make([]byte, untouched)
 	runtime.GC() // what prepare had is free again, and the next to be given
 }
 

@@ -27,6 +27,8 @@ import (
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
 	"podd/cmd/early"
+	_ "podd/cmd/early/now"
+	_ "podd/cmd/podctl/english"
 )
 
 func main() {

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"podd/api/credentials"
+	"podd/cmd/podctl/english"
 )
 
 // TestTarget finds the command among flags as cobra does.
@@ -197,5 +198,12 @@ func TestTunnel(t *testing.T) {
 	}
 	if _, err := net.Dial("tcp", at.Host); err == nil {
 		t.Error("the port is open after close")
+	}
+}
+
+// TestTableIsNotRead: package english is initialised before the packages of kubectl's that would read the table.
+func TestTableIsNotRead(t *testing.T) {
+	if english.Late != nil {
+		t.Error(english.Late)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"podd/cmd/early"
+	_ "podd/cmd/early/now"
 )
 
 // version is set by the linker.
@@ -110,7 +111,7 @@ func collect() {
 		debug.SetGCPercent(50)
 	}
 	debug.FreeOSMemory()
-	early.Unmap()
+	unmap()
 }
 
 // startTime is how long after it is ready podd has what it needs for its start.

@@ -1,15 +1,16 @@
-package early
+package main
 
 import (
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-// Unmap gives the pages of the program and of its constants back that the start has used: most of them are not used again.
+// unmap gives the pages of the program and of its constants back that the start has used: most of them are not used again.
 // Those that are come back from the page cache when they are touched. A breakpoint that a debugger has set would be lost.
-func Unmap() {
+func unmap() {
 	exe, err := os.Executable()
 	if err != nil {
 		return
@@ -24,7 +25,7 @@ func Unmap() {
 		var inode uint64
 		n, _ := fmt.Sscanf(line, "%x-%x %s %x %s %d %s", &start, &end, &modes, &offset, &device, &inode, &file)
 		if n == 7 && file == exe && !strings.Contains(modes, "w") { // what is written to is the process's own
-			advise(start, end-start, syscall.MADV_DONTNEED)
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED)
 		}
 	}
 }
