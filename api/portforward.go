@@ -188,6 +188,16 @@ func (f *forward) serve(ctx context.Context, t *takeover, open func(httpstream.N
 	defer func() { t.close(); _ = conn.Close(); held.end() }()
 	conn.SetIdleTimeout(streamIdle)
 	pairs, slots := map[string]*pair{}, make(chan struct{}, maxForwarded)
+	giveUp := func(s *arrived) { // also what the library keeps of it, for which it has to know it first
+		_ = s.Reset()
+		select {
+		case <-s.registered:
+			conn.RemoveStreams(s.Stream)
+		case <-conn.CloseChan():
+		case <-ctx.Done():
+		}
+		held.drop(s.Stream)
+	}
 	tick := time.NewTicker(streamCreation)
 	defer tick.Stop()
 	for {
@@ -197,12 +207,13 @@ func (f *forward) serve(ctx context.Context, t *takeover, open func(httpstream.N
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			held.drop(dropOld(pairs)...)
+			for _, s := range dropOld(pairs) {
+				giveUp(s)
+			}
 		case s := <-streams:
 			p, err := addStream(pairs, s)
 			if err != nil {
-				_ = s.Reset()
-				held.drop(s.Stream)
+				giveUp(s)
 			}
 			if p == nil {
 				continue
@@ -275,8 +286,8 @@ func addStream(pairs map[string]*pair, s *arrived) (*pair, error) {
 	return p, nil
 }
 
-// dropOld gives up the pairs that were incomplete the last time already, and tells their streams.
-func dropOld(pairs map[string]*pair) (gone []httpstream.Stream) {
+// dropOld takes out the streams of the pairs that were incomplete the last time already.
+func dropOld(pairs map[string]*pair) (old []*arrived) {
 	for id, p := range pairs {
 		if !p.old {
 			p.old = true
@@ -284,13 +295,12 @@ func dropOld(pairs map[string]*pair) (gone []httpstream.Stream) {
 		}
 		for _, s := range []*arrived{p.data, p.errors} {
 			if s != nil {
-				_ = s.Reset()
-				gone = append(gone, s.Stream)
+				old = append(old, s)
 			}
 		}
 		delete(pairs, id)
 	}
-	return gone
+	return old
 }
 
 // connect serves one connection to its end. What the client is told ends its whole port-forward in kubectl, so it is told
@@ -331,12 +341,8 @@ func (f *forward) closeErrors(s *arrived) (end func()) {
 	}()
 	return func() {
 		_ = s.Close()
-		select {
-		case <-ended:
-		default: // a half-close is not enough for this client
-			_ = s.Reset()
-			<-ended
-		}
+		_ = s.Reset() // says nothing more to the client; without it, the library keeps a stream that the client half-closes meanwhile
+		<-ended
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -212,7 +213,7 @@ func (r *recorder) Write(b []byte) (int, error) {
 }
 
 // forwardSession serves one port-forward on a pipe, and returns the client's end.
-func forwardSession(ctx context.Context) (client net.Conn, ended <-chan struct{}) {
+func forwardSession(ctx context.Context, around ...func(httpstream.Connection) httpstream.Connection) (client net.Conn, ended <-chan struct{}) {
 	ours, theirs := net.Pipe()
 	r := &placed{}
 	f := &forward{runtime: r, pod: &v1.Pod{}}
@@ -225,6 +226,9 @@ func forwardSession(ctx context.Context) (client net.Conn, ended <-chan struct{}
 			conn, err := spdy.NewServerConnection(ours, accept)
 			if err != nil {
 				return nil
+			}
+			for _, wrap := range around {
+				conn = wrap(conn)
 			}
 			return conn
 		})
@@ -344,7 +348,7 @@ func TestForwardEndsEveryStream(t *testing.T) {
 		})
 	}()
 	take, late := <-accept, make(chan struct{})
-	half, after := &testStream{id: 1, kind: "error", request: "7"}, &testStream{id: 3, kind: "data", request: "7"}
+	half := &testStream{id: 1, kind: "error", request: "7"}
 	if err := take(half, late); err != nil {
 		t.Fatal(err)
 	}
@@ -353,9 +357,74 @@ func TestForwardEndsEveryStream(t *testing.T) {
 	if half.resets == 0 {
 		t.Error("a stream goes on without its connection")
 	}
-	if err := take(after, late); err == nil {
+	held := &accepted{all: map[httpstream.Stream]bool{}}
+	if !held.add(half) {
+		t.Error("a stream is refused before the end")
+	}
+	if held.end(); held.add(half) {
 		t.Error("a stream is taken after the end")
 	}
+}
+
+// countedLibrary is the library, which tells how many streams it keeps when it is closed.
+type countedLibrary struct {
+	httpstream.Connection
+	kept chan<- int
+}
+
+func (c *countedLibrary) Close() error {
+	c.kept <- reflect.ValueOf(c.Connection).Elem().FieldByName("streams").Len()
+	return c.Connection.Close()
+}
+
+// TestForwardForgets: of streams that never find their other half nothing is kept, however long the client goes on to make them.
+func TestForwardForgets(t *testing.T) {
+	const halves = 100
+	synctest.Test(t, func(t *testing.T) {
+		kept := make(chan int, 1)
+		conn, ended := forwardSession(t.Context(), func(c httpstream.Connection) httpstream.Connection { return &countedLibrary{c, kept} })
+		c, err := spdy.NewClientConnection(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		half := func(request string) {
+			if _, err := c.CreateStream(http.Header{"Streamtype": {"error"}, "Port": {"80"}, "Requestid": {request}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range halves {
+			half(strconv.Itoa(i)) // is left alone
+			half("0")             // is refused: there is one already
+		}
+		time.Sleep(3 * streamCreation)
+		synctest.Wait()
+		_ = conn.Close()
+		if n := <-kept; n != 0 {
+			t.Errorf("%d streams are kept", n)
+		}
+		<-ended
+	})
+}
+
+// finStream is a stream that its client ends when podd is about to.
+type finStream struct{ keptStream }
+
+func (s *finStream) Close() error {
+	close(s.end)
+	synctest.Wait() // until it is read
+	return s.keptStream.Close()
+}
+
+// TestForwardErrorsEnd: the stream for errors is reset also when the client ends it at the same time: of the two ends neither looks
+// to the library like the second.
+func TestForwardErrorsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &finStream{keptStream{end: make(chan struct{})}}
+		(&forward{}).closeErrors(&arrived{Stream: s})()
+		if !s.closed || !s.reset {
+			t.Errorf("closed: %t, reset: %t", s.closed, s.reset)
+		}
+	})
 }
 
 // Of clients that go while their streams are being made, with data on the way, nothing stays.
@@ -376,7 +445,7 @@ func TestForwardDropped(t *testing.T) {
 		_ = conn.Close()
 		<-ended
 	}
-	for limit := time.Now().Add(time.Minute); runtime.NumGoroutine() > before+10; time.Sleep(10 * time.Millisecond) {
+	for limit := time.Now().Add(time.Minute); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(limit) {
 			stacks := make([]byte, 1<<20)
 			t.Fatalf("%d goroutines were %d\n%.8000s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
