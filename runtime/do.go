@@ -330,14 +330,17 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 			return err
 		}
 	}
+	if pod, err = h.makeRoom(ctx, pod, s.Name); err != nil {
+		return because("CreateContainerError", err)
+	}
+	if c, err = containerOf(pod, s.Name); err != nil {
+		return err
+	}
 	cfg := containers.Config{
 		ID: id, Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
 		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID, Handler: h.handler(),
 		Sandbox: h.r.Sandboxes.Ref(pod, box, netns), Env: env,
 		Mounts: append(h.r.Sandboxes.EtcMounts(pod, c), mounts...), Devices: devices,
-	}
-	if err := h.makeRoom(ctx, pod, s.Name); err != nil {
-		return because("CreateContainerError", err)
 	}
 	shared := cfg.Sandbox.PIDNS != ""
 	if err := h.aim(ctx, pod, &cfg); err != nil {

@@ -253,20 +253,22 @@ func (h *host) resizeEphemeral(ctx context.Context, instances []containers.Insta
 }
 
 // makeRoom fits the pod's cgroup to a container that is to be made with what is admitted, after another one of it with
-// other resources. What cannot be taken back just now is not worth holding the container back for.
-func (h *host) makeRoom(ctx context.Context, admitted *v1.Pod, name string) error {
-	if !h.record().Resized {
-		return nil
-	}
+// other resources, and gives the pod as it is admitted by then: pod may be older. What cannot be taken back just now is not
+// worth holding the container back for.
+func (h *host) makeRoom(ctx context.Context, pod *v1.Pod, name string) (admitted *v1.Pod, err error) {
 	h.resizing.Lock()
 	defer h.resizing.Unlock()
+	admitted = h.admitted(pod)
+	if !h.record().Resized {
+		return admitted, nil
+	}
 	if err := h.r.Sandboxes.RaiseCgroup(admitted); err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := h.lowerCgroup(ctx, admitted, name); err != nil {
 		h.r.Log.Warn("the pod's cgroup keeps more than the pod's limits", "namespace", admitted.Namespace, "pod", admitted.Name, "err", err)
 	}
-	return nil
+	return admitted, nil
 }
 
 // resizeNews is the events that a change of the pod's status is worth, in upstream's words.

@@ -122,3 +122,24 @@ func TestHeldTo(t *testing.T) {
 		t.Errorf("not known: %v", has)
 	}
 }
+
+// TestMakeRoom: a container is made with what is admitted when there is room for it, which may be later than its making began.
+func TestMakeRoom(t *testing.T) {
+	p := newPromising(t)
+	pod, h := p.bound("a", "1")
+	if err := h.admit(t.Context(), status.WithOwn(pod, ofMemory("256Mi"))); err != nil {
+		t.Fatal(err)
+	}
+	begun, later := h.admitted(pod), asks(status.WithOwn(pod, ofMemory("128Mi")), "500m")
+	err := h.change(t.Context(), func(r record) record {
+		r.Allocated = resourcesOf(later)
+		return r
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := h.makeRoom(t.Context(), begun, "c")
+	if err != nil || !sameResources(made, resourcesOf(later)) || sameResources(begun, resourcesOf(later)) {
+		t.Errorf("made with %+v and %+v, %v", made.Spec.Resources, made.Spec.Containers[0].Resources, err)
+	}
+}

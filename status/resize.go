@@ -201,7 +201,8 @@ func actual(c *v1.Container, i Container) *v1.ResourceRequirements {
 	return r
 }
 
-// resizeConditions are those of a resize that is wanted, and of one that is admitted but not applied yet to all that runs.
+// resizeConditions are those of a resize that is wanted, and of one that is admitted but not applied yet to all that runs. A
+// plain init container is only spoken of while it holds up a resize of the pod.
 func resizeConditions(pod *v1.Pod, f Facts, phase v1.PodPhase) []v1.PodCondition {
 	var out []v1.PodCondition
 	if f.Allocated == nil || terminalReason(phase) != "" {
@@ -218,7 +219,7 @@ func resizeConditions(pod *v1.Pod, f Facts, phase v1.PodPhase) []v1.PodCondition
 	pod = Admitted(pod, f)
 	for _, m := range Members(pod) {
 		i, known := f.Newest(m.Name)
-		if !known || m.Kind == Ephemeral || m.Kind == PlainInit {
+		if !known || m.Kind == Ephemeral || m.Kind == PlainInit && !UnappliedOwn(f) {
 			continue
 		}
 		differs, _ := Unapplied(pod, m.Container, f, i)

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"slices"
+
 	v1 "k8s.io/api/core/v1"
 
 	"podd/status"
@@ -85,9 +87,11 @@ func (p *planner) allocate() {
 }
 
 // whole holds the pod's cgroup to what it has of its own, when all that runs in it is held to what it is to have: those get
-// more in a cgroup that was raised for them, and have got less before it is lowered.
+// more in a cgroup that was raised for them, and have got less before it is lowered. One that is being made may be made with
+// what was admitted before, and comes first.
 func (p *planner) whole() {
-	if !p.grounded() || !status.UnappliedOwn(p.f) {
+	making := p.f.BusyWith(Create) || slices.ContainsFunc(p.set, func(s Step) bool { return s.Op == Create })
+	if !p.grounded() || making || !status.UnappliedOwn(p.f) {
 		return
 	}
 	for _, m := range status.Members(p.pod) {

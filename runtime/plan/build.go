@@ -101,7 +101,8 @@ func (p *planner) container(m status.Member, g goal) {
 
 // create asks for the next instance of m once its image is there and nothing is in its way.
 func (p *planner) create(m status.Member, last status.Container, known bool, step Step, g goal) {
-	if p.images(m.Container, last, known) && p.grounded() && g.clear && p.addressed(m) && p.free(m.Name, step.Attempt) {
+	fits := !p.f.BusyWith(ResizePod) // the cgroup is not changed under it
+	if p.images(m.Container, last, known) && p.grounded() && g.clear && fits && p.addressed(m) && p.free(m.Name, step.Attempt) {
 		p.try(step)
 	}
 }

@@ -194,6 +194,9 @@ func (w *world) begin(d *daemon, s Step) {
 		j.wrong = newModel(w).verdict(s.Verdict)
 	}
 	d.jobs[s.Task()] = j
+	if s.Op == Create { // it goes by what is admitted now, to its end
+		w.made[s.Name] = maps.Clone(w.allocated)
+	}
 	effect, rest := w.take(s)
 	how := w.fails(s)
 	switch s.Op {

@@ -274,7 +274,7 @@ func atRest(w *world) bool {
 	if len(w.sandboxes) != 1 || w.sandboxes[0].State != status.Running || !w.network.Ready || !w.ground || w.written != w.sources {
 		return false
 	}
-	if w.before != nil || slices.ContainsFunc(w.containers, w.unheld) {
+	if w.before != nil || !w.held() || slices.ContainsFunc(w.containers, w.unheld) {
 		return false
 	}
 	m := newModel(w)

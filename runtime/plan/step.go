@@ -58,7 +58,7 @@ func Waits(op status.Op) bool {
 // something of podd's own, or takes away an instance, which is no longer among those that containerd showed.
 func Notes(op status.Op) bool {
 	switch op {
-	case Condemn, Record, Conclude, BeginEra, Allocate, ResizePod, Remove:
+	case Condemn, Record, Conclude, BeginEra, Allocate, Remove:
 		return true
 	}
 	return false

@@ -34,6 +34,7 @@ type world struct {
 	eraBy     string
 	allocated map[string]v1.ResourceRequirements
 	before    *v1.ResourceRequirements
+	cgroup    *v1.ResourceRequirements // what the pod's cgroup is held to of the pod's own resources; nil before they are known
 	evicted   *status.Eviction
 	removed   *status.Sandbox // the newest sandbox that podd has removed: its number is used up
 
@@ -41,8 +42,9 @@ type world struct {
 	reachable   bool
 	ground      bool
 	groundLeft  bool
-	sources     int // how often what the pod reads has changed
-	written     int // as of which change it was written
+	sources     int                                           // how often what the pod reads has changed
+	written     int                                           // as of which change it was written
+	made        map[string]map[string]v1.ResourceRequirements // what was admitted when the making of a container began, by its name
 	network     status.Network
 	sandboxes   []status.Sandbox
 	containers  []status.Container // present in containerd, each with the notes of this boot
@@ -94,6 +96,7 @@ func newWorld(t reporter, pod *v1.Pod) *world {
 		clock: clock{now: begin},
 		t:     t, pod: pod, started: begin, reachable: true,
 		records: map[string]*status.Container{}, images: map[string]bool{}, mounted: map[string]bool{}, proved: map[string]bool{},
+		made:   map[string]map[string]v1.ResourceRequirements{},
 		run:    func(string, int) (time.Duration, int32) { return -1, 0 },
 		obeys:  func(string) time.Duration { return time.Second },
 		take:   func(Step) (time.Duration, time.Duration) { return 100 * time.Millisecond, 0 },
@@ -219,6 +222,7 @@ func (w *world) effect(s Step) {
 	switch s.Op {
 	case EnsureGround:
 		w.ground, w.groundLeft, w.written = true, true, w.sources
+		w.hold(w.allocated)
 	case Refresh:
 		w.need(s, w.groundLeft, "no ground")
 		w.written = w.sources
@@ -283,12 +287,13 @@ func (w *world) effect(s Step) {
 		}
 	case Resize:
 		if c := w.running(s); c != nil {
-			c.Resources = w.resources(s.Name)
+			c.Resources = w.resources(s.Name, w.allocated)
 		}
 	case ResizePod:
 		w.need(s, w.ground, "no cgroup")
 		if !slices.ContainsFunc(w.containers, w.unheld) { // else one has just begun, or others were admitted: they come first
 			w.before = nil
+			w.hold(w.allocated)
 		}
 	case Evict:
 		if w.evicted == nil {
@@ -369,11 +374,16 @@ func (w *world) create(s Step) {
 			w.need(s, w.now.Sub(old.FinishedAt) >= min(old.Backoff, 300*time.Second), "too early")
 		}
 	}
+	admitted, begun := w.made[s.Name]
+	if !begun {
+		admitted = w.allocated
+	}
+	w.hold(admitted)
 	if w.container(s.Name, s.Attempt) == nil {
 		w.containers = append(w.containers, status.Container{
 			Name: s.Name, Attempt: s.Attempt, ID: id, Sandbox: s.Sandbox, State: status.Created, Key: s.Key,
 			Image: c.Image, ImageID: "sha256:" + c.Image, CreatedAt: w.now, Backoff: s.Backoff, Present: true,
-			Ref: c.Image, Era: s.Era, Resources: w.resources(s.Name),
+			Ref: c.Image, Era: s.Era, Resources: w.resources(s.Name, admitted),
 		})
 	}
 }
@@ -408,22 +418,35 @@ func (w *world) sharesPIDs() bool {
 	return w.pod.Spec.ShareProcessNamespace != nil && *w.pod.Spec.ShareProcessNamespace || w.pod.Spec.HostPID
 }
 
-// resources are those that podd has admitted for a container.
-func (w *world) resources(name string) v1.ResourceRequirements {
-	r, ok := w.allocated[name]
+// hold holds the pod's cgroup to what is or was admitted of the pod's own resources.
+func (w *world) hold(admitted map[string]v1.ResourceRequirements) {
+	if own, ok := admitted[status.Whole]; ok {
+		w.cgroup = &own
+	}
+}
+
+// held tells whether the pod's cgroup is held to what is admitted.
+func (w *world) held() bool {
+	own, ok := w.allocated[status.Whole]
+	return !ok || w.cgroup != nil && equality.Semantic.DeepEqual(*w.cgroup, own)
+}
+
+// resources are those of a container by what is or was admitted.
+func (w *world) resources(name string, admitted map[string]v1.ResourceRequirements) v1.ResourceRequirements {
+	r, ok := admitted[name]
 	for _, c := range everyContainer(w.pod) {
 		if c.Name == name && !ok {
 			r = c.Resources
 		}
 	}
-	r = status.Effective(r, w.allocated[status.Whole])
+	r = status.Effective(r, admitted[status.Whole])
 	return *r.DeepCopy()
 }
 
 // unheld tells whether a container that runs, or is made to, has other resources than podd has admitted for it.
 func (w *world) unheld(c status.Container) bool {
 	_, has := w.allocated[c.Name]
-	return has && c.Name != debugger && c.State != status.Exited && !equality.Semantic.DeepEqual(c.Resources, w.resources(c.Name))
+	return has && c.Name != debugger && c.State != status.Exited && !equality.Semantic.DeepEqual(c.Resources, w.resources(c.Name, w.allocated))
 }
 
 // forget takes the notes off an instance: they are lost with the boot, and with the instance.
@@ -546,7 +569,7 @@ var opposites = map[status.Op][]status.Op{
 	Liveness:      {Remove, Record, Finish, PostStart, PreStop, Startup, Stop},
 	Condemn:       {Remove, Record},
 	Resize:        {Remove, Record},
-	ResizePod:     {RemoveGround, Finish},
+	ResizePod:     {RemoveGround, Finish, Create},
 }
 
 func opposed(a, b Step) bool {
