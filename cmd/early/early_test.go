@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unsafe"
 )
 
 // TestOver takes away everything that is only for the start: the process goes on, in less memory, and takes no more huge pages.
@@ -19,23 +18,26 @@ func TestOver(t *testing.T) {
 		return
 	}
 	Begin()
-	if n := present(t, ballast); n != 0 {
-		t.Errorf("%d pages of the ballast are taken", n)
+	address := from
+	if _, err := os.Stat("/sys/kernel/mm/transparent_hugepage"); (err == nil) != (address != 0) {
+		t.Fatalf("memory is prepared at %#x, and the kernel's huge pages: %v", address, err)
 	}
-	prepared := from
-	if _, err := os.Stat("/sys/kernel/mm/transparent_hugepage"); (err == nil) != (prepared != 0) {
-		t.Fatalf("memory is prepared at %#x, and the kernel's huge pages: %v", prepared, err)
+	if address != 0 && !strings.Contains(flags(t, address), " hg") {
+		t.Fatalf("before: flags of the memory: %s", flags(t, address))
 	}
-	if prepared != 0 && !strings.Contains(flags(t, prepared), " hg") {
-		t.Fatalf("before: flags of the memory: %s", flags(t, prepared))
+	if n := present(t, address); n > prepared/2/os.Getpagesize() {
+		t.Errorf("%d pages are taken before they are needed", n)
+	}
+	if now := debug.SetGCPercent(percent); now != percent {
+		t.Errorf("before: garbage is collected at %d %%, want %d", now, percent)
 	}
 	Over()
 	debug.FreeOSMemory()
-	if prepared != 0 && strings.Contains(flags(t, prepared), " hg") {
-		t.Errorf("after: flags of the memory: %s", flags(t, prepared))
+	if address != 0 && strings.Contains(flags(t, address), " hg") {
+		t.Errorf("after: flags of the memory: %s", flags(t, address))
 	}
-	if ballast != nil {
-		t.Error("the ballast is kept")
+	if now := debug.SetGCPercent(int(usual)); now != int(usual) || now == percent {
+		t.Errorf("after: garbage is collected at %d %%, want %d", now, usual)
 	}
 }
 
@@ -75,8 +77,8 @@ func runAlone(t *testing.T) {
 	}
 }
 
-// present is how many pages of b take memory.
-func present(t *testing.T, b []byte) (n int) {
+// present is how many pages of the prepared part take memory.
+func present(t *testing.T, address uintptr) (n int) {
 	t.Helper()
 	f, err := os.Open("/proc/self/pagemap")
 	if err != nil {
@@ -84,8 +86,8 @@ func present(t *testing.T, b []byte) (n int) {
 	}
 	defer f.Close()
 	page := os.Getpagesize()
-	entries := make([]byte, 8*(len(b)/page))
-	if _, err := f.ReadAt(entries, int64(uintptr(unsafe.Pointer(unsafe.SliceData(b))))/int64(page)*8); err != nil {
+	entries := make([]byte, 8*(prepared/page))
+	if _, err := f.ReadAt(entries, int64(address)/int64(page)*8); err != nil {
 		t.Fatal(err)
 	}
 	for e := range slices.Chunk(entries, 8) {
