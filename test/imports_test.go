@@ -50,7 +50,7 @@ var directions = map[string][]string{
 	"api/fields":      {},
 	"cmd/early":       {},
 	"cmd/early/now":   {"cmd/early"},
-	"cmd/podctl":      {"cmd/early", "runtime/handler", "status", "api/credentials", "api/manifest", "api/images", "api/fields", "api/history"},
+	"cmd/podctl":      {"cmd/early", "cmd/early/now", "runtime/handler", "status", "api/credentials", "api/manifest", "api/images", "api/fields", "api/history"},
 	"cmd/pause":       {},
 	"cmd/podd-logd":   {"runtime/logs"},
 }
