@@ -28,10 +28,12 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"podd/cmd/podctl/quick"
 )
 
 const (
-	defaultSocket = "/run/podd/podd.sock"
+	defaultSocket = quick.DefaultSocket
 	host          = "http://podd" // never resolved: every connection goes to the socket
 
 	// The contexts that podctl kubeconfig writes.

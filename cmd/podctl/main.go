@@ -27,7 +27,6 @@ import (
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
 	"podd/cmd/early"
-	_ "podd/cmd/early/now"
 	_ "podd/cmd/podctl/english"
 )
 
