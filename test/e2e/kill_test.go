@@ -109,11 +109,23 @@ func (m *mortal) share(points []string) (shared []deaths, alone []string) {
 // dieOften lives one life in which podd dies at each of the points, each in its stage, and looks after each. A point that
 // podd did not come to gets a whole life.
 func (m *mortal) dieOften(t *testing.T, at deaths) {
+	missed := m.livePast(t, at)
+	m.judge(t, life, func() { m.livePast(t, at) })
+	for _, point := range missed {
+		m.die(t, point)
+	}
+	if point := at["delete"]; point != "" && m.home[point] == "delete" && !slices.Contains(missed, point) {
+		m.dieFinished(t, point)
+	}
+}
+
+// livePast is the life itself. It tells which points podd did not come to.
+func (m *mortal) livePast(t *testing.T, at deaths) (missed []string) {
+	t.Helper()
 	m.victim = victim{killed: map[string]bool{}}
 	if !m.listens {
 		m.listen(t)
 	}
-	var missed []string
 	app, side := int32(0), int32(0)
 	for _, s := range life {
 		point := at[s.name]
@@ -149,13 +161,7 @@ func (m *mortal) dieOften(t *testing.T, at deaths) {
 	if m.CheckLeaks(); m.lane.Failed() {
 		m.Rebase() // what was reported is not reported again
 	}
-	m.judge(t, life)
-	for _, point := range missed {
-		m.die(t, point)
-	}
-	if point := at["delete"]; point != "" && m.home[point] == "delete" && !slices.Contains(missed, point) {
-		m.dieFinished(t, point)
-	}
+	return missed
 }
 
 // dieIn has the podd that runs die at a point in one stage, and recover. It tells whether podd came there.
@@ -275,6 +281,8 @@ type lateness struct {
 	took  time.Duration
 	story string
 }
+
+func (l lateness) String() string { return fmt.Sprintf("%s after %s", l.stage, l.took) }
 
 // victim is the pod that podd works on when it dies.
 type victim struct {
@@ -459,6 +467,13 @@ func (m *mortal) dieFinished(t *testing.T, point string) {
 // it never did.
 func (m *mortal) live(t *testing.T, point string, stages []stage, from int) (string, bool) {
 	t.Helper()
+	at, died := m.liveOnce(t, point, stages, from)
+	m.judge(t, stages, func() { m.liveOnce(t, point, stages, from) })
+	return at, died
+}
+
+func (m *mortal) liveOnce(t *testing.T, point string, stages []stage, from int) (string, bool) {
+	t.Helper()
 	m.victim = victim{killed: map[string]bool{}}
 	died, at := false, ""
 	for i, s := range stages {
@@ -491,7 +506,6 @@ func (m *mortal) live(t *testing.T, point string, stages []stage, from int) (str
 	if m.CheckLeaks(); m.lane.Failed() {
 		m.Rebase() // what was reported is not reported again
 	}
-	m.judge(t, stages)
 	return at, died
 }
 
@@ -510,21 +524,32 @@ func (m *mortal) recover(t *testing.T, s stage) {
 	}
 }
 
-// judge says what was late. The host may have got busier since it was measured what the stages take, so that is done again.
-func (m *mortal) judge(t *testing.T, stages []stage) {
+// judge says what was late. The host may have got busier since it was measured what the stages take, so that is done again; and
+// it may have been busy just then, so a stage is late only if it is again each time that again lets podd die there.
+func (m *mortal) judge(t *testing.T, stages []stage, again func()) {
 	t.Helper()
-	late := m.late
-	if m.late = nil; len(late) == 0 {
+	if len(m.late) == 0 {
 		return
 	}
+	late := m.late
 	before := maps.Clone(m.usual)
-	m.live(t, "", stages, -1)
+	m.late = nil
+	m.liveOnce(t, "", stages, -1)
 	now := m.usual
 	m.usual = before // what is measured while the host is at its busiest excuses nothing later
+	onTime := func(l lateness) bool { return l.took <= recovery+now[l.stage] }
+	late = slices.DeleteFunc(late, onTime)
+	for tries := 0; tries < 2 && len(late) > 0; tries++ {
+		t.Logf("late, and so tried again: %s", late)
+		m.late = nil
+		again()
+		late = slices.DeleteFunc(m.late, func(l lateness) bool {
+			return onTime(l) || !slices.ContainsFunc(late, func(was lateness) bool { return was.stage == l.stage })
+		})
+	}
+	m.late = nil
 	for _, l := range late {
-		if usual := now[l.stage]; l.took > recovery+usual {
-			t.Errorf("podd died in %s, which takes %s: all was right again only after %s\n%s\npodd:\n%s", l.stage, usual, l.took, l.story, m.Logs())
-		}
+		t.Errorf("podd died in %s, which takes %s: all was right again only after %s, three times\n%s\npodd:\n%s", l.stage, now[l.stage], l.took, l.story, m.Logs())
 	}
 }
 
