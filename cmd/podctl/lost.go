@@ -2,13 +2,10 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -91,11 +88,14 @@ func (p *podctl) abandoned(cmd *cobra.Command) bool {
 	return false
 }
 
-// away tells whether podd is not there. One that is slow to answer is.
+// away tells whether podd is not there, by one look. One that is slow to answer is there, and so may one be that cannot be reached
+// for another reason.
 func (p *podctl) away() bool {
-	if p.client.refused() {
-		return true
-	}
+	p.gone.Do(func() { p.isGone = p.look() })
+	return p.isGone
+}
+
+func (p *podctl) look() (gone bool) {
 	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
 	defer stop()
 	hc, address, err := p.client.http()
@@ -108,32 +108,18 @@ func (p *podctl) away() bool {
 	}
 	req.Close = true
 	res, err := hc.Do(req)
-	if err != nil {
-		return ctx.Err() == nil // a process that ends may still have let us in
+	if err == nil {
+		_ = res.Body.Close()
+		return false
 	}
-	_ = res.Body.Close()
-	return false
-}
-
-// refused tells whether nobody listens where podd should.
-func (c *client) refused() bool {
-	network, address := "unix", strings.TrimPrefix(c.socket, "unix://")
-	if c.remote() {
-		config, err := c.ToRESTConfig()
-		if err != nil {
-			return false
+	if ctx.Err() != nil {
+		return false
+	}
+	for _, sign := range []error{syscall.ECONNREFUSED, syscall.ENOENT, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, sign) { // the last four: a process that ends may still have let us in
+			return true
 		}
-		u, err := url.Parse(config.Host)
-		if err != nil {
-			return false
-		}
-		network, address = "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443"))
 	}
-	conn, err := net.DialTimeout(network, address, 5*time.Second)
-	if err != nil {
-		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
-	}
-	_ = conn.Close()
 	return false
 }
 

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestPoddGoes: podd that dies, or ends, under a command that follows something is told of as that.
@@ -72,5 +76,78 @@ func TestPoddGoes(t *testing.T) {
 		}
 		server.Close()
 		<-done
+	}
+}
+
+// TestLook: podd is away only if nobody listens where it should, or lets clients in and leaves them.
+func TestLook(t *testing.T) {
+	answers := func(h http.HandlerFunc) (socket, address string) {
+		server := &http.Server{Handler: h}
+		socket = filepath.Join(t.TempDir(), "podd.sock")
+		for _, where := range [][2]string{{"unix", socket}, {"tcp", "127.0.0.1:0"}} {
+			l, err := net.Listen(where[0], where[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			address = l.Addr().String()
+			go func() { _ = server.Serve(l) }()
+		}
+		t.Cleanup(func() { server.Close() })
+		return socket, address
+	}
+	full := func() string { // nobody is let in, and nobody is refused
+		socket := filepath.Join(t.TempDir(), "podd.sock")
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: socket}), unix.Listen(fd, 0))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		for {
+			one, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { unix.Close(one) })
+			if err := unix.Connect(one, &unix.SockaddrUnix{Name: socket}); err != nil {
+				return socket
+			}
+		}
+	}
+	there, at := answers(func(http.ResponseWriter, *http.Request) {})
+	leaves, leavesAt := answers(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := l.Addr().String()
+	l.Close()
+	t.Setenv("KUBECONFIG", "/dev/null")
+	for _, c := range []struct {
+		name string
+		args []string
+		want bool
+	}{
+		{"there", []string{"--socket", there}, false},
+		{"a full backlog", []string{"--socket", full()}, false},
+		{"leaves", []string{"--socket", leaves}, true},
+		{"no socket", []string{"--socket", filepath.Join(t.TempDir(), "none")}, true},
+		{"there by address", []string{"--server", at}, false},
+		{"there by URL", []string{"--server", "http://" + at}, false},
+		{"another protocol", []string{"--server", "https://" + at}, false},
+		{"leaves by URL", []string{"--server", "http://" + leavesAt}, true},
+		{"nobody by URL", []string{"--server", "http://" + nobody}, true},
+	} {
+		p := &podctl{args: c.args}
+		p.client.warn = io.Discard
+		root := p.root(c.args)
+		if err := root.ParseFlags(c.args); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.away(); got != c.want {
+			t.Errorf("%s: away is %v", c.name, got)
+		}
 	}
 }

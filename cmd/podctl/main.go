@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -106,6 +107,9 @@ type podctl struct {
 	client  client
 
 	verbosity int
+
+	gone   sync.Once // podd was looked for
+	isGone bool
 }
 
 // root is the command line for args.
