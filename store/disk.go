@@ -228,7 +228,11 @@ func (s *Store) write(changes map[diskKey]entry, ceiling int64) error {
 	if s.journal.broken {
 		return s.replace(changes, ceiling)
 	}
-	var body []byte
+	room := numberEntry(ceilingEntry, 0).room()
+	for _, e := range changes {
+		room += e.room()
+	}
+	body := make([]byte, 0, room)
 	for _, e := range changes {
 		body = appendEntry(body, e)
 	}

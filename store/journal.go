@@ -71,6 +71,9 @@ func appendEntry(b []byte, e entry) []byte {
 	return append(b, e.data...)
 }
 
+// room is at least what appendEntry takes for e.
+func (e entry) room() int { return 1 + 2*binary.MaxVarintLen64 + 16 + len(e.key) + len(e.data) }
+
 func numberEntry(kind byte, n uint64) entry {
 	return entry{kind: kind, data: binary.BigEndian.AppendUint64(nil, n)}
 }
@@ -125,14 +128,14 @@ func header() []byte {
 
 func headerSum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
-// frame is body with its header.
-func frame(sequence uint64, body []byte) []byte {
-	b := make([]byte, 0, frameHeader+len(body))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
-	b = append(b, 0, 0, 0, 0)
-	b = binary.BigEndian.AppendUint64(b, sequence)
-	b = append(b, body...)
-	binary.BigEndian.PutUint32(b[4:], frameSum(b))
+// frame is body with its header, and zeros behind it.
+func frame(sequence uint64, body []byte, zeros int) []byte {
+	whole := frameHeader + len(body)
+	b := make([]byte, whole+zeros)
+	binary.BigEndian.PutUint32(b, uint32(len(body)))
+	binary.BigEndian.PutUint64(b[8:], sequence)
+	copy(b[frameHeader:], body)
+	binary.BigEndian.PutUint32(b[4:], frameSum(b[:whole]))
 	return b
 }
 
@@ -277,12 +280,11 @@ func (j *journal) append(body []byte) error {
 	if j.broken {
 		return errors.New("the state file is broken")
 	}
-	b := frame(j.sequence+1, body)
-	whole := len(b)
+	whole, zeros := frameHeader+len(body), int64(0)
 	if end := j.end + int64(whole); end > j.size {
-		b = append(b, make([]byte, (end+reserve-1)/reserve*reserve-end)...)
+		zeros = (end+reserve-1)/reserve*reserve - end
 	}
-	n, err := j.file.WriteAt(b, j.end)
+	n, err := j.file.WriteAt(frame(j.sequence+1, body, int(zeros)), j.end)
 	if n < whole {
 		return errors.Join(err, j.undo())
 	}
@@ -353,7 +355,7 @@ func (j *journal) snapshot(each func(visit func(entry) error) error) error {
 			return nil
 		}
 		j.sequence++
-		b := frame(j.sequence, body)
+		b := frame(j.sequence, body, 0)
 		_, err := j.file.WriteAt(b, j.end)
 		j.end += int64(len(b))
 		body = body[:0]

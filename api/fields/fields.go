@@ -95,6 +95,9 @@ func walk(name string, path *field.Path, v, parent reflect.Value) field.ErrorLis
 func walkStruct(name string, path *field.Path, v reflect.Value) field.ErrorList {
 	var errs field.ErrorList
 	for i := range v.NumField() {
+		if !isSet(v.Field(i)) {
+			continue
+		}
 		f := v.Type().Field(i)
 		tag, inline := jsonName(f)
 		if inline {
