@@ -91,11 +91,20 @@ func (r *Runtime) runningID(ctx context.Context, pod *v1.Pod, name string) (stri
 	if err != nil {
 		return "", err
 	}
-	i := slices.IndexFunc(instances, func(i containers.Instance) bool { return i.Name == name && i.Task == containers.TaskRunning })
-	if i < 0 {
+	id, ok := runningOf(instances, name)
+	if !ok {
 		return "", refuse("container %s of pod %s is not running", name, pod.Name)
 	}
-	return instances[i].ID, nil
+	return id, nil
+}
+
+// runningOf goes by what the pod's status goes by: who sees a container run there is not told that it does not.
+func runningOf(instances []containers.Instance, name string) (id string, ok bool) {
+	i := slices.IndexFunc(instances, func(i containers.Instance) bool { return i.Name == name && i.HasTask && i.Task.Runs() })
+	if i < 0 {
+		return "", false
+	}
+	return instances[i].ID, true
 }
 
 // resize hands on sizes to a terminal until there are no more or ctx ends.

@@ -161,10 +161,10 @@ func (h *host) state(i containers.Instance) (state status.State, lost bool) {
 		}
 		return status.Created, false
 	}
-	switch i.Task {
-	case containers.TaskRunning, containers.TaskPaused, containers.TaskUnknown:
+	switch {
+	case i.Task.Runs():
 		return status.Running, false
-	case containers.TaskStopped:
+	case i.Task == containers.TaskStopped:
 		return status.Exited, false
 	default:
 		return status.Created, false

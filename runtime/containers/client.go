@@ -112,6 +112,9 @@ const (
 	TaskUnknown TaskStatus = "unknown"
 )
 
+// Runs tells whether the task runs, as far as anybody knows: of a host that is very busy it may be unknown for a while.
+func (s TaskStatus) Runs() bool { return s == TaskRunning || s == TaskPaused || s == TaskUnknown }
+
 // Instance is one container as containerd has it.
 type Instance struct {
 	ID        string
