@@ -247,7 +247,7 @@ func TestPathologies(t *testing.T) {
 	}
 	flood := strings.Repeat("x", 64<<10)
 	secure := func(a *v1.HTTPGetAction) { a.Scheme = v1.URISchemeHTTPS }
-	const tooLong = `Get "http://PLACE/": net/http: server response headers exceeded 1048576 bytes; aborted`
+	const tooLong = `Get "http://PLACE/": net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 1048576 bytes; aborted`
 	timedOut := func(scheme string) string {
 		return `Get "` + scheme + `://PLACE/": context deadline exceeded (Client.Timeout exceeded while awaiting headers)`
 	}
@@ -280,7 +280,7 @@ func TestPathologies(t *testing.T) {
 		{"a header without end", answering(func(c net.Conn) { _, _ = io.WriteString(c, ok+"X: "); say(c, flood, 0) }), nil,
 			0, probe.Failure, tooLong, ""},
 		{"goes on and on", answering(func(c net.Conn) { say(c, strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 3000), 0) }), nil, 0, probe.Failure, tooLong, ""},
-		{"speaks something else", answering(func(c net.Conn) { say(c, "mail.example.com ready\r\n", 0) }), nil, 0, probe.Failure, `Get "http://PLACE/": malformed HTTP status code "ready"`, ""},
+		{"speaks something else", answering(func(c net.Conn) { say(c, "mail.example.com ready\r\n", 0) }), nil, 0, probe.Failure, `Get "http://PLACE/": net/http: HTTP/1.x transport connection broken: malformed HTTP status code "ready"`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

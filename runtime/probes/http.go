@@ -14,6 +14,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,10 +29,13 @@ const maxHeader = 1 << 20
 // transport makes each request on a connection of its own, through no proxy, and believes every certificate. What is not
 // encrypted it does in the goroutine that asks: net/http's own transport has four for each request, and handing over
 // between them is most of what such a probe costs.
-type transport struct{ secure *http.Transport }
+type transport struct {
+	secure *http.Transport
+	plain  lookout
+}
 
 func newTransport() *transport {
-	return &transport{&http.Transport{
+	return &transport{secure: &http.Transport{
 		TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, // as the kubelet: the probe is no secret, and there is no name
 		DialContext:            dial,
 		DisableKeepAlives:      true,
@@ -43,7 +47,7 @@ func newTransport() *transport {
 
 // RoundTrip ends with the context of the request, and so does the reading of the answer.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme == "https" {
+	if req.URL.Scheme == "https" || !sendable(req.Header) {
 		resp, err := t.secure.RoundTrip(req)
 		if err == nil {
 			resp.Body = &body{ReadCloser: resp.Body, ctx: req.Context(), release: func() {}, done: func() {}}
@@ -51,21 +55,15 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	ctx := req.Context()
-	dialer := probe.ProbeDialer()
-	dialer.KeepAlive = -1 // it does not last
-	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(req.URL.Hostname(), cmp.Or(req.URL.Port(), "80")))
+	conn, err := t.plain.connect(ctx, req.URL.Hostname(), cmp.Or(req.URL.Port(), "80"))
 	if err != nil {
 		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	release := func() {
-		stop()
-		_ = conn.Close()
 	}
 	from := readers.Get().(*bufio.Reader)
 	resp, err := exchange(conn, from, req)
 	if err != nil {
-		release()
+		_ = conn.Close()
+		from.Reset(nil)
 		readers.Put(from)
 		return nil, err
 	}
@@ -73,8 +71,20 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		from.Reset(nil)
 		readers.Put(from)
 	})
-	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, release: release, done: done}
+	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, release: func() { _ = conn.Close() }, done: done}
 	return resp, nil
+}
+
+// sendable is false for what the transport of net/http refuses to send, and for some more that it may decide about.
+func sendable(h http.Header) bool {
+	odd := func(r rune) bool { return r < ' ' || r >= 0x7f }
+	for name, values := range h {
+		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return odd(r) || strings.ContainsRune(" \"(),/:;<=>?@[\\]{}", r) }) ||
+			slices.ContainsFunc(values, func(v string) bool { return strings.ContainsFunc(v, odd) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // readers and writers are what goes over connections in clear text: of a probe they would be most of what is allocated.
@@ -84,7 +94,7 @@ var (
 )
 
 // exchange asks on conn and reads the answer up to its body, through from.
-func exchange(conn net.Conn, from *bufio.Reader, req *http.Request) (*http.Response, error) {
+func exchange(conn io.ReadWriter, from *bufio.Reader, req *http.Request) (*http.Response, error) {
 	only := *req
 	only.Close = true
 	to := writers.Get().(*bufio.Writer)
@@ -106,11 +116,12 @@ func exchange(conn net.Conn, from *bufio.Reader, req *http.Request) (*http.Respo
 	for {
 		resp, err := http.ReadResponse(from, req)
 		switch {
-		case err != nil && limited.N <= 0:
-			return nil, fmt.Errorf("net/http: server response headers exceeded %d bytes; aborted", maxHeader)
 		case err != nil:
-			return nil, err
-		case resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols: // others only announce the answer
+			if limited.N <= 0 {
+				err = fmt.Errorf("net/http: server response headers exceeded %d bytes; aborted", maxHeader)
+			}
+			return nil, fmt.Errorf("net/http: HTTP/1.x transport connection broken: %w", err)
+		case resp.StatusCode < 100 || resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols: // others only announce the answer
 			limited.N = math.MaxInt64
 			return resp, nil
 		}
