@@ -47,9 +47,9 @@ func TestDisk(t *testing.T) {
 		}
 		unseen := func(string) bool { return false }
 		for why, mounted := range map[string]func(string) bool{" is mounted": mounted, "the file system on ": unseen} {
-			err := v.unheld(filepath.Base(device), nil, mounted)
+			err := (&leaving{v: v, mounted: mounted}).unheld(t.Context(), filepath.Base(device))
 			for end := time.Now().Add(time.Minute); want == "" && err != nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
-				err = v.unheld(filepath.Base(device), nil, mounted) // a container that is being made may have a copy of the mount
+				err = (&leaving{v: v, mounted: mounted}).unheld(t.Context(), filepath.Base(device)) // a container that is being made may have a copy of the mount
 			}
 			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), why)) {
 				t.Errorf("%s: %v, want %s", why, err, want)

@@ -105,6 +105,12 @@ func (s session) same(o session) bool {
 	return s.IQN == o.IQN && s.Portal == o.Portal && s.Iface == o.Iface
 }
 
+// begun is what is written down of a session that podd begins.
+type begun struct {
+	session
+	Prepared bool `json:",omitempty"` // podd has not come to log in: a session that there is then is somebody else's
+}
+
 // args are those of iscsiadm for the session's target.
 func (s session) args(more ...string) []string {
 	return append([]string{"-m", "node", "-p", s.Portal, "-T", s.IQN, "-I", s.Iface}, more...)
@@ -296,8 +302,8 @@ func (v *Volumes) attachBy(ctx context.Context, iscsiadm string, d *iscsi, s ses
 const deviceLimit = 30 * time.Second // for a disk to appear (pkg/volume/iscsi: deviceDiscoveryTimeout)
 
 // login begins a session. That podd does is written down before, so that it is ended by whoever comes last. If it comes to nothing
-// that is taken back: a session that there is later is somebody else's, and so is one that there is now, if podd has not come to log
-// in or was told that there is one. But one for which iscsiadm was not waited for may still come.
+// that is taken back: a session that there is later is somebody else's, and so is one that there is now, if it has come before podd
+// logged in. But one for which iscsiadm was not waited for may still come.
 func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s session) (err error) {
 	secret, err := v.chap(d)
 	if err != nil {
@@ -307,16 +313,19 @@ func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s sessio
 		_, err := v.runISCSIAdm(ctx, iscsiadm, d.iqn, args...)
 		return err
 	}
-	record := filepath.Join(v.sessions, s.file())
-	_, before := os.Stat(record)
-	mayCome := !errors.Is(before, fs.ErrNotExist)
+	before, known, err := v.noted(s)
+	if err != nil {
+		return err
+	}
+	mayCome := known && !before.Prepared
 	others := !mayCome // so that one that there is was not begun by podd
-	if err := writeRecord(v.sessions, s.file(), s); err != nil {
+	note := func(prepared bool) error { return writeRecord(v.sessions, s.file(), begun{s, prepared}) }
+	if err := note(others); err != nil {
 		return err
 	}
 	defer func() {
-		if _, dir := v.findSession(s); err != nil && (others || dir == "" && !mayCome) {
-			err = errors.Join(err, os.Remove(record))
+		if _, dir := v.findSession(s); others || err != nil && dir == "" && !mayCome {
+			err = errors.Join(err, os.Remove(filepath.Join(v.sessions, s.file())))
 		}
 	}()
 	killpoint.At("volumes.iscsi.begun")
@@ -348,11 +357,20 @@ func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s sessio
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		err = run(s.args("--login")...)
+		if _, dir := v.findSession(s); dir != "" { // it has come while the target was asked
+			return nil
+		}
+		err = note(false)
+	}
+	if err == nil {
+		var said string
+		said, err = v.runISCSIAdm(ctx, iscsiadm, d.iqn, s.args("--login")...)
+		// Of a session that there is an iscsiadm tells by its exit code, and one since 2011 by doing nothing. It is that of podd, if
+		// there was one, or somebody else's. If both have logged in at once, the one cannot be told from the other.
 		exit := (*exitError)(nil)
-		under := errors.As(err, &exit) && exit.code == sessionExists // that of podd, if there was one, or somebody else's
+		under := errors.As(err, &exit) && exit.code == sessionExists || err == nil && !strings.Contains(said, "successful")
 		mayCome = !ended(err) || under && mayCome
-		others = under && others
+		others = others && (under || err == nil && len(v.findSessions(s)) > 1)
 	}
 	if err != nil {
 		_ = run(s.args("-o", "delete")...)
@@ -360,6 +378,18 @@ func (v *Volumes) login(ctx context.Context, iscsiadm string, d *iscsi, s sessio
 	}
 	killpoint.At("volumes.iscsi.in")
 	return nil
+}
+
+// noted is what is written down of a session, if anything is.
+func (v *Volumes) noted(s session) (b begun, known bool, err error) {
+	text, err := os.ReadFile(filepath.Join(v.sessions, s.file()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &b)
+	}
+	return b, true, err
 }
 
 // file is the name of the record of a session that podd has begun.
@@ -497,6 +527,15 @@ const sessionExists = 15
 
 // findSession is the SCSI host of a session and its directory in sysfs; empty if there is none.
 func (v *Volumes) findSession(s session) (host, dir string) {
+	all := v.findSessions(s)
+	if len(all) == 0 {
+		return "", ""
+	}
+	return filepath.Base(filepath.Dir(all[0])), all[0]
+}
+
+// findSessions are the directories in sysfs of a session: of more than one, if there were two logins at once.
+func (v *Volumes) findSessions(s session) (all []string) {
 	for class, device := range v.sessionsOf(s.IQN) {
 		if name := word(filepath.Join(class, "ifacename")); name != "" && name != s.Iface {
 			continue
@@ -508,11 +547,12 @@ func (v *Volumes) findSession(s session) (host, dir string) {
 				address = "[" + address + "]"
 			}
 			if address+":"+word(filepath.Join(c, "persistent_port")) == s.Portal {
-				return filepath.Base(filepath.Dir(device)), device
+				all = append(all, device)
+				break
 			}
 		}
 	}
-	return "", ""
+	return all
 }
 
 // sessionsOf are the directories in sysfs of all sessions with a target: of the class, and of the device.
@@ -596,10 +636,8 @@ func (v *Volumes) endUses(ctx context.Context, uid, file string) error {
 	if at := filepath.Join(v.path(uid), remotes, strings.TrimSuffix(filepath.Base(file), ".json")); v.programs.busy(at) {
 		return fmt.Errorf("what was to mount %s does not end", at)
 	}
-	for _, s := range all {
-		if err := v.leave(ctx, uid, s); err != nil {
-			return fmt.Errorf("iscsi %s: %w", s.IQN, err)
-		}
+	if err := v.leave(ctx, uid, all); err != nil {
+		return fmt.Errorf("iscsi %s: %w", all[0].IQN, err)
 	}
 	if len(all) > 0 && all[0].Made {
 		if err := v.removeIface(ctx, uid, all[0]); err != nil {
@@ -620,34 +658,66 @@ func readUses(file string) (all []session, err error) {
 	return all, nil
 }
 
-// leave ends one session, if that is podd's to do. The target is locked.
-func (v *Volumes) leave(ctx context.Context, uid string, s session) error {
+// leave ends those of a volume's sessions that are podd's to end: all of them or, if a disk of one is used, none. The target is
+// locked.
+func (v *Volumes) leave(ctx context.Context, uid string, all []session) error {
 	if v.programs.busy("unmount " + v.path(uid)) {
 		return errors.New("what was written is still on its way to the target")
 	}
-	record := filepath.Join(v.sessions, s.file())
-	if _, err := os.Stat(record); errors.Is(err, fs.ErrNotExist) {
-		return nil // somebody else's
+	var ending []session
+	var dirs []string
+	for _, s := range all {
+		b, known, err := v.noted(s)
+		if err != nil {
+			return err
+		}
+		if !known {
+			continue // somebody else's
+		}
+		used, err := v.usedByOthers(uid, s.same)
+		if err != nil {
+			return err
+		}
+		if used {
+			continue
+		}
+		found := v.findSessions(s)
+		if b.Prepared && len(found) > 0 { // somebody else's as well
+			if err := os.Remove(filepath.Join(v.sessions, s.file())); err != nil {
+				return err
+			}
+			continue
+		}
+		ending, dirs = append(ending, s), append(dirs, found...)
 	}
-	used, err := v.usedByOthers(uid, s.same)
-	if err != nil || used {
-		return err
+	if len(ending) == 0 {
+		return nil
 	}
 	iscsiadm, err := v.findISCSIAdm()
 	if err != nil {
 		return err
 	}
-	if _, dir := v.findSession(s); dir != "" {
-		if err := v.unused(s.IQN, dir); err != nil {
-			return fmt.Errorf("log out: %w", err)
+	unlock, err := v.unused(ctx, all[0].IQN, dirs)
+	if err != nil {
+		return fmt.Errorf("log out: %w", err)
+	}
+	defer unlock()
+	for _, s := range ending {
+		if err := v.logout(ctx, iscsiadm, s); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// logout ends a session that nobody uses, and forgets it. The target is locked.
+func (v *Volumes) logout(ctx context.Context, iscsiadm string, s session) error {
 	// Whether it is done is seen at the session and at the record of the target: iscsiadm has many codes for what is gone.
 	run := func(args []string) error {
 		_, err := v.runISCSIAdm(ctx, iscsiadm, s.IQN, args...)
 		return err
 	}
-	err = run(s.args("--logout"))
+	err := run(s.args("--logout"))
 	if host, _ := v.findSession(s); host != "" || !ended(err) {
 		return fmt.Errorf("log out: %w", cmp.Or(err, errors.New("the session is still there")))
 	}
@@ -656,23 +726,63 @@ func (v *Volumes) leave(ctx context.Context, uid string, s session) error {
 		return fmt.Errorf("forget the target: %w", err)
 	}
 	killpoint.At("volumes.iscsi.out")
-	return os.Remove(record)
+	return os.Remove(filepath.Join(v.sessions, s.file()))
 }
 
-// unused is nil if none of a session's disks is used, that podd can see; the session may have others than those it is for. The
-// target is locked.
-func (v *Volumes) unused(iqn, session string) error {
-	mounted, err := v.mounted()
-	if err != nil {
-		return err
+// unused is an error if one of the disks of sessions that are to end together is used, that podd can see; they may have others than
+// those they are for. If one is a path of a multipath device, no other target is left until unlock. The target is locked.
+func (v *Volumes) unused(ctx context.Context, iqn string, sessions []string) (unlock func(), err error) {
+	var disks []string
+	for _, dir := range sessions {
+		found, err := filepath.Glob(filepath.Join(dir, "target*", "*:*:*:*", "block", "*"))
+		if err != nil {
+			return nil, err
+		}
+		disks = append(disks, found...)
 	}
-	disks, err := filepath.Glob(filepath.Join(session, "target*", "*:*:*:*", "block", "*"))
-	if err != nil {
-		return err
+	l := leaving{v: v}
+	for _, disk := range disks {
+		l.own = append(l.own, filepath.Base(disk))
 	}
-	own := make([]string, len(disks))
-	for i, disk := range disks {
-		own[i] = filepath.Base(disk)
+	unlock = func() {}
+	if slices.ContainsFunc(l.own, v.isPath) {
+		if unlock, err = v.targets.lock(ctx, everyTarget); err != nil {
+			return nil, err
+		}
+		l.locked = true
+	}
+	if err := l.unused(ctx, iqn, disks); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// isPath tells whether a multipath device stands for a disk.
+func (v *Volumes) isPath(disk string) bool {
+	in := filepath.Join(v.sys, "class/block")
+	holders, _ := os.ReadDir(filepath.Join(in, disk, "holders"))
+	return slices.ContainsFunc(holders, func(h fs.DirEntry) bool {
+		return strings.HasPrefix(word(filepath.Join(in, h.Name(), "dm/uuid")), "mpath-")
+	})
+}
+
+// everyTarget is the lock that is held, besides that of the target, while sessions end because a multipath device has other paths,
+// which may be another target's. It is no name of one.
+const everyTarget = ""
+
+// leaving is a look at disks that are to go.
+type leaving struct {
+	v       *Volumes
+	own     []string // the names of all of them
+	locked  bool     // nobody else's go meanwhile
+	mounted func(device string) bool
+}
+
+func (l *leaving) unused(ctx context.Context, iqn string, disks []string) (err error) {
+	v := l.v
+	if l.mounted, err = v.mounted(); err != nil {
+		return err
 	}
 	for _, disk := range disks {
 		address, device := filepath.Base(filepath.Dir(filepath.Dir(disk))), filepath.Join(v.dev, filepath.Base(disk))
@@ -686,23 +796,22 @@ func (v *Volumes) unused(iqn, session string) error {
 				return fmt.Errorf("disk %s: a program that was run on it %w", device, errHeld)
 			}
 		}
-		if err := v.unheld(filepath.Base(disk), own, mounted); err != nil {
+		if err := l.unheld(ctx, filepath.Base(disk)); err != nil {
 			return fmt.Errorf("disk %s: %w", device, err)
 		}
 	}
 	return nil
 }
 
-// unheld is nil if a disk is not used, nor one of its partitions, nor a multipath device that stands for it and needs it. own are
-// the names of all disks that are to go.
-func (v *Volumes) unheld(name string, own []string, mounted func(string) bool) error {
-	in := filepath.Join(v.sys, "class/block", name)
-	if mounted(filepath.Join(v.dev, name)) {
+// unheld is nil if a disk is not used, nor one of its partitions, nor a multipath device that stands for it and needs it.
+func (l *leaving) unheld(ctx context.Context, name string) error {
+	in := filepath.Join(l.v.sys, "class/block", name)
+	if l.mounted(filepath.Join(l.v.dev, name)) {
 		return fmt.Errorf("%s is mounted", name)
 	}
 	// A file system that is mounted where podd does not see it, or is still being written back, is shown all the same.
 	for _, shown := range []string{"ext4", "xfs", "f2fs", "btrfs/*/devices"} {
-		if found, err := filepath.Glob(filepath.Join(v.sys, "fs", shown, name)); err != nil || len(found) > 0 {
+		if found, err := filepath.Glob(filepath.Join(l.v.sys, "fs", shown, name)); err != nil || len(found) > 0 {
 			return fmt.Errorf("the file system on %s is in use", name)
 		}
 	}
@@ -711,14 +820,14 @@ func (v *Volumes) unheld(name string, own []string, mounted func(string) bool) e
 		return err
 	}
 	for _, h := range holders {
-		uuid := word(filepath.Join(v.sys, "class/block", h.Name(), "dm/uuid"))
+		uuid := word(filepath.Join(l.v.sys, "class/block", h.Name(), "dm/uuid"))
 		if !strings.Contains(uuid, "mpath-") { // or part1-mpath-
 			return fmt.Errorf("%s is held by %s", name, h.Name())
 		}
-		if strings.HasPrefix(uuid, "mpath-") && v.hasOtherPath(h.Name(), own) {
+		if strings.HasPrefix(uuid, "mpath-") && l.locked && l.hasOtherPath(ctx, h.Name(), uuid) {
 			continue
 		}
-		if err := v.unheld(h.Name(), own, mounted); err != nil {
+		if err := l.unheld(ctx, h.Name()); err != nil {
 			return err
 		}
 	}
@@ -727,19 +836,79 @@ func (v *Volumes) unheld(name string, own []string, mounted func(string) bool) e
 		return err
 	}
 	for _, p := range partitions {
-		if err := v.unheld(filepath.Base(filepath.Dir(p)), own, mounted); err != nil {
+		if err := l.unheld(ctx, filepath.Base(filepath.Dir(p))); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// hasOtherPath tells whether a multipath device has a path that works besides these disks.
-func (v *Volumes) hasOtherPath(name string, disks []string) bool {
-	paths, _ := os.ReadDir(filepath.Join(v.sys, "class/block", name, "slaves"))
+// hasOtherPath tells whether a multipath device has a path that works besides the disks that are to go: one that it would use by
+// itself, not only one whose disk is there, which a path that was failed for what the target says of it has as well. Without
+// dmsetup nothing is known of that.
+func (l *leaving) hasOtherPath(ctx context.Context, name, uuid string) bool {
+	dmsetup, err := l.v.programs.find("dmsetup", "dmsetup")
+	if err != nil {
+		return false
+	}
+	ctx, done := context.WithTimeout(ctx, dmsetupLimit)
+	defer done()
+	said, err := l.v.programs.run(ctx, "multipath "+name, false, dmsetup, "status", "-u", uuid)
+	if err != nil {
+		return false
+	}
+	active := activePaths(said)
+	paths, _ := os.ReadDir(filepath.Join(l.v.sys, "class/block", name, "slaves"))
 	return slices.ContainsFunc(paths, func(p fs.DirEntry) bool {
-		return !slices.Contains(disks, p.Name()) && word(filepath.Join(v.sys, "class/block", p.Name(), "device/state")) == "running"
+		disk := filepath.Join(l.v.sys, "class/block", p.Name())
+		return !slices.Contains(l.own, p.Name()) && word(filepath.Join(disk, "device/state")) == "running" &&
+			slices.Contains(active, word(filepath.Join(disk, "dev")))
 	})
+}
+
+const dmsetupLimit = 10 * time.Second
+
+// activePaths are the numbers (8:16) of the disks that the status of one multipath device calls active, in groups that are not
+// bypassed; none if it is not clear (drivers/md/dm-mpath.c: multipath_status).
+func activePaths(status string) (active []string) {
+	words := strings.Fields(status)
+	next := func() (w string) {
+		if len(words) > 0 {
+			w, words = words[0], words[1:]
+		}
+		return w
+	}
+	sure := true
+	number := func() int {
+		n, err := strconv.ParseUint(next(), 10, 16)
+		sure = sure && err == nil && int(n) <= len(words)
+		return int(n)
+	}
+	skip := func(n int) { words = words[min(n, len(words)):] }
+	skip(2) // where it is mapped to
+	sure = next() == "multipath"
+	skip(number()) // features
+	skip(number()) // of the hardware's handler
+	groups := number()
+	skip(1) // the next group
+	for range groups {
+		state := next()
+		sure = sure && (state == "A" || state == "E" || state == "D")
+		skip(number())
+		paths, more := number(), number()
+		for range paths {
+			path, is := next(), next()
+			skip(1 + more)
+			sure = sure && (is == "A" || is == "F")
+			if is == "A" && state != "D" {
+				active = append(active, path)
+			}
+		}
+	}
+	if !sure || len(words) > 0 {
+		return nil
+	}
+	return active
 }
 
 // ended tells whether a program has come to its end, good or bad.
@@ -773,7 +942,7 @@ func (v *Volumes) removeIface(ctx context.Context, uid string, s session) error 
 const databaseLimit = 40 * time.Second // iscsiadm waits 30 s for the lock on its database
 
 // runISCSIAdm runs iscsiadm for a target. If it is about its database alone it is not ended with ctx, and is run also when ctx has
-// ended, to take away what is there: one that is killed may leave the database locked, for everybody.
+// ended, to take away what is there. None is killed while its database is locked: that would stay so, for everybody.
 func (v *Volumes) runISCSIAdm(ctx context.Context, iscsiadm, iqn string, args ...string) (string, error) {
 	if slices.Contains(args, "-o") {
 		database, done := context.WithTimeout(context.WithoutCancel(ctx), databaseLimit)
@@ -783,7 +952,18 @@ func (v *Volumes) runISCSIAdm(ctx context.Context, iscsiadm, iqn string, args ..
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
-	return v.programs.run(ctx, "iscsi "+iqn, false, iscsiadm, args...)
+	return v.programs.runAs(ctx, way{most: 1, locked: v.locked}, "iscsi "+iqn, iscsiadm, args...)
+}
+
+// iscsiLocked tells whether an iscsiadm has its database locked (usr/idbm.c: idbm_lock): a link, which only the one that has made it
+// takes away.
+func iscsiLocked() bool {
+	for _, dir := range []string{"/run/lock/iscsi", "/var/lock/iscsi"} {
+		if _, err := os.Lstat(filepath.Join(dir, "lock.write")); !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *Volumes) findISCSIAdm() (string, error) {

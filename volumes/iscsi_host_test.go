@@ -72,6 +72,10 @@ func standInDisk(name string, args []string) {
 		fail(1, os.WriteFile(disk, []byte("TYPE=ext4"), 0o600))
 	case "mount":
 		fail(32, unix.Mount(filepath.Join(dir, "export"), args[5], "", unix.MS_BIND, ""))
+	case "dmsetup":
+		b, err := os.ReadFile(filepath.Join(dir, "status"))
+		fail(1, err)
+		fmt.Print(string(b))
 	case "iscsiadm":
 		standInISCSIAdm(dir, args, fail)
 	}
@@ -120,6 +124,9 @@ func standInISCSIAdm(dir string, args []string, fail func(int, error)) {
 			beginSession(dir, portal, iface)
 			fail(4, errors.New("connection failed"))
 		}
+		if there(filepath.Join(dir, "during discovery")) {
+			beginSession(dir, portal, iface)
+		}
 		write(node, "# BEGIN RECORD\nnode.session.auth.password = old\nnode.name = "+testIQN+"\n# END RECORD\n")
 	case slices.Contains(args, "--login"):
 		if there(filepath.Join(dir, "hangs")) {
@@ -133,7 +140,18 @@ func standInISCSIAdm(dir string, args []string, fail func(int, error)) {
 			code, _ := strconv.Atoi(string(b))
 			fail(code, errors.New("authorization failure"))
 		}
+		if there(filepath.Join(dir, "before login")) {
+			beginSession(dir, portal, iface)
+		}
+		if _, class := sessionDirs(dir, portal); there(class) {
+			return // since 2011 it does nothing
+		}
 		beginSession(dir, portal, iface)
+		if there(filepath.Join(dir, "with login")) {
+			_, class := sessionDirs(dir, portal)
+			fail(99, os.CopyFS(class+"0", os.DirFS(class))) // another one, which has the same disk here
+		}
+		fmt.Printf("Login to [iface: %s, target: %s, portal: %s] successful.\n", iface, testIQN, portal)
 	case slices.Contains(args, "--logout"):
 		device, class := sessionDirs(dir, portal)
 		if !there(class) {
@@ -553,6 +571,13 @@ func TestISCSIMultipathGoes(t *testing.T) {
 		plant(disk+"/holders/dm-3/x", "")
 		plant("dm-3/slaves/"+disk+"/x", "")
 		plant(disk+"/device/state", "running")
+		plant(disk+"/dev", map[string]string{"sdx": "8:16", "sdy": "8:32"}[disk])
+	}
+	dm := func(status string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(programs, "status"), []byte(status), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	_, class1 := sessionDirs(programs, "10.0.0.1:3260")
 	_, class2 := sessionDirs(programs, "10.0.0.2:3260")
@@ -562,9 +587,30 @@ func TestISCSIMultipathGoes(t *testing.T) {
 			t.Errorf("%s: Remove = %v, want %q", uid, err, want)
 		}
 	}
+	const both = "0 2097152 multipath 2 0 0 0 1 1 A 0 2 2 8:16 A 0 0 1 8:32 A 0 0 1 \n"
 	plant("sdx/device/state", "transport-offline")
+	dm(both)
 	goes("uid-1", "disk /dev/sdy: dm-3 is mounted")
 	plant("sdx/device/state", "running")
+	dm(strings.Replace(both, "8:16 A", "8:16 F", 1))
+	goes("uid-1", "disk /dev/sdy: dm-3 is mounted")
+	if err := os.Remove(filepath.Join(programs, "status")); err != nil { // dmsetup fails
+		t.Fatal(err)
+	}
+	goes("uid-1", "disk /dev/sdy: dm-3 is mounted")
+	dm(both)
+	// Sessions of another target may be ending.
+	ending, err := v.targets.lock(t.Context(), everyTarget)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, dir := v.findSession(session{IQN: testIQN, Portal: "10.0.0.2:3260", Iface: "default"})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := v.unused(gone, testIQN, []string{dir}); !errors.Is(err, context.Canceled) {
+		t.Errorf("while sessions of another target end: %v", err)
+	}
+	ending()
 	goes("uid-1", "")
 	if !there(class1) || there(class2) {
 		t.Errorf("sessions are there: %v, %v", there(class1), there(class2))
@@ -575,6 +621,64 @@ func TestISCSIMultipathGoes(t *testing.T) {
 	}
 	goes("uid-2", "")
 	noSessions(t, filepath.Dir(v.dir))
+}
+
+// Of a pod's sessions none is ended if what is on one of them would be lost with it, or with all of them.
+func TestISCSIAllStay(t *testing.T) {
+	v, programs := openRemote(t)
+	p := pod(iscsiDisk("disk", false))
+	p.Spec.Volumes[0].ISCSI.Portals = []string{"10.0.0.2"}
+	if err := v.Ensure(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat("/", &st); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{
+		"dm-3/dm/uuid": "mpath-x", "dm-3/dev": fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)),
+		"sdx/holders/dm-3/x": "", "sdy/holders/dm-3/x": "", "dm-3/slaves/sdx/x": "", "dm-3/slaves/sdy/x": "",
+		"sdx/device/state": "running", "sdy/device/state": "running", "sdx/dev": "8:16", "sdy/dev": "8:32",
+		"../../../status": "0 2097152 multipath 2 0 0 0 1 1 A 0 2 2 8:16 A 0 0 1 8:32 A 0 0 1 \n",
+	} {
+		path := filepath.Join(programs, "sys/class/block", file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text+"\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := v.Remove(t.Context(), "uid-1"); err == nil || !strings.HasSuffix(err.Error(), "disk /dev/sdx: dm-3 is mounted") {
+		t.Errorf("Remove = %v", err)
+	}
+	for _, call := range calls(t, programs) {
+		if strings.HasSuffix(call, "--logout") {
+			t.Errorf("run was %s", call)
+		}
+	}
+	if err := errors.Join(os.Remove(filepath.Join(programs, "sys/class/block/dm-3/dev")), v.Remove(t.Context(), "uid-1")); err != nil {
+		t.Error(err)
+	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
+// What the kernel says of a multipath device's paths; what is not clear says nothing.
+func TestActivePaths(t *testing.T) {
+	for status, want := range map[string][]string{
+		"0 2097152 multipath 2 0 0 0 1 1 A 0 2 2 8:16 A 0 0 1 8:32 A 0 0 1 \n":        {"8:16", "8:32"},
+		"0 2097152 multipath 2 0 0 0 2 1 A 0 1 2 8:16 F 1 0 1 E 0 1 2 8:32 A 0 0 1":   {"8:32"},
+		"0 2097152 multipath 2 0 1 0 2 1 E 1 x 1 2 8:16 A 0 0 1 D 0 1 2 8:32 A 0 0 1": {"8:16"},
+		"0 2097152 multipath 2 0 0 1 alua 1 1 A 0 1 0 8:16 A 0":                       {"8:16"},
+		"0 2097152 multipath 2 0 0 0 1 1 A 0 2 2 8:16 A 0 0 1":                        nil,
+		"0 2097152 multipath 2 0 0 0 1 1 A 0 1 2 8:16 A 0 0 1 more":                   nil,
+		"0 2097152 multipath 2 0 0 0 1 1 X 0 1 2 8:16 A 0 0 1":                        nil,
+		"0 2097152 multipath 2 0 0 0 1 1 A 0 1 2 8:16 ? 0 0 1":                        nil,
+		"0 2097152 multipath 2 0 0 0 999999999999 1 A":                                nil,
+		"0 2097152 linear": nil, "": nil, "Device does not exist.": nil,
+		"x: 0 2097152 multipath 2 0 0 0 1 1 A 0 1 2 8:16 A 0 0 1": nil,
+	} {
+		if got := activePaths(status); !slices.Equal(got, want) {
+			t.Errorf("%q: %v, want %v", status, got, want)
+		}
+	}
 }
 
 // until waits for something that has to happen before what says so at its end is done.
@@ -720,6 +824,9 @@ func TestISCSINotBegun(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- v.Ensure(ctx, p) }()
 		pidOf(t, programs, done)
+		if b, known, err := v.noted(s); err != nil || !known || b.Prepared {
+			t.Errorf("noted is %+v, %v, while podd logs in", b, err)
+		}
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) || !there(record) {
 			t.Errorf("Ensure = %v, the record is there: %v", err, there(record))
@@ -770,6 +877,39 @@ func TestISCSINotBegun(t *testing.T) {
 		t.Fatal(err)
 	}
 	stays()
+	// It comes while the target is asked, before podd's login or with it.
+	for _, when := range []string{"during discovery", "before login", "with login"} {
+		if err := os.WriteFile(filepath.Join(programs, when), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := len(calls(t, programs))
+		if err := v.Ensure(t.Context(), p); err != nil || there(record) {
+			t.Errorf("%s: Ensure = %v, the record is there: %v", when, err, there(record))
+		}
+		if logins := strings.Count(strings.Join(calls(t, programs)[before:], " "), "--login"); (logins == 0) != (when == "during discovery") {
+			t.Errorf("%s: %d logins", when, logins)
+		}
+		if err := v.Remove(t.Context(), "uid-1"); err != nil {
+			t.Error(err)
+		}
+		if err := errors.Join(os.Remove(filepath.Join(programs, when)), os.RemoveAll(class+"0")); err != nil {
+			t.Fatal(err)
+		}
+		stays()
+	}
+	// It comes while there is no podd, which had not come to log in.
+	if err := writeRecord(v.sessions, s.file(), begun{s, true}); err != nil {
+		t.Fatal(err)
+	}
+	stays()
+	if there(record) {
+		t.Error("the record of what was not begun is left")
+	}
+	if err := writeRecord(v.sessions, s.file(), s); err != nil { // an older podd's
+		t.Fatal(err)
+	}
+	use()
+	noSessions(t, filepath.Dir(v.dir))
 	givenUp()
 	refused("24", false)
 	givenUp()
@@ -890,16 +1030,33 @@ func TestISCSIStillChecked(t *testing.T) {
 // An iscsiadm that changes its database is let come to its end when the pod is to go; after it nothing is begun.
 func TestISCSIDatabase(t *testing.T) {
 	v, programs := openRemote(t)
-	slow := filepath.Join(programs, "slow-database")
-	if err := os.WriteFile(slow, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	hangs, slow := filepath.Join(programs, "hangs"), filepath.Join(programs, "slow-database")
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- v.Ensure(ctx, pod(iscsiDisk("disk", false))) }()
-	pid := pidOf(t, programs, done)
+	begin := func(file string, p *v1.Pod) (pid int, done chan error) {
+		t.Helper()
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		done = make(chan error, 1)
+		go func() { done <- v.Ensure(ctx, p) }()
+		return pidOf(t, programs, done), done
+	}
+	other := pod(iscsiDisk("disk", false))
+	other.UID, other.Spec.Volumes[0].ISCSI.TargetPortal, other.Spec.Volumes[0].ISCSI.IQN = "uid-2", "10.0.0.2", "iqn.2001-04.com.example:other"
+	_, killed := begin(hangs, other)
+	pid, done := begin(slow, pod(iscsiDisk("disk", false)))
+	before := session{IQN: testIQN, Portal: "10.0.0.1:3260", Iface: "default"}
+	if b, known, err := v.noted(before); err != nil || !known || !b.Prepared {
+		t.Errorf("noted is %+v, %v, before podd logs in", b, err)
+	}
 	cancel()
-	if err := errors.Join(unix.Kill(pid, 0), os.Remove(slow)); err != nil {
+	if err := <-killed; !errors.Is(err, context.Canceled) { // the other one's iscsiadm, which is killed, and another that is run after it
+		t.Errorf("Ensure of the other pod = %v", err)
+	}
+	if len(done) > 0 || unix.Kill(pid, 0) != nil || stopped(pid) {
+		t.Error("iscsiadm was ended, or stands still")
+	}
+	if err := os.Remove(slow); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; !errors.Is(err, context.Canceled) {
@@ -909,8 +1066,39 @@ func TestISCSIDatabase(t *testing.T) {
 		t.Error("iscsiadm was ended")
 	}
 	const db = "iscsiadm -m discoverydb -t sendtargets -p 10.0.0.1:3260 -I default "
-	if got, want := calls(t, programs), []string{db + "-o new", db + "-o delete"}; !slices.Equal(got, want) {
+	got := slices.DeleteFunc(calls(t, programs), func(call string) bool { return !strings.Contains(call, "10.0.0.1:3260") })
+	if want := []string{db + "-o new", db + "-o delete"}; !slices.Equal(got, want) {
 		t.Errorf("run were %q, want %q", got, want)
+	}
+	if err := errors.Join(v.Remove(t.Context(), "uid-1"), v.Remove(t.Context(), "uid-2")); err != nil {
+		t.Error(err)
+	}
+	noSessions(t, filepath.Dir(v.dir))
+}
+
+// An iscsiadm is not killed while its database is locked, which would stay so: it stands still while that is looked at.
+func TestISCSILocked(t *testing.T) {
+	v, programs := openRemote(t)
+	if err := os.WriteFile(filepath.Join(programs, "hangs"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var pid, looks atomic.Int64
+	v.locked = func() bool {
+		if !stopped(int(pid.Load())) {
+			t.Error("it goes on while the lock is looked at")
+		}
+		return looks.Add(1) < 3
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- v.Ensure(ctx, pod(iscsiDisk("disk", false))) }()
+	pid.Store(int64(pidOf(t, programs, done)))
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) || looks.Load() != 3 {
+		t.Errorf("Ensure = %v, after %d looks", err, looks.Load())
+	}
+	if err := unix.Kill(int(pid.Load()), 0); err != unix.ESRCH {
+		t.Errorf("iscsiadm is still there: %v", err)
 	}
 	if err := v.Remove(t.Context(), "uid-1"); err != nil {
 		t.Error(err)

@@ -79,6 +79,8 @@ type way struct {
 	most  int      // that may be at work on the same
 	keeps *os.File // if set, is open as long as the program lives, or one that it has started
 	into  *os.File // if set, gets its standard output
+
+	locked func() bool // if set, it is not killed while that says so
 }
 
 func (p *programs) runAs(ctx context.Context, w way, on, path string, args ...string) (string, error) {
@@ -112,18 +114,9 @@ func (p *programs) runAs(ctx context.Context, w way, on, path string, args ...st
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		if w.spare {
-			err = errHeld
-			break
-		}
-		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
-		grace := time.NewTimer(killPatience)
-		defer grace.Stop()
-		select {
-		case <-ended:
+		err = errHeld
+		if !w.spare && kill(cmd.Process.Pid, ended, w.locked) {
 			err = context.Cause(ctx)
-		case <-grace.C:
-			err = errHeld
 		}
 	}
 	said := beginning(output)
@@ -138,6 +131,56 @@ func (p *programs) runAs(ctx context.Context, w way, on, path string, args ...st
 	default:
 		return said, fmt.Errorf("%s: %w", name, err)
 	}
+}
+
+// kill kills a program with all that it has started, and tells whether it has ended. If locked is set the program is stopped to ask
+// that, and goes on for a while if it is so: what it has locked stays locked when it is killed. If that lasts too long it is left
+// behind alive.
+func kill(pid int, ended <-chan error, locked func() bool) bool {
+	within := func(limit time.Duration) bool {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		select {
+		case <-ended:
+			return true
+		case <-timer.C:
+			return false
+		}
+	}
+	for begin := time.Now(); locked != nil; {
+		_ = unix.Kill(-pid, unix.SIGSTOP)
+		at := stopped(pid)
+		if at && !locked() {
+			break
+		}
+		if at {
+			_ = unix.Kill(-pid, unix.SIGCONT)
+		}
+		if within(lockLook) {
+			return true
+		}
+		if time.Since(begin) > lockPatience {
+			_ = unix.Kill(-pid, unix.SIGCONT)
+			return false
+		}
+	}
+	_ = unix.Kill(-pid, unix.SIGKILL)
+	return within(killPatience)
+}
+
+const (
+	lockLook     = 5 * time.Millisecond
+	lockPatience = 40 * time.Second // iscsiadm itself waits 30 s for its lock
+)
+
+// stopped tells whether a process stands still, or has ended.
+func stopped(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	rest := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	return len(rest) > 0 && strings.Contains("TtZX", rest[0])
 }
 
 func (p *programs) begin(on string, most int) bool {

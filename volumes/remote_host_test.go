@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "mount.nfs":
 		standIn(os.Args[1:])
-	case "iscsiadm", "blkid", "dd", "mkfs.ext4", "fsck", "mount":
+	case "iscsiadm", "blkid", "dd", "mkfs.ext4", "fsck", "mount", "dmsetup":
 		standInDisk(filepath.Base(os.Args[0]), os.Args[1:])
 	case "unmount":
 		f := func(path string) error { return Unmount(context.Background(), path) }
@@ -84,7 +84,7 @@ func remoteIn(dir string) (v *Volumes, programs string, err error) {
 	if err := os.MkdirAll(filepath.Join(export, "sub"), 0o755); err != nil {
 		return nil, "", err
 	}
-	for _, name := range []string{"mount.nfs", "unmount", "iscsiadm", "blkid", "dd", "mkfs.ext4", "mount"} {
+	for _, name := range []string{"mount.nfs", "unmount", "iscsiadm", "blkid", "dd", "mkfs.ext4", "mount", "dmsetup"} {
 		if err := os.Symlink(self, filepath.Join(programs, name)); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, "", err
 		}
@@ -98,6 +98,7 @@ func remoteIn(dir string) (v *Volumes, programs string, err error) {
 				"discovery.sendtargets.auth.password": []byte("very secret, too")}, nil
 		}})
 	if err == nil {
+		v.locked = func() bool { return false }
 		v.multipathd = filepath.Join(programs, "multipathd.pid")
 		v.sys, v.iscsiDirs = filepath.Join(programs, "sys"), []string{"/nowhere", filepath.Join(programs, "etc")}
 	}

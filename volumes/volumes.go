@@ -55,9 +55,10 @@ type Volumes struct {
 	secrets    func(namespace, name string) (map[string][]byte, error)
 	sessions   string // directory of what is written down of the sessions that podd has begun
 	sys, dev   string
-	iscsiDirs  []string // where iscsiadm keeps what it knows
-	multipathd string   // the file of its process number
-	targets    locks    // by the target's name
+	iscsiDirs  []string    // where iscsiadm keeps what it knows
+	multipathd string      // the file of its process number
+	locked     func() bool // whether somebody changes iscsiadm's database just now
+	targets    locks       // by the target's name
 
 	multipathLimit time.Duration // for a multipath device to appear
 }
@@ -87,6 +88,7 @@ func Open(o Options) (*Volumes, error) {
 	}
 	return &Volumes{dir: dir, claims: o.Claims, wanted: o.Wanted, programs: programs{dirs: o.Programs, self: o.Unmounter, held: map[string]int{}},
 		secrets: o.Secrets, sessions: o.Sessions, sys: "/sys", dev: "/dev", iscsiDirs: []string{"/etc/iscsi", "/var/lib/iscsi"}, multipathd: "/run/multipathd.pid",
+		locked:  iscsiLocked,
 		targets: locks{held: map[string]chan struct{}{}}, multipathLimit: 10 * time.Second}, nil // pkg/volume/iscsi: multipathDeviceTimeout
 }
 
