@@ -435,10 +435,11 @@ func (p process) command() bool {
 	return last == "start" || last == "delete"
 }
 
-// atWork says whether a shim's command or an OCI runtime is busy with a container.
+// atWork says whether a shim's command or an OCI runtime is busy with a container. Such a one sees podd's own files: a process of a
+// container with hostPID, which can call itself one, does not.
 func (c *Client) atWork(id string) bool {
 	for _, p := range processes() {
-		if slices.Contains(p.argv[1:], id) && p.beside() &&
+		if slices.Contains(p.argv[1:], id) && p.beside() && p.shares("mnt") &&
 			(c.isRuntime(p) || p.command() && (p.isRuncs() || c.owns(p)) || c.isForeign(id) && c.runsForShim(p)) {
 			return true
 		}

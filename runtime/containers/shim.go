@@ -116,9 +116,12 @@ func (c *Client) owns(p process) bool {
 }
 
 // beside tells whether p is in podd's own PID namespace. What a process of another one says of itself says nothing.
-func (p process) beside() bool {
-	own, err := os.Readlink("/proc/self/ns/pid")
-	theirs, terr := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", p.pid))
+func (p process) beside() bool { return p.shares("pid") }
+
+// shares tells whether p is in podd's own namespace of a kind.
+func (p process) shares(kind string) bool {
+	own, err := os.Readlink("/proc/self/ns/" + kind)
+	theirs, terr := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", p.pid, kind))
 	return err == nil && terr == nil && own == theirs
 }
 
