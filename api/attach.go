@@ -64,15 +64,28 @@ func (r *attachREST) Connect(ctx context.Context, name string, options runtime.O
 		client := &watchedClient{ResponseWriter: w, gone: cancel}
 		a := &attachment{runtime: r.server.Runtime, pod: pod, container: container, streams: *streams, cut: client.cut}
 		req = req.WithContext(ctx)
-		if wsstream.IsWebSocketRequestWithStreamCloseProtocol(req) {
-			serveWebSocketV5(client, req, streams, func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
-				return a.AttachContainer(ctx, "", "", "", in, out, errOut, opts.TTY, sizes)
-			})
-			return
+		serve := func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
+			return attachError(a.AttachContainer(ctx, "", "", "", in, out, errOut, opts.TTY, sizes))
 		}
-		remotecommand.ServeAttach(client, req, a, name, string(pod.UID), container, streams, streamIdle,
-			streamCreation, remotecommand.SupportedStreamingProtocols)
+		switch {
+		case wsstream.IsWebSocketRequestWithStreamCloseProtocol(req):
+			serveWebSocketV5(client, req, streams, serve)
+		case wsstream.IsWebSocketRequest(req):
+			remotecommand.ServeAttach(client, req, a, name, string(pod.UID), container, streams, streamIdle,
+				streamCreation, remotecommand.SupportedStreamingProtocols)
+		default:
+			serveSPDY(client, req, streams, serve)
+		}
 	}), nil
+}
+
+// attachError is what a client is told that was attached, or could not be.
+func attachError(err error) error {
+	var known apierrors.APIStatus
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	return apierrors.NewInternalError(fmt.Errorf("error attaching to container: %w", err))
 }
 
 // attachment is one client at one container.
@@ -84,12 +97,9 @@ type attachment struct {
 	cut       func()                // ends the connection
 }
 
-// AttachContainer is called by the stream server, which for some protocols has streams that were not asked for.
+// AttachContainer is called for all protocols, of which some have streams that were not asked for.
 func (a *attachment) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, tty bool,
 	resize <-chan remotecommand.TerminalSize) error {
-	if err := answer(in, out, errOut); err != nil {
-		return err
-	}
 	if !a.streams.Stdin {
 		in = nil
 	}

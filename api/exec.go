@@ -26,8 +26,8 @@ import (
 
 const (
 	streamIdle = 4 * time.Hour // upstream's streamingConnectionIdleTimeout
-	// streamCreation is how long a client of SPDY may take to make its streams. Upstream's is 30 s, for which the library also
-	// holds what belongs to a client that has gone before it had made them.
+	// streamCreation is how long a client of SPDY may take to make its streams. Upstream's is 30 s; here a command's place is held
+	// meanwhile.
 	streamCreation = 10 * time.Second
 
 	// maxCommands is how many commands of clients run at a time, over all pods. runtime/containers has places for 512
@@ -90,14 +90,18 @@ func (r *execREST) Connect(ctx context.Context, name string, options runtime.Obj
 		req = req.WithContext(ctx)
 		// Also for what it hides: the library would unwrap the answer down to net/http's, past withTakeover.
 		client := &watchedClient{ResponseWriter: w, gone: func() {}}
-		if wsstream.IsWebSocketRequestWithStreamCloseProtocol(req) {
-			serveWebSocketV5(client, req, streams, func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
-				return session.ExecInContainer(ctx, "", "", "", opts.Command, in, out, errOut, opts.TTY, sizes, 0)
-			})
-			return
+		serve := func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
+			return session.ExecInContainer(ctx, "", "", "", opts.Command, in, out, errOut, opts.TTY, sizes, 0)
 		}
-		remotecommand.ServeExec(client, req, session, name, string(pod.UID), container, opts.Command, streams, streamIdle,
-			streamCreation, remotecommand.SupportedStreamingProtocols)
+		switch {
+		case wsstream.IsWebSocketRequestWithStreamCloseProtocol(req):
+			serveWebSocketV5(client, req, streams, serve)
+		case wsstream.IsWebSocketRequest(req):
+			remotecommand.ServeExec(client, req, session, name, string(pod.UID), container, opts.Command, streams, streamIdle,
+				streamCreation, remotecommand.SupportedStreamingProtocols)
+		default:
+			serveSPDY(client, req, streams, serve)
+		}
 	}), nil
 }
 
@@ -141,12 +145,9 @@ type session struct {
 	streams   remotecommand.Options // which were asked for
 }
 
-// ExecInContainer is called by the stream server, which for some protocols has streams that were not asked for.
+// ExecInContainer is called for all protocols, of which some have streams that were not asked for.
 func (s *session) ExecInContainer(ctx context.Context, _, _, _ string, cmd []string, in io.Reader, out, errOut io.WriteCloser,
 	tty bool, resize <-chan remotecommand.TerminalSize, timeout time.Duration) error {
-	if err := answer(in, out, errOut); err != nil {
-		return err
-	}
 	if !s.streams.Stdin {
 		in = nil
 	}
@@ -198,9 +199,8 @@ func forwardSizes(ctx context.Context, from <-chan remotecommand.TerminalSize, t
 }
 
 // serveWebSocketV5 serves the newest protocol of kubectl, in which the client can half-close stdin. The stream server's
-// library speaks the older ones.
-func serveWebSocketV5(w *watchedClient, req *http.Request, opts *remotecommand.Options,
-	serve func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error) {
+// library speaks the older ones for WebSockets.
+func serveWebSocketV5(w *watchedClient, req *http.Request, opts *remotecommand.Options, serve serveStreams) {
 	channel := func(want bool, kind wsstream.ChannelType) wsstream.ChannelType {
 		if want {
 			return kind

@@ -1,18 +1,27 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
+	spdyframe "github.com/moby/spdystream/spdy"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
 )
 
 // TestTooManyCommands: one command too many is refused before its connection is taken over, with 429, and gets its place when
@@ -64,6 +73,102 @@ func TestTooManyCommands(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), "try again later") {
 			t.Fatalf("afterwards: %q, %v", got.String(), err)
+		}
+	}
+}
+
+// TestMisusedStreams: of clients of SPDY that make too few or too many streams and go, with data on the way, nothing stays.
+func TestMisusedStreams(t *testing.T) {
+	const clients = 20
+	e := serve(t)
+	e.create(t, pod("a"))
+	tcp := httptest.NewServer(e.server.Handler())
+	defer tcp.Close()
+	descriptors := func() int {
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(open)
+	}
+	talk := func(path string, types ...string) {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(tcp.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST /api/v1/namespaces/default/pods/a/%s&stdin=1&stdout=1 HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\n"+
+			"Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n", path)
+		in := bufio.NewReader(conn)
+		if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("%v, %v", res, err)
+		}
+		framer, err := spdyframe.NewFramer(conn, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, kind := range types {
+			id := spdyframe.StreamId(1 + 2*i)
+			_ = framer.WriteFrame(&spdyframe.SynStreamFrame{StreamId: id, Headers: http.Header{"Streamtype": {kind}}})
+			_ = framer.WriteFrame(&spdyframe.DataFrame{StreamId: id, Data: []byte("x")})
+		}
+		for range types { // all are answered, or refused
+			if _, err := framer.ReadFrame(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	goroutines, open := runtime.NumGoroutine(), descriptors()
+	for _, path := range []string{"exec?command=cat", "attach?container=app"} {
+		for _, types := range [][]string{{}, {"error", "stdin"}, {"error", "stdin", "stdout"}, {"error", "stdin", "stdout", "stderr"}} {
+			for range clients {
+				talk(path, types...)
+			}
+		}
+	}
+	settled := func() bool { // fewer than one for each client of a kind, since the server may start one meanwhile
+		return runtime.NumGoroutine() < goroutines+clients/2 && descriptors() < open+clients/2 && e.server.Commands() == 0
+	}
+	poll(t, time.Minute, settled, func() string {
+		stacks := make([]byte, 1<<20)
+		return fmt.Sprintf("%d goroutines were %d, %d descriptors were %d, %d commands\n%.8000s", runtime.NumGoroutine(), goroutines,
+			descriptors(), open, e.server.Commands(), stacks[:runtime.Stack(stacks, true)])
+	})
+}
+
+// TestSPDYWhole: by every protocol of SPDY that has half-closes, a lot goes in and comes out whole, and a bad end is told.
+func TestSPDYWhole(t *testing.T) {
+	e := serve(t)
+	e.create(t, pod("a"))
+	tcp := httptest.NewServer(e.server.Handler())
+	defer tcp.Close()
+	for protocol, want := range map[string]string{
+		"v4.channel.k8s.io": "command terminated with exit code 7",
+		"v3.channel.k8s.io": "error executing remote command: command terminated with non-zero exit code: exit 7",
+		"v2.channel.k8s.io": "error executing remote command: command terminated with non-zero exit code: exit 7",
+	} {
+		run := func(command string, in io.Reader, out io.Writer) error {
+			transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: tcp.URL})
+			if err != nil {
+				t.Fatal(err)
+			}
+			to, err := url.Parse(tcp.URL + "/api/v1/namespaces/default/pods/a/exec?stdin=1&stdout=1&command=" + command)
+			if err != nil {
+				t.Fatal(err)
+			}
+			executor, err := remotecommand.NewSPDYExecutorForProtocols(transport, upgrader, http.MethodPost, to, protocol)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: out})
+		}
+		much := bytes.Repeat([]byte("0123456789abcde\n"), 1<<18) // 4 MiB
+		var got bytes.Buffer
+		if err := run("cat", bytes.NewReader(much), &got); err != nil || !bytes.Equal(got.Bytes(), much) {
+			t.Errorf("%s: %d bytes of %d, %v", protocol, got.Len(), len(much), err)
+		}
+		if err := run("exit", strings.NewReader(""), io.Discard); err == nil || err.Error() != want {
+			t.Errorf("%s: %v", protocol, err)
 		}
 	}
 }

@@ -16,6 +16,9 @@ func (s *Server) SetPatience(stranger, header, body, stall time.Duration) {
 // SetCommands bounds the commands that clients run at a time.
 func (s *Server) SetCommands(limit int64) { s.commands.limit = limit }
 
+// Commands is how many commands of clients run.
+func (s *Server) Commands() int64 { return s.commands.now.Load() }
+
 // Watched is how many clients the server looks after, to cut them off when they do not read.
 func (s *Server) Watched() int {
 	n := 0
