@@ -64,6 +64,7 @@ func (s *taps) add(conn *net.UnixConn, answer func() bool) *tap {
 	if !answer() {
 		return nil
 	}
+	_ = conn.SetWriteDeadline(time.Time{}) // the answer had one; what comes may come at any time
 	if s.all == nil {
 		s.all = map[*tap]bool{}
 	}

@@ -1,13 +1,17 @@
 package logs
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,6 +124,42 @@ func watchErr(ctx context.Context, w *Writer, id string) error {
 	s := listen(ctx, w, id)
 	<-s.gone
 	return s.err
+}
+
+// The time that podd-logd gives itself to answer does not bound what it sends after that, which may come days later.
+func TestTapLasts(t *testing.T) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	reader, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	s := &server{}
+	var all taps
+	tap := all.add(conn, func() bool {
+		answered := s.reply(conn, reply{})
+		return answered && conn.SetWriteDeadline(time.Unix(1, 0)) == nil // and that time is over
+	})
+	if tap == nil {
+		t.Fatal("no tap")
+	}
+	all.send(frameStdout, []byte("late"))
+	in := bufio.NewReader(reader)
+	if _, err := in.ReadSlice('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if kind, data, err := readFrame(in, make([]byte, 0, bufferSize)); err != nil || kind != frameStdout || string(data) != "late" {
+		t.Errorf("came %d %q, %v", kind, data, err)
+	}
 }
 
 // A tap that does not take what comes is cut off; the log and the other taps get everything.
