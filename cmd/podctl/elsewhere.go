@@ -82,6 +82,12 @@ var instead = map[string]string{
 	"volume":           noVolumes,
 	"volumes":          noVolumes,
 	"secret":           "podctl get secrets, podctl create secret",
+	"nodes":            "podctl get nodes",
+	"kustomize":        "podctl apply -k DIRECTORY; with --dry-run=client -o yaml it only prints.",
+	"generate":         "podctl get pod NAME -o yaml",
+	"healthcheck":      "podctl get pods shows which are ready, podctl why NAME why one is not; probes are in the manifest.",
+	"rename":           "A pod keeps its name: podctl get pod NAME -o yaml >FILE, change it there, podctl apply -f FILE.",
+	"auto-update":      "An image is pulled when a pod is made, by its imagePullPolicy.",
 	"image prune":      "podctl image ls, and podctl image rm IMAGE for each that is not needed.",
 	"image inspect":    "podctl image ls -o json",
 	"image build":      noBuild,
@@ -154,10 +160,15 @@ func manifests(args []string) bool {
 	})
 }
 
+var objectKinds = map[string]bool{"node": true, "nodes": true, "no": true, "pod": true, "pods": true, "po": true}
+
 // advise adds a hint to message, for the pod that args begin with.
 func advise(message, hint string, args []string) string {
 	if hint == "" {
 		return message
+	}
+	if len(args) > 1 && objectKinds[args[0]] { // docker's commands take a name, kubectl's may have the kind before it
+		args = args[1:]
 	}
 	if len(args) > 0 {
 		name := args[0][strings.LastIndexByte(args[0], '/')+1:]

@@ -241,13 +241,12 @@ func (p *podctl) explain(message string) {
 	} else if hint := p.client.unreachable(); hint != "" {
 		message = "error: " + hint
 	}
-	p.say(p.elsewhere(p.args, message))
+	p.say(p.elsewhere(p.args, advised.ReplaceAllString(message, "${1}podctl$2")))
 }
 
-// say prints what kubectl says as podctl does.
+// say prints a message that ends a command.
 func (p *podctl) say(message string) {
-	message = strings.TrimSuffix(message, "\n")
-	fmt.Fprintln(p.shown.ErrOut, advised.ReplaceAllString(message, "${1}podctl$2"))
+	fmt.Fprintln(p.shown.ErrOut, strings.TrimSuffix(message, "\n"))
 }
 
 // terminal tells whether w is one.

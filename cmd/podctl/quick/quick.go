@@ -95,11 +95,10 @@ func parse(args []string, env func(string) string) (query, bool) {
 			return q, false
 		}
 	}
-	if len(words) == 2 {
+	if len(words) == 2 && !q.all && plain(words[1]) {
 		q.name, words = words[1], words[:1]
 	}
-	known := len(words) == 1 && (words[0] == "pods" || words[0] == "pod" || words[0] == "po")
-	return q, known && (q.name == "" || !q.all && plain(q.name))
+	return q, len(words) == 1 && (words[0] == "pods" || words[0] == "pod" || words[0] == "po")
 }
 
 // flag sets one and tells whether it is understood.

@@ -49,6 +49,8 @@ func TestParse(t *testing.T) {
 		{args: "get pods --help"},
 		{args: "get pods --"},
 		{args: "get pods --server x"},
+		{args: "get pods "}, // with a name that is empty
+		{args: "get pods  -n default"},
 	} {
 		got, ok := parse(append([]string{"podctl"}, strings.Split(c.args, " ")...), func(name string) string { return c.env[name] })
 		if ok != c.ok || ok && got != c.want {
