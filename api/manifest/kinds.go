@@ -96,7 +96,11 @@ func (d *decoder) kindOf(v *value, path string) (objectKind, bool) {
 		d.at(said, at, "%s: did you mean %s?", short(said.text), d.kinds[near].name)
 		return d.kinds[near], true
 	}
-	d.at(said, at, "%s is not served by podd: it runs Pods", short(said.text))
+	if slices.ContainsFunc(objectKinds, named) {
+		d.at(said, at, "%s: here a manifest holds Pods only; podctl apply -f takes a %s", short(said.text), said.text)
+	} else {
+		d.at(said, at, "%s is not served by podd: it runs Pods", short(said.text))
+	}
 	return objectKind{}, false
 }
 

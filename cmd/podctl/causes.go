@@ -378,6 +378,8 @@ func waiting(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time, name
 			return &cause{name + " may not run as root: " + w.Message, "Set runAsUser in its securityContext, or use an image that has a user."}
 		}
 		return &cause{name + " cannot be made from its manifest: " + w.Message, configHint(pod, w.Message)}
+	case "PostStartHookError":
+		return &cause{"The postStart hook of " + name + " failed, so it is killed: " + hookWords(w.Message), "Look at its lifecycle.postStart, and at what it said: " + known.logsOf(pod, s.Name, true)}
 	case "CreateContainerError", "RunContainerError":
 		return &cause{name + " could not be started: " + w.Message, startHint(w.Message)}
 	}
@@ -428,6 +430,16 @@ func startHint(message string) string {
 	return "podctl describe pod shows all of its settings; podctl doctor looks at the host."
 }
 
+// hookWords is what went wrong, of upstream's words about a hook, which name the pod and the container as well.
+func hookWords(message string) string {
+	if _, what, ok := strings.Cut(message, " failed - error: "); ok {
+		return strings.TrimSuffix(strings.TrimSuffix(what, `, message: ""`), ": ")
+	}
+	return message
+}
+
+const byFile = "\nWithout a registry: podctl image load FILE brings an image from an archive (docker save, podman save)."
+
 // image is why the image of a container is not there.
 func image(pod *v1.Pod, s v1.ContainerStatus, w *v1.ContainerStateWaiting, events []v1.Event) *cause {
 	ref, of, policy := imageOf(pod, s, w.Message)
@@ -452,9 +464,9 @@ func image(pod *v1.Pod, s v1.ContainerStatus, w *v1.ContainerStateWaiting, event
 	case has("not found", "manifest unknown", "name unknown", "404"):
 		return &cause{what, "The name or the tag is wrong, or it is not for this processor. Try: podctl image pull " + ref}
 	case has("no such host", "server misbehaving"):
-		return &cause{what, "The name of the registry cannot be resolved: check the name, and DNS on this host." + again}
+		return &cause{what, "The name of the registry cannot be resolved: check the name, and DNS on this host." + again + byFile}
 	case has("connection refused", "i/o timeout", "network is unreachable", "no route", "deadline exceeded", "connection reset"):
-		return &cause{what, "The registry does not answer: check the network and proxy of this host." + again}
+		return &cause{what, "The registry does not answer: check the network and proxy of this host." + again + byFile}
 	case has("x509", "certificate", "http response to https"):
 		return &cause{what, "podd does not trust the registry: put its certificate into certs.d in podd's configuration directory." + again}
 	case has("no space left"):

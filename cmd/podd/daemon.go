@@ -421,5 +421,5 @@ func (p *podd) reportManifest(file string, err error) {
 	if !strings.HasPrefix(what, file+":") { // an error of the decoder begins with file and line
 		what = file + ": " + what
 	}
-	p.api.NodeEvent(v1.EventTypeWarning, "InvalidStaticPod", "manifest %s", what)
+	p.api.NodeEvent(v1.EventTypeWarning, "InvalidStaticPod", "manifest %s", strings.ReplaceAll(what, "\n", "; ")) // of a table a line
 }

@@ -48,21 +48,22 @@ var kept = []string{"bridge", "nft table", "nft chain", "nft rule"}
 // Rebase makes what there is now the state that CheckLeaks compares with: after an image was loaded, for example.
 func (p *Podd) Rebase() {
 	p.t.Helper()
-	// podd may be ready a moment before it follows containerd's events and the manifests, and on a busy host it has to begin
-	// again with the events; a baseline without what follows them would be too small.
+	// podd may be ready a moment before it follows containerd's events, the manifests and all objects, and on a busy host it has to
+	// begin again with the events; a baseline without what follows them, or with half of it, would be too small.
 	var s Snapshot
 	err := settle(func(ctx context.Context) (bool, error) {
 		now, err := Look(ctx, p.scope())
 		if err != nil {
 			return false, err
 		}
+		before := s["goroutine of podd"]
 		s = now
-		for _, part := range []string{"grpcEventsProxy", "grpc.newClientStreamWithParams", "fsnotify.newBackend"} {
+		for _, part := range []string{"grpcEventsProxy", "grpc.newClientStreamWithParams", "fsnotify.newBackend", "keepMeaning"} {
 			if !slices.ContainsFunc(slices.Collect(maps.Keys(now["goroutine of podd"])), func(by string) bool { return strings.Contains(by, part) }) {
 				return false, nil
 			}
 		}
-		return true, nil
+		return maps.Equal(before, now["goroutine of podd"]), nil
 	})
 	if s == nil {
 		p.t.Fatal(err)

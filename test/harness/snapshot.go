@@ -455,12 +455,13 @@ func (s Snapshot) goroutines(scope Scope) error {
 }
 
 // parseGoroutines reads a text dump as runtime/pprof's goroutine profile writes it with debug=2, and counts by creator:
-// the stack of a goroutine changes from one instant to the next, who started it does not.
+// the stack of a goroutine changes from one instant to the next, who started it does not. Of one that a WaitGroup has started
+// it is the function that was given to that.
 func parseGoroutines(dump []byte) (map[string]int, error) {
 	byCreator := map[string]int{}
 	sc := bufio.NewScanner(bytes.NewReader(dump))
 	sc.Buffer(nil, 1<<20)
-	open, first := false, ""
+	open, first, above, last := false, "", "", "" // above and last: the two outermost functions so far
 	finish := func(by string) {
 		if open {
 			byCreator[by]++
@@ -472,12 +473,18 @@ func parseGoroutines(dump []byte) (map[string]int, error) {
 		switch {
 		case strings.HasPrefix(line, "goroutine "):
 			finish(first)
-			open, first = true, ""
+			open, first, above, last = true, "", "", ""
 		case open && strings.HasPrefix(line, "created by "):
 			by, _, _ := strings.Cut(strings.TrimPrefix(line, "created by "), " in goroutine")
+			if by == "sync.(*WaitGroup).Go" && above != "" {
+				by = above[:max(0, strings.LastIndexByte(above, '('))]
+			}
 			finish(by)
-		case open && first == "" && line != "":
-			first, _, _ = strings.Cut(line, "(")
+		case open && line != "" && line[0] != '\t':
+			if first == "" {
+				first, _, _ = strings.Cut(line, "(")
+			}
+			above, last = last, line
 		}
 	}
 	finish(first)
