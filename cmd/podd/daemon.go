@@ -173,7 +173,7 @@ func assemble(c config, log *slog.Logger) (_ *podd, err error) {
 		return nil, fmt.Errorf("read boot id: %w", err)
 	}
 	open := func() (*store.Store, error) {
-		return store.Open(store.Options{Path: filepath.Join(c.Root, "state.db"), Keys: c.SecretsKey, Log: log})
+		return store.Open(store.Options{Path: filepath.Join(c.Root, stateFile), Keys: c.SecretsKey, Log: log})
 	}
 	if p.store, err = patiently(open, store.ErrInUse); err != nil {
 		return nil, err

@@ -34,7 +34,23 @@ type teardown struct {
 	timeout time.Duration
 	out     io.Writer
 
-	list []v1.PersistentVolume // that there were
+	list   []v1.PersistentVolume // that there were
+	silent bool                  // nothing was there that could end
+}
+
+const stateFile = "state.db"
+
+// found tells whether anything says that podd ran with these flags.
+func (t *teardown) found() bool {
+	if _, err := listener(t.config.Listen); err == nil {
+		return true
+	}
+	for _, path := range []string{filepath.Join(t.config.Root, stateFile), t.config.State} {
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			return true
+		}
+	}
+	return false
 }
 
 func teardownCommand(c *config) *cobra.Command {
@@ -68,9 +84,18 @@ func teardownCommand(c *config) *cobra.Command {
 	return cmd
 }
 
-func (t *teardown) say(format string, args ...any) { _, _ = fmt.Fprintf(t.out, format+"\n", args...) }
+func (t *teardown) say(format string, args ...any) {
+	if !t.silent {
+		_, _ = fmt.Fprintf(t.out, format+"\n", args...)
+	}
+}
 
 func (t *teardown) run(ctx context.Context) error {
+	if !t.found() {
+		t.say("nothing of podd was found: nobody listens on %s, and there is neither %s nor %s.\n"+
+			"Are these the flags that it was started with?", t.config.Listen, filepath.Join(t.config.Root, stateFile), t.config.State)
+		t.silent = true
+	}
 	if pid, err := listener(t.config.Listen); err == nil {
 		if err := end(ctx, pid); err != nil {
 			return err
@@ -86,7 +111,7 @@ func (t *teardown) run(ctx context.Context) error {
 // withOwnDaemon deletes the pods with a podd of its own that does not follow the manifest directory, so that no pod of
 // a file comes back meanwhile.
 func (t *teardown) withOwnDaemon(ctx context.Context) error {
-	if _, err := os.Stat(filepath.Join(t.config.Root, "state.db")); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(t.config.Root, stateFile)); errors.Is(err, os.ErrNotExist) {
 		return nil // never ran
 	}
 	c := *t.config

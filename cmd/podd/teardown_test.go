@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -30,5 +31,42 @@ func TestTeardownAsUser(t *testing.T) {
 	}()
 	if err := <-ended; err == nil || err.Error() != "tear down: must be root" || out.Len() > 0 {
 		t.Errorf("error %v, output %q", err, out.String())
+	}
+}
+
+// TestTeardownFinds: where there is nothing of podd, nothing is said to have ended.
+func TestTeardownFinds(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "podd.sock")
+	found := func() bool {
+		return (&teardown{config: &config{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Listen: socket}}).found()
+	}
+	if found() {
+		t.Error("found in an empty directory")
+	}
+	var out bytes.Buffer
+	quiet := teardown{out: &out, silent: true}
+	if quiet.say("podd has ended"); out.Len() > 0 {
+		t.Errorf("said %q", out.String())
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !found() {
+		t.Error("who listens is not found")
+	}
+	l.Close()
+	for _, path := range []string{"state", "root/state.db"} {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if !found() {
+			t.Errorf("%s is not found", path)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

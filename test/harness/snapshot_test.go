@@ -37,7 +37,9 @@ func TestParseGoroutines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	maps.DeleteFunc(all, func(by string, _ int) bool { return by != "podd/test/harness.TestParseGoroutines" && by != "podd/test/harness.TestParseGoroutines.func1" })
+	maps.DeleteFunc(all, func(by string, _ int) bool {
+		return by != "podd/test/harness.TestParseGoroutines" && by != "podd/test/harness.TestParseGoroutines.func1"
+	})
 	if want := map[string]int{"podd/test/harness.TestParseGoroutines.func1": 2, "podd/test/harness.TestParseGoroutines": 1}; !maps.Equal(all, want) {
 		t.Errorf("%v, want %v\n%s", all, want, dump.String())
 	}
