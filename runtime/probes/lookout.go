@@ -26,7 +26,7 @@ type lookout struct {
 	waiting  []*socket
 	of       []unix.PollFd // of waiting
 	youngest time.Time     // the last socket was opened
-	clock    *os.File      // a timer; nil when none could be had
+	clock    *os.File      // a timer; nil while nothing waits, and when none could be had
 	due      time.Time     // the clock goes off; 0 is never
 	out      bool          // a goroutine looks, which ends when nothing waits
 }
@@ -116,8 +116,13 @@ func (l *lookout) look() bool {
 		l.drop(s)
 		s.come <- struct{}{}
 	}
-	if l.out = len(l.waiting) > 0; l.out {
+	l.out = len(l.waiting) > 0
+	switch {
+	case l.out:
 		l.plan()
+	case l.clock != nil: // podd has none while it asks nobody
+		_ = l.clock.Close()
+		l.clock = nil
 	}
 	return l.out
 }
