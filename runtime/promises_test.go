@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -315,3 +317,29 @@ func TestPromiseBesideAnotherChange(t *testing.T) {
 }
 
 func quantity(cpu string) int64 { q := resource.MustParse(cpu); return q.MilliValue() }
+
+// TestImagesCame: pods that lack an image look at once when one comes, and no others.
+func TestImagesCame(t *testing.T) {
+	p := newPromising(t)
+	for name, reason := range map[string]string{
+		"back-off": "ImagePullBackOff", "failed": "ErrImagePull", "never": "ErrImageNeverPull", "crash": "CrashLoopBackOff", "new": "ContainerCreating", "runs": "",
+	} {
+		_, h := p.bound(name, "")
+		c := v1.ContainerStatus{Name: "c"}
+		if reason != "" {
+			c.State.Waiting = &v1.ContainerStateWaiting{Reason: reason}
+		}
+		err := p.Store.SetStatus(t.Context(), h.uid, func(s v1.PodStatus) v1.PodStatus {
+			s.ContainerStatuses = []v1.ContainerStatus{c}
+			return s
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	clear(p.dirty)
+	p.ImagesCame()
+	if got, want := slices.Sorted(maps.Keys(p.dirty)), []types.UID{"uid-back-off", "uid-failed", "uid-never"}; !slices.Equal(got, want) {
+		t.Errorf("woken: %v, want %v", got, want)
+	}
+}

@@ -177,6 +177,21 @@ func (r *Runtime) Wake(uid types.UID) {
 	}
 }
 
+// ImagesCame says that somebody has loaded or pulled images: pods that wait for one, or are to try again later, look at once.
+func (r *Runtime) ImagesCame() {
+	for _, pod := range r.Store.Pods() {
+		if slices.ContainsFunc(status.Statuses(&pod.Status), lacksImage) {
+			r.Wake(pod.UID)
+		}
+	}
+}
+
+// lacksImage tells whether a container waits for its image, or for that of a volume.
+func lacksImage(c v1.ContainerStatus) bool {
+	w := c.State.Waiting
+	return w != nil && slices.Contains([]string{"ErrImagePull", imagePullBackOff, errImageNeverPull, "ImageInspectError", "RegistryUnavailable"}, w.Reason)
+}
+
 // poke hands every dirty pod to its worker, and gives one to a pod that has none.
 func (r *Runtime) poke(ctx context.Context) {
 	r.mu.Lock()

@@ -91,11 +91,13 @@ func (a *attendant) PullImage(ctx context.Context, ref string, progress func(api
 		}
 		progress(out)
 	})
+	a.runtime.ImagesCame()
 	return infoOf(info), err
 }
 
 func (a *attendant) LoadImages(ctx context.Context, r io.Reader) ([]api.ImageInfo, error) {
 	infos, err := a.images.Load(ctx, r)
+	a.runtime.ImagesCame()
 	return infosOf(infos), err
 }
 

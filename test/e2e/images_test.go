@@ -155,9 +155,16 @@ func testImageVerbs(t *testing.T, s *suite) {
 
 func testImageLoad(t *testing.T, s *suite) {
 	const ref = "example.com/other/busybox:docker"
+	waits := pod{Name: "waits-for-load", Script: "echo loaded", Container: "image: " + ref + "\nimagePullPolicy: Never"}
+	s.apply(t, waits)
+	s.until(t, waits.Name, "without its image", func(p *v1.Pod) bool {
+		return app(p).State.Waiting != nil && app(p).State.Waiting.Reason == "ErrImageNeverPull"
+	})
 	if got := s.must(t, "image", "load", archives.docker); !strings.HasPrefix(got, fmt.Sprintf("image %q loaded (", ref)) {
 		t.Errorf("podctl image load of a docker archive: %q", got)
 	}
+	s.until(t, waits.Name, "succeeded", phase(v1.PodSucceeded))
+	s.remove(t, waits.Name)
 	if got := s.output(t, pod{Name: "of-docker-archive", Script: "echo loaded", Container: "image: " + ref + "\nimagePullPolicy: Never"}); got != "loaded" {
 		t.Errorf("the pod says %q", got)
 	}
