@@ -120,7 +120,12 @@ func (c *client) unreachable() string {
 	case err == nil:
 		return ""
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Sprintf("you may not open %s: join the group %s (and log in again) or use sudo", c.socket, groupOf(c.socket))
+		group := groupOf(c.socket)
+		if _, err := user.LookupGroup(group); err != nil {
+			return fmt.Sprintf("you may not open %s: use sudo. For others than root make the group %s (sudo groupadd --system %s), join it, and start podd again",
+				c.socket, group, group)
+		}
+		return fmt.Sprintf("you may not open %s: join the group %s (and log in again) or use sudo", c.socket, group)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		if c.socket != defaultSocket {
 			return fmt.Sprintf("podd is not running (nothing answers on %s): start it with --listen there, or leave out --socket and PODD_SOCKET, for %s",

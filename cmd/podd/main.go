@@ -3,12 +3,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	stdlog "log"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,6 +20,8 @@ import (
 
 	"podd/cmd/early"
 	_ "podd/cmd/early/now"
+	"podd/sandbox"
+	"podd/store"
 )
 
 // version is set by the linker.
@@ -28,8 +32,24 @@ func main() {
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "podd:", err)
+		if hint := whatToDo(err); hint != "" {
+			_, _ = fmt.Fprintln(os.Stderr, "->", hint)
+		}
 		os.Exit(1)
 	}
+}
+
+// whatToDo is what helps against an error that ends podd; "" if nothing is known that would.
+func whatToDo(err error) string {
+	switch message := err.Error(); {
+	case errors.Is(err, store.ErrInUse), errors.Is(err, sandbox.ErrInUse):
+		return "Another podd beside it needs directories, a socket and names of its own: --root, --state, --listen and more; see podd --help."
+	case strings.HasPrefix(message, "node bundle: "):
+		return "Its place is libexec/podd beside the directory of podd, or the one that --bundle names; make build and make install put it there."
+	case strings.HasPrefix(message, "unknown flag: "), strings.HasPrefix(message, "unknown shorthand flag: "), strings.HasPrefix(message, "unknown command "):
+		return "podd --help lists the commands and flags."
+	}
+	return ""
 }
 
 func command() *cobra.Command {
@@ -39,6 +59,7 @@ func command() *cobra.Command {
 		Short:         "Run Kubernetes Pods on this host",
 		Long:          "podd runs Kubernetes Pods on this host, without a cluster. podctl talks to it.\nIt stays in the foreground; ending it leaves all pods running.",
 		Args:          cobra.NoArgs,
+		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {

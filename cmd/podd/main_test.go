@@ -3,9 +3,14 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
+
+	"podd/sandbox"
+	"podd/store"
 )
 
 // TestLibraries: what a library calls an error is a warning in podd's log, and what it calls news is shown to its developers.
@@ -17,5 +22,36 @@ func TestLibraries(t *testing.T) {
 	log.Info("news")
 	if s := out.String(); strings.Contains(s, "ERROR") || strings.Count(s, "level=WARN") != 2 || strings.Contains(s, "news") {
 		t.Error(s)
+	}
+}
+
+// TestWhatToDo: what people get wrong at podd's start is answered with what helps.
+func TestWhatToDo(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--hlep"}, "podd --help"},
+		{[]string{"start"}, "podd --help"},
+		{[]string{"teardown", "--purg"}, "podd --help"},
+		{[]string{"--version"}, ""},
+	} {
+		cmd := command()
+		cmd.SetArgs(c.args)
+		cmd.SetOut(io.Discard)
+		err := cmd.Execute()
+		if (err == nil) != (c.want == "") {
+			t.Errorf("podd %s: %v", c.args, err)
+		} else if err != nil && !strings.Contains(whatToDo(err), c.want) {
+			t.Errorf("podd %s: %v: %q", c.args, err, whatToDo(err))
+		}
+	}
+	for _, err := range []error{fmt.Errorf("open state x: %w", store.ErrInUse), fmt.Errorf("x: %w", sandbox.ErrInUse), errors.New("node bundle: find podd-logd: stat /nope: no such file")} {
+		if whatToDo(err) == "" {
+			t.Errorf("nothing helps against %v", err)
+		}
+	}
+	if got := whatToDo(errors.New("write: no space left on device")); got != "" {
+		t.Errorf("%q", got)
 	}
 }
