@@ -263,7 +263,7 @@ func containerd(at place) result {
 	case at.Containerd != "":
 		return result{"containerd", bad, err.Error(), "podd is to use this containerd: start it."}
 	case errors.Is(err, fs.ErrNotExist):
-		return result{"containerd", warn, "does not run", "podd starts it: systemctl start podd"}
+		return result{"containerd", warn, "nobody listens on " + path, "podd starts it: systemctl start podd. If podd has another state directory, name its configuration with --config."}
 	}
 	return result{"containerd", bad, err.Error(), "podd starts it again when it dies. What it said: journalctl -u podd, or containerd.log in podd's state directory."}
 }
