@@ -379,7 +379,7 @@ func waiting(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time, name
 		}
 		return &cause{name + " cannot be made from its manifest: " + w.Message, configHint(pod, w.Message)}
 	case "PostStartHookError":
-		return &cause{"The postStart hook of " + name + " failed, so it is killed: " + hookWords(w.Message), "Look at its lifecycle.postStart, and at what it said: " + known.logsOf(pod, s.Name, true)}
+		return &cause{name + " is killed, since its postStart hook failed: " + hookWords(w.Message), "Look at its lifecycle.postStart, and at what it said: " + known.logsOf(pod, s.Name, true)}
 	case "CreateContainerError", "RunContainerError":
 		return &cause{name + " could not be started: " + w.Message, startHint(w.Message)}
 	}

@@ -80,7 +80,7 @@ func TestDiagnose(t *testing.T) {
 		"credentials": {app("state: {waiting: {reason: ImagePullBackOff, message: 'pull x: 401 Unauthorized'}}"), nil, "Image x:1 of container app could not be had: pull x: 401 Unauthorized -> The registry wants to know who asks"},
 		"tag":         {app("state: {waiting: {reason: ErrImagePull, message: 'x:1: not found'}}"), nil, "-> The name or the tag is wrong"},
 		"postStart": {app("state: {waiting: {reason: PostStartHookError, message: 'Exec lifecycle hook ([false]) for Container \"app\" in Pod \"p_default(1)\" failed - error: command ''false'' exited with 1: , message: \"\"'}}"), nil,
-			"The postStart hook of container app failed, so it is killed: command 'false' exited with 1|-> Look at its lifecycle.postStart"},
+			"Container app is killed, since its postStart hook failed: command 'false' exited with 1 -> Look at its lifecycle.postStart"},
 		"dns":   {app("state: {waiting: {reason: ErrImagePull, message: 'lookup r: no such host'}}"), nil, "-> The name of the registry cannot be resolved"},
 		"trust": {app("state: {waiting: {reason: ErrImagePull, message: 'tls: x509: unknown authority'}}"), nil, "-> podd does not trust the registry"},
 		"name":  {app("state: {waiting: {reason: InvalidImageName, message: 'bad'}}"), nil, "-> Correct the name"},
