@@ -147,7 +147,7 @@ func TestSPDYMisused(t *testing.T) {
 			f.say(9, 1, "hello")
 			synctest.Wait()
 			if f.said[3] != "hello" {
-				f.t.Errorf("it is told %q", f.said)
+				f.t.Errorf("it is told %v", f.said)
 			}
 		}},
 	} {
@@ -165,7 +165,7 @@ func TestSPDYMisused(t *testing.T) {
 				}
 				synctest.Wait()
 				if c.echo && f.said[3] != "hello" {
-					t.Errorf("it is told %q", f.said)
+					t.Errorf("it is told %v", f.said)
 				}
 				if c.gone == 0 && len(f.reset) > 0 || c.gone != 0 && (len(f.reset) != 1 || !f.reset[spdyframe.StreamId(c.gone)]) {
 					t.Errorf("reset are %v, not %d", f.reset, c.gone)
