@@ -397,6 +397,17 @@ func (s *suite) running(t *testing.T, p pod) *v1.Pod {
 	return s.until(t, p.Name, "ready", ready)
 }
 
+// logged waits until the log of a container that runs is want: that it has been started does not mean that it has said anything.
+func (s *suite) logged(t *testing.T, want string, args ...string) {
+	t.Helper()
+	eventually(t, func() error {
+		if got := s.must(t, append([]string{"logs"}, args...)...); got != want {
+			return fmt.Errorf("podctl logs %s: %q, want %q", strings.Join(args, " "), got, want)
+		}
+		return nil
+	})
+}
+
 // output applies a pod, waits until it has succeeded, and returns what it printed. The pod is deleted.
 func (s *suite) output(t *testing.T, p pod) string {
 	t.Helper()

@@ -39,9 +39,7 @@ func testEmptyDir(t *testing.T, s *suite) {
 			"  volumeMounts: [{name: v, mountPath: /other, readOnly: true}]"}
 	s.apply(t, p)
 	pod := s.until(t, p.Name, "app was restarted once", restarts(1))
-	if got := s.must(t, "logs", p.Name, "-c", "app"); got != "777\n" {
-		t.Errorf("mode = %q", got)
-	}
+	s.logged(t, "777\n", p.Name, "-c", "app")
 	got := s.must(t, "exec", p.Name, "-c", "other", "--", "sh", "-c", "cat /other/runs; touch /other/x 2>&1; true")
 	if got != "2\ntouch: /other/x: Read-only file system\n" {
 		t.Errorf("the other member: %q", got)
