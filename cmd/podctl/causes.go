@@ -440,6 +440,9 @@ func hookWords(message string) string {
 
 const byFile = "\nWithout a registry: podctl image load FILE brings an image from an archive (docker save, podman save)."
 
+// The codes of HTTP for these, which are no part of a port.
+var refusal, absence = regexp.MustCompile(`\b40[13]\b`), regexp.MustCompile(`\b404\b`)
+
 // image is why the image of a container is not there.
 func image(pod *v1.Pod, s v1.ContainerStatus, w *v1.ContainerStateWaiting, events []v1.Event) *cause {
 	ref, of, policy := imageOf(pod, s, w.Message)
@@ -458,10 +461,10 @@ func image(pod *v1.Pod, s v1.ContainerStatus, w *v1.ContainerStateWaiting, event
 	case w.Reason == "ErrImageNeverPull":
 		return &cause{fmt.Sprintf("Image %s of %s is not on this host, and %s is Never.", ref, of, policy),
 			"podctl image load FILE or podctl image pull " + ref + ", or another " + policy + "."}
-	case has("unauthorized", "denied", "authentication", "403", "401"):
+	case has("unauthorized", "denied", "authentication"), refusal.MatchString(message):
 		return &cause{what, "The registry wants to know who asks, or there is no such image: check the name, then put credentials\n" +
 			"into a secret (podctl create secret docker-registry) and name it in spec.imagePullSecrets." + again}
-	case has("not found", "manifest unknown", "name unknown", "404"):
+	case has("not found", "manifest unknown", "name unknown"), absence.MatchString(message):
 		return &cause{what, "The name or the tag is wrong, or it is not for this processor. Try: podctl image pull " + ref}
 	case has("no such host", "server misbehaving"):
 		return &cause{what, "The name of the registry cannot be resolved: check the name, and DNS on this host." + again + byFile}

@@ -525,8 +525,8 @@ func commands(t *testing.T, line string) int {
 func TestProbesSurvive(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	s.running(t, pod{Name: "steady", Script: sleepScript, Container: "startupProbe: {exec: {command: [sh, -c, 'echo asked >>/tmp/asked']}, periodSeconds: 100}\n" +
-		"readinessProbe: {exec: {command: ['true']}, periodSeconds: 100}"})
+	s.running(t, pod{Name: "steady", Script: sleepScript, Container: "startupProbe: {exec: {command: [sh, -c, 'echo asked >>/tmp/asked']}, periodSeconds: 100, timeoutSeconds: 90}\n" +
+		"readinessProbe: {exec: {command: ['true']}, periodSeconds: 100, timeoutSeconds: 90}"})
 	w, err := s.client.CoreV1().Pods(metav1.NamespaceDefault).Get(t.Context(), "steady", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
