@@ -123,12 +123,13 @@ func (p *podctl) look() (gone bool) {
 	return false
 }
 
-// goneWords says that podd went away, what that means for the pods, and what to do.
+// goneWords says that podd went away, what that means for the pods, and what to do. Whether it was ended by a teardown cannot
+// be known: the connection ends before the first pod does.
 func (p *podctl) goneWords() string {
 	if !p.away() {
-		return "error: the connection to podd ended, and podd answers again. The pods have gone on meanwhile.\n-> Repeat the command."
+		return "error: the connection to podd ended, and podd answers again. Pods go on meanwhile, unless podd teardown ends them.\n-> Repeat the command."
 	}
-	return "error: the connection to podd ended: podd does not run any more. The pods go on without it.\n" +
+	return "error: the connection to podd ended: podd does not run any more. Pods go on without it, unless podd teardown ends them.\n" +
 		"-> Start it again (`systemctl start podd` or `podd`), then repeat the command. More: podctl doctor."
 }
 

@@ -15,7 +15,7 @@ import (
 
 // TestPoddGoes: podd that dies, or ends, under a command that follows something is told of as that.
 func TestPoddGoes(t *testing.T) {
-	const gone = "error: the connection to podd ended: podd does not run any more. The pods go on without it.\n-> Start it again"
+	const gone = "error: the connection to podd ended: podd does not run any more. Pods go on without it, unless podd teardown ends them.\n-> Start it again"
 	for _, c := range []struct {
 		args      string
 		dies      bool   // in the middle of an answer; else it ends
@@ -24,7 +24,7 @@ func TestPoddGoes(t *testing.T) {
 		out, want string // the beginning of stderr; empty: exit code 0
 	}{
 		{args: "logs -f web", dies: true, out: "hi\n", want: gone},
-		{args: "logs -f web", dies: true, comes: true, out: "hi\n", want: "error: the connection to podd ended, and podd answers again. The pods have gone on meanwhile.\n-> Repeat"},
+		{args: "logs -f web", dies: true, comes: true, out: "hi\n", want: "error: the connection to podd ended, and podd answers again. Pods go on meanwhile, unless podd teardown ends them.\n-> Repeat"},
 		{args: "logs -f web", out: "hi\n", want: gone},
 		{args: "logs -f web", comes: true, out: "hi\n"}, // the container has ended
 		{args: "logs -f web", comes: true, falls: true, out: "hi\n", want: gone},

@@ -91,7 +91,7 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
-	log.Info("podd has ended; pods go on")
+	log.Info("podd has ended, and no pod with it")
 	return nil
 }
 

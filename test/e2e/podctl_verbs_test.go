@@ -153,7 +153,7 @@ func (all onlookers) leave(t *testing.T) {
 		_ = f.cmd.Wait() // the exit code is looked at
 		got, code := f.errs.String(), f.cmd.ProcessState.ExitCode()
 		_, got, _ = strings.Cut("\n"+got, "\nerror: ")
-		if code != 1 || !strings.HasPrefix(got, "the connection to podd ended: podd does not run any more. The pods go on without it.\n-> Start it again") ||
+		if code != 1 || !strings.HasPrefix(got, "the connection to podd ended: podd does not run any more. Pods go on without it, unless podd teardown ends them.\n-> Start it again") ||
 			strings.Contains(f.errs.String(), "EOF") {
 			t.Errorf("podctl %s when podd has died: exit %d, %s", f.args, code, f.errs.String())
 		}

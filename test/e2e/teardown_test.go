@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"podd/test/hugepages"
@@ -19,6 +20,7 @@ func TestTeardown(t *testing.T) {
 	noHuge := hugepages.More(t, 1)
 	s := start(t)
 	s.running(t, sleeper("usual"))
+	s.running(t, pod{Name: "talks", Container: `command: [sh, -c, "echo hello; sleep 1d"]`, Spec: "terminationGracePeriodSeconds: 1"})
 	torn := func() {}
 	if noHuge == nil {
 		torn = s.hugePagesKilled(t)
@@ -34,8 +36,15 @@ func TestTeardown(t *testing.T) {
 	if len(s.whyOf(t, "forced").History) != 1 {
 		t.Error("there is no history to take away")
 	}
+	followers := podctlFollows(t, s, map[string]string{"logs -f talks": "hello", "get pods -w -o name": "pod/usual"})
 	s.Teardown()
 	torn()
+	for _, f := range followers {
+		_ = f.cmd.Wait() // what it said is looked at
+		if said := f.errs.String(); strings.Contains(said, "go on") && !strings.Contains(said, "unless podd teardown ends them") {
+			t.Errorf("podctl %s during the teardown says that pods go on: %s", f.args, said)
+		}
+	}
 	if _, err := os.Stat(filepath.Join(s.Root, "history")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after teardown there are histories of pods: %v", err)
 	}
