@@ -22,6 +22,7 @@ import (
 // diagnosis is what is the matter with a pod.
 type diagnosis struct {
 	fine     bool // nothing is
+	starting bool // nothing has gone wrong so far, and it is not ready because it is new
 	headline string
 	causes   []cause
 }
@@ -56,7 +57,7 @@ func (known facts) logsOf(pod *v1.Pod, container string, previous bool) string {
 
 // diagnose says what is the matter with a pod.
 func diagnose(pod *v1.Pod, known facts, now time.Time) diagnosis {
-	d := diagnosis{}
+	d := diagnosis{starting: starting(pod, known.events, now)}
 	ready := condition(pod, v1.PodReady)
 	switch {
 	case pod.DeletionTimestamp != nil:
@@ -110,6 +111,31 @@ func diagnose(pod *v1.Pod, known facts, now time.Time) diagnosis {
 		d.causes = append(d.causes, *c)
 	}
 	return d
+}
+
+// usualStart is how long a start may take before it is worth telling.
+const usualStart = time.Minute
+
+// starting tells whether a pod is not ready only because it is new: nothing has failed, ended or been put off.
+func starting(pod *v1.Pod, events []v1.Event, now time.Time) bool {
+	scheduled, ready := condition(pod, v1.PodScheduled), condition(pod, v1.PodReady)
+	switch {
+	case now.Sub(pod.CreationTimestamp.Time) > usualStart, pod.DeletionTimestamp != nil, len(pod.Spec.SchedulingGates) > 0,
+		pod.Status.Phase != v1.PodPending && pod.Status.Phase != v1.PodRunning,
+		scheduled != nil && scheduled.Status == v1.ConditionFalse,
+		ready != nil && ready.Status == v1.ConditionTrue:
+		return false
+	}
+	return !slices.ContainsFunc(events, func(e v1.Event) bool { return e.Type == v1.EventTypeWarning }) &&
+		!slices.ContainsFunc(statuses(pod), func(s v1.ContainerStatus) bool {
+			w, t := s.State.Waiting, s.State.Terminated
+			return s.RestartCount > 0 || w != nil && !yetToCome(w) || t != nil && !(t.ExitCode == 0 && isInit(pod, s.Name))
+		})
+}
+
+// yetToCome tells whether a container waits only for what comes before it.
+func yetToCome(w *v1.ContainerStateWaiting) bool {
+	return w.Reason == "ContainerCreating" || w.Reason == "PodInitializing" || w.Reason == ""
 }
 
 // recently is how long a loss of lines is worth telling.
@@ -357,9 +383,10 @@ func since(t, now time.Time) string { return duration.HumanDuration(now.Sub(t)) 
 // waiting is why a container waits, nil if only for what comes before it.
 func waiting(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time, name string) *cause {
 	w := s.State.Waiting
-	switch w.Reason {
-	case "ContainerCreating", "PodInitializing", "":
+	if yetToCome(w) {
 		return nil
+	}
+	switch w.Reason {
 	case "CrashLoopBackOff":
 		what := name + " ends again and again"
 		logs := known.logsOf(pod, s.Name, true)
@@ -686,7 +713,7 @@ func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 		}
 	}
 	next := ""
-	if now.Sub(pod.CreationTimestamp.Time) > time.Minute {
+	if now.Sub(pod.CreationTimestamp.Time) > usualStart {
 		next = "This takes long: podctl describe pod " + pod.Name + inNamespace(pod) + ", podctl doctor"
 	}
 	return []cause{{what, next}}

@@ -249,7 +249,7 @@ func TestVerbs(t *testing.T) {
 		{args: "image ls -q -o json", errOut: "^error: -q prints names alone: leave out -o\n$", code: 1},
 		{args: "images -q", out: "^docker.io/library/busybox:1.36\n$"},
 		{args: "images ls", out: "^NAME +IMAGE ID "},
-		{args: "why -A", out: `(?s)^default/three is not .*\n\ndefault/two is not .*\n\ndefault/web is not `},
+		{args: "why -A", out: `^Nothing is wrong with the 3 pods in any namespace.\nStill starting: default/three, default/two, default/web.\n$`},
 		{args: "why -A web", errOut: "^error: -A asks about the pods of all namespaces: leave out web, or name its namespace with -n\n$", code: 1},
 		{args: "why -A -o json", out: `(?s)"pods": .*"name": "two"`},
 		{args: "why -n kube-system", out: "^There are no pods in namespace kube-system.\n$"},

@@ -39,7 +39,8 @@ func (p *podctl) why(f cmdutil.Factory) *cobra.Command {
 		Long: "Say in plain words why a pod is not running, is not ready, was restarted or was refused, and what to try next; then what\n" +
 			"happened to it: pulls, sandbox, network, mounts, hooks, probes, exits, and until when what is held back. podd remembers that\n" +
 			"over its own restarts, and for an hour after the pod was deleted.\n\n" +
-			"Without a name it looks at every pod of the namespace and tells of those that something is wrong with.",
+			"Without a name it looks at every pod of the namespace and tells of those that something is wrong with. Those that are\n" +
+			"new and have met with no trouble so far are only named.",
 		Example: `  podctl why web
   podctl why web --since=10m
   podctl why web -o json
@@ -107,6 +108,7 @@ type report struct {
 	Name      string           `json:"name"`
 	UID       string           `json:"uid,omitempty"` // of the pod that is there
 	Fine      bool             `json:"fine"`          // it is there, and nothing is wrong with it
+	Starting  bool             `json:"starting"`      // it is new, and nothing has gone wrong so far
 	Headline  string           `json:"headline"`
 	Causes    []cause          `json:"causes"`
 	History   []apihistory.Pod `json:"history"` // of all pods that had the name, the newest last
@@ -176,7 +178,7 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	if err != nil {
 		return err
 	}
-	told, place := 0, rooms{api: api}
+	told, place, start := 0, rooms{api: api}, []string(nil)
 	for i := range pods.Items {
 		pod := &pods.Items[i]
 		events, err := eventsOf(ctx, api, pod.Namespace, "Pod", pod.Name, pod.UID)
@@ -193,13 +195,17 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 		if found.fine && len(old) == 0 {
 			continue
 		}
-		found.causes = append(found.causes, old...)
-		if told++; told > 1 {
-			fmt.Fprintln(p.shown.Out)
-		}
 		name := pod.Name
 		if namespace == metav1.NamespaceAll {
 			name = pod.Namespace + "/" + name
+		}
+		if found.starting && len(old) == 0 {
+			start = append(start, name)
+			continue
+		}
+		found.causes = append(found.causes, old...)
+		if told++; told > 1 {
+			fmt.Fprintln(p.shown.Out)
 		}
 		tell(p.shown.Out, name, found, events)
 	}
@@ -211,9 +217,26 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	case len(pods.Items) == 0:
 		fmt.Fprintf(p.shown.Out, "There are no pods in %s.\n", where)
 	case told == 0:
-		fmt.Fprintf(p.shown.Out, "Nothing is wrong with the %d pods in %s.\n", len(pods.Items), where)
+		fmt.Fprintf(p.shown.Out, "Nothing is wrong with the %s in %s.\n", counted(len(pods.Items)), where)
+	case len(start) > 0:
+		fmt.Fprintln(p.shown.Out)
+	}
+	if n := len(start); n > 0 {
+		const most = 5
+		names := strings.Join(start[:min(n, most)], ", ")
+		if n > most {
+			names += fmt.Sprintf(" and %d more", n-most)
+		}
+		fmt.Fprintf(p.shown.Out, "Still starting: %s.\n", names)
 	}
 	return nil
+}
+
+func counted(pods int) string {
+	if pods == 1 {
+		return "1 pod"
+	}
+	return fmt.Sprintf("%d pods", pods)
 }
 
 // pastOf is what happened to a pod, as far as its status does not tell: nil of one of which nothing has ended and whose volumes
@@ -276,7 +299,7 @@ func (p *podctl) lookInto(q question, name string) (report, error) {
 			past = r.History[n-1].Entries
 		}
 		d := diagnose(pod, facts{events: r.events, past: past, claims: claims, room: (&rooms{api: q.api}).of(q.ctx, pod)}, time.Now())
-		r.Fine, r.Headline = d.fine, d.headline
+		r.Fine, r.Starting, r.Headline = d.fine, d.starting, d.headline
 		r.Causes = slices.Concat(r.Causes, d.causes, oldContentOf(pod, past))
 		q.shorten(r.History)
 		return r, nil

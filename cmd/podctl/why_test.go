@@ -43,6 +43,7 @@ func TestDiagnose(t *testing.T) {
 		return "status: {phase: Running, conditions: [{type: Ready, status: 'True', lastTransitionTime: '2026-01-02T11:55:00Z'}, {type: " + condition +
 			", status: 'True', reason: '" + reason + "', message: '" + message + "'}]}"
 	}
+	young := map[string]bool{"new": true, "starting": true, "startup port": true, "second of two": true}
 	for name, c := range map[string]struct {
 		pod    string
 		events []v1.Event
@@ -133,7 +134,9 @@ func TestDiagnose(t *testing.T) {
 		"settled": {"spec: {restartPolicy: Never, containers: [{name: a}, {name: b}]}\nstatus: {phase: Running, containerStatuses: [" +
 			"{name: a, state: {terminated: {exitCode: 0, reason: Completed}}}, {name: b, ready: true, started: true, state: {running: {}}}]}", nil,
 			"runs and is not ready. | Container a has ended with exit code 0 and is not started again; the pod is not ready while b runs. ->"},
-		"new":  {"metadata: {creationTimestamp: '2026-01-02T11:59:57Z'}\nstatus: {phase: Pending}", nil, "is not running yet. | podd prepares it, since 3s."},
+		"new": {"metadata: {creationTimestamp: '2026-01-02T11:59:57Z'}\nstatus: {phase: Pending}", nil, "is not running yet. | podd prepares it, since 3s."},
+		"second of two": {"metadata: {creationTimestamp: '2026-01-02T11:59:57Z'}\nspec: {initContainers: [{name: a}, {name: b}]}\nstatus: {phase: Pending, initContainerStatuses: [" +
+			"{name: a, ready: true, state: {terminated: {exitCode: 0}}}, {name: b, state: {running: {startedAt: '2026-01-02T11:59:58Z'}}}]}", nil, "| Init container b runs, for 2s"},
 		"slow": {"metadata: {creationTimestamp: '2026-01-02T11:50:00Z'}\nstatus: {phase: Pending}", nil, "-> This takes long: podctl describe pod p"},
 	} {
 		pod := &v1.Pod{}
@@ -141,6 +144,9 @@ func TestDiagnose(t *testing.T) {
 			t.Fatal(name, err)
 		}
 		pod.Name = "p"
+		if pod.CreationTimestamp.IsZero() { // that it is new hides no trouble
+			pod.CreationTimestamp = metav1.NewTime(now.Add(-3 * time.Second))
+		}
 		d := diagnose(pod, facts{events: c.events}, now)
 		got := d.headline
 		for _, cause := range d.causes {
@@ -152,6 +158,41 @@ func TestDiagnose(t *testing.T) {
 		if good := name == "fine" || name == "done" || name == "resize"; d.fine != good {
 			t.Errorf("%s: fine is %v", name, d.fine)
 		}
+		if d.starting != young[name] {
+			t.Errorf("%s: starting is %v", name, d.starting)
+		}
+	}
+}
+
+// TestWhyAll: of pods that nothing is wrong with but that they are new only the names are told.
+func TestWhyAll(t *testing.T) {
+	serve(t)
+	why := func(want string) {
+		t.Helper()
+		if out, errOut, code := ask("", "why"); code != 0 || out != want {
+			t.Errorf("podctl why: exit code %d\n%s%s", code, out, errOut)
+		}
+	}
+	runs := func(name string) {
+		t.Helper()
+		if _, errOut, code := ask("", "run", name, "--image=x"); code != 0 {
+			t.Fatal(errOut)
+		}
+	}
+	runs("a")
+	why("Nothing is wrong with the 1 pod in namespace default.\nStill starting: a.\n")
+	for _, name := range strings.Fields("b c d e f g") {
+		runs(name)
+	}
+	why("Nothing is wrong with the 7 pods in namespace default.\nStill starting: a, b, c, d, e and 2 more.\n")
+	for _, name := range []string{"elsewhere", "nowhere"} {
+		if _, errOut, code := ask("", "run", name, "--image=x", `--overrides={"spec":{"nodeSelector":{"a":"b"}}}`); code != 0 {
+			t.Fatal(errOut)
+		}
+	}
+	out, _, _ := ask("", "why")
+	if !strings.HasPrefix(out, "elsewhere is not run by this host.\n") || !strings.Contains(out, "\n\nnowhere is not run by this host.\n") || !strings.HasSuffix(out, "\n\nStill starting: a, b, c, d, e and 2 more.\n") {
+		t.Error(out)
 	}
 }
 
