@@ -14,6 +14,8 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+
+	"podd/api/manifest/tree"
 )
 
 // kind of object: its name, its apiVersion, and the Go type that its fields are held against.
@@ -53,7 +55,7 @@ func DecodeAll(source string, r io.Reader) ([]Document, error) {
 }
 
 // object makes a Document of v.
-func (d *decoder) object(v *value, path string) {
+func (d *decoder) object(v *tree.Value, path string) {
 	before := len(d.problems)
 	k, ok := d.kindOf(v, path)
 	if !ok {
@@ -68,18 +70,18 @@ func (d *decoder) object(v *value, path string) {
 }
 
 // kindOf finds what v says it is. Where it cannot be told, that is reported.
-func (d *decoder) kindOf(v *value, path string) (objectKind, bool) {
-	said := v.get("kind")
+func (d *decoder) kindOf(v *tree.Value, path string) (objectKind, bool) {
+	said := v.Get("kind")
 	at := join(path, "kind")
-	if said == nil || said.kind == null {
+	if said == nil || said.Kind == tree.Null {
 		d.at(v, at, "missing: a manifest begins with \"apiVersion: v1\" and \"kind: Pod\"")
 		return podKind, len(d.kinds) == 1
 	}
-	if !d.want(said, text, at) {
+	if !d.want(said, tree.Text, at) {
 		return podKind, len(d.kinds) == 1
 	}
-	named := func(k objectKind) bool { return k.name == said.text }
-	exact := slices.IndexFunc(d.kinds, func(k objectKind) bool { return named(k) && k.version == v.str("apiVersion") })
+	named := func(k objectKind) bool { return k.name == said.Text }
+	exact := slices.IndexFunc(d.kinds, func(k objectKind) bool { return named(k) && k.version == v.Str("apiVersion") })
 	if exact < 0 {
 		exact = slices.IndexFunc(d.kinds, named)
 	}
@@ -87,34 +89,34 @@ func (d *decoder) kindOf(v *value, path string) (objectKind, bool) {
 		return d.kinds[exact], true
 	}
 	near := slices.IndexFunc(d.kinds, func(k objectKind) bool {
-		return strings.EqualFold(said.text, k.name) || strings.EqualFold(said.text, k.name+"s")
+		return strings.EqualFold(said.Text, k.name) || strings.EqualFold(said.Text, k.name+"s")
 	})
 	if near < 0 {
-		near = slices.IndexFunc(d.kinds, func(k objectKind) bool { return edits(strings.ToLower(said.text), strings.ToLower(k.name)) == 1 })
+		near = slices.IndexFunc(d.kinds, func(k objectKind) bool { return edits(strings.ToLower(said.Text), strings.ToLower(k.name)) == 1 })
 	}
 	if near >= 0 {
-		d.at(said, at, "%s: did you mean %s?", short(said.text), d.kinds[near].name)
+		d.at(said, at, "%s: did you mean %s?", short(said.Text), d.kinds[near].name)
 		return d.kinds[near], true
 	}
 	if slices.ContainsFunc(objectKinds, named) {
-		d.at(said, at, "%s: here a manifest holds Pods only; podctl apply -f takes a %s", short(said.text), said.text)
+		d.at(said, at, "%s: here a manifest holds Pods only; podctl apply -f takes a %s", short(said.Text), said.Text)
 	} else {
-		d.at(said, at, "%s is not served by podd: it runs Pods", short(said.text))
+		d.at(said, at, "%s is not served by podd: it runs Pods", short(said.Text))
 	}
 	return objectKind{}, false
 }
 
 // version checks the apiVersion of v, which is a k.
-func (d *decoder) version(v *value, path string, k objectKind) {
-	name := v.str("kind")
+func (d *decoder) version(v *tree.Value, path string, k objectKind) {
+	name := v.Str("kind")
 	if !strings.HasSuffix(name, "List") && name != k.name { // that was said already
 		return
 	}
-	switch got := v.get("apiVersion"); {
+	switch got := v.Get("apiVersion"); {
 	case got == nil:
 		d.at(v, join(path, "apiVersion"), "missing: %s is in apiVersion %s", article(name), k.version)
-	case got.kind == text && got.text != k.version:
-		d.at(got, join(path, "apiVersion"), "%s is in %s, not in %s", article(name), k.version, short(got.text))
+	case got.Kind == tree.Text && got.Text != k.version:
+		d.at(got, join(path, "apiVersion"), "%s is in %s, not in %s", article(name), k.version, short(got.Text))
 	}
 }
 

@@ -15,13 +15,15 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+
+	"podd/api/manifest/tree"
 )
 
 // Bounds of what is read.
 const (
 	MaxBytes  = 3 << 20 // of one source, as the Kubernetes API server has it for a request body
-	MaxDepth  = 100     // levels of nesting
-	MaxValues = 100_000 // values in one document, counted after aliases are expanded
+	MaxDepth  = tree.MaxDepth
+	MaxValues = tree.MaxValues
 
 	maxProblems  = 100    // in one source; no more is said or looked for then
 	maxDocuments = 10_000 // in one source
@@ -36,7 +38,7 @@ type Document struct {
 
 	Kind, APIVersion, Namespace, Name string
 
-	root *value
+	root *tree.Value
 }
 
 // Problem is one thing that is wrong in a source.
@@ -96,5 +98,5 @@ func Line(doc Document, path string) (line, column int) {
 	if doc.root == nil {
 		return doc.Line, 1
 	}
-	return doc.root.locate(path)
+	return doc.root.Locate(path)
 }

@@ -1,4 +1,4 @@
-package manifest
+package tree
 
 import (
 	"bytes"
@@ -19,7 +19,7 @@ type jsonReader struct {
 }
 
 // readJSON reads the JSON values of c, one after the other.
-func readJSON(c chunk) ([]*value, *mistake) {
+func readJSON(c chunk) ([]*Value, *Mistake) {
 	data := c.data
 	if bytes.HasPrefix(data, []byte("---")) { // blanked, so that the columns stay
 		data = append([]byte("   "), data[3:]...)
@@ -27,7 +27,7 @@ func readJSON(c chunk) ([]*value, *mistake) {
 	}
 	j := &jsonReader{c: c, dec: json.NewDecoder(bytes.NewReader(data)), line: c.line}
 	j.dec.UseNumber()
-	var all []*value
+	var all []*Value
 	for {
 		j.values = 0
 		v, err := j.value(0)
@@ -41,8 +41,8 @@ func readJSON(c chunk) ([]*value, *mistake) {
 	}
 }
 
-func (j *jsonReader) mistake(err error) *mistake {
-	var m *mistake
+func (j *jsonReader) mistake(err error) *Mistake {
+	var m *Mistake
 	if errors.As(err, &m) {
 		return m
 	}
@@ -57,7 +57,7 @@ func (j *jsonReader) mistake(err error) *mistake {
 		message = "the JSON ends in the middle"
 		line, column = position(j.c.data, len(bytes.TrimRight(j.c.data, " \t\r\n")))
 	}
-	return &mistake{line: j.c.line + line - 1, column: column, message: message}
+	return &Mistake{Line: j.c.line + line - 1, Column: column, Message: message}
 }
 
 // next takes a token and tells where it begins.
@@ -79,7 +79,7 @@ func (j *jsonReader) next() (tok json.Token, line, column int, err error) {
 }
 
 // value reads one value; io.EOF means there is none.
-func (j *jsonReader) value(depth int) (*value, error) {
+func (j *jsonReader) value(depth int) (*Value, error) {
 	tok, line, column, err := j.next()
 	if err != nil {
 		if depth > 0 && errors.Is(err, io.EOF) {
@@ -87,28 +87,28 @@ func (j *jsonReader) value(depth int) (*value, error) {
 		}
 		return nil, err
 	}
-	v := &value{line: line, column: column}
+	v := &Value{Line: line, Column: column}
 	if j.values++; j.values > MaxValues {
 		return nil, tooMany(line, column)
 	}
 	switch t := tok.(type) {
 	case bool:
-		v.kind, v.text = boolean, "false"
+		v.Kind, v.Text = Boolean, "false"
 		if t {
-			v.text = "true"
+			v.Text = "true"
 		}
-		v.written = v.text
+		v.Written = v.Text
 	case json.Number:
-		v.kind, v.text, v.written = number, t.String(), t.String()
+		v.Kind, v.Text, v.Written = Number, t.String(), t.String()
 	case string:
-		v.kind, v.text = text, t
+		v.Kind, v.Text = Text, t
 	case json.Delim:
 		if depth == MaxDepth {
 			return nil, tooDeep(line, column)
 		}
-		v.kind = list
+		v.Kind = List
 		if t == '{' {
-			v.kind = mapping
+			v.Kind = Mapping
 		}
 		return v, j.inside(v, depth)
 	}
@@ -116,14 +116,14 @@ func (j *jsonReader) value(depth int) (*value, error) {
 }
 
 // inside reads what a list or a mapping holds, and its end.
-func (j *jsonReader) inside(v *value, depth int) error {
+func (j *jsonReader) inside(v *Value, depth int) error {
 	for j.dec.More() {
-		if v.kind == list {
+		if v.Kind == List {
 			item, err := j.value(depth + 1)
 			if err != nil {
 				return err
 			}
-			v.items = append(v.items, item)
+			v.Items = append(v.Items, item)
 			continue
 		}
 		key, line, column, err := j.next()
@@ -132,13 +132,13 @@ func (j *jsonReader) inside(v *value, depth int) error {
 		}
 		name, ok := key.(string)
 		if !ok { // the decoder reports it before this can be
-			return &mistake{line: line, column: column, message: "a key must be a string"}
+			return &Mistake{Line: line, Column: column, Message: "a key must be a string"}
 		}
 		item, err := j.value(depth + 1)
 		if err != nil {
 			return err
 		}
-		v.fields = append(v.fields, field{name: name, line: line, column: column, value: item})
+		v.Fields = append(v.Fields, Field{Name: name, Line: line, Column: column, Value: item})
 	}
 	_, err := j.dec.Token()
 	if errors.Is(err, io.EOF) {

@@ -1,4 +1,4 @@
-package manifest
+package tree
 
 import (
 	"bytes"
@@ -19,23 +19,23 @@ import (
 // Text may hold such characters too, so it is above MaxValues.
 const maxMarks = 3 * MaxValues
 
-func tooMany(line, column int) *mistake {
-	return &mistake{line: line, column: column, final: true,
-		message: fmt.Sprintf("more than %d values in one document (aliases count as what they stand for)", MaxValues)}
+func tooMany(line, column int) *Mistake {
+	return &Mistake{Line: line, Column: column, final: true,
+		Message: fmt.Sprintf("more than %d values in one document (aliases count as what they stand for)", MaxValues)}
 }
 
-func tooDeep(line, column int) *mistake {
-	return &mistake{line: line, column: column, final: true,
-		message: fmt.Sprintf("nested deeper than %d levels", MaxDepth)}
+func tooDeep(line, column int) *Mistake {
+	return &Mistake{Line: line, Column: column, final: true,
+		Message: fmt.Sprintf("nested deeper than %d levels", MaxDepth)}
 }
 
 // readYAML reads the YAML documents of c; more than one where "..." ends them.
-func readYAML(c chunk) ([]*value, *mistake) {
+func readYAML(c chunk) ([]*Value, *Mistake) {
 	if marks(c.data) > maxMarks {
 		return nil, tooMany(c.line, 1)
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(c.data))
-	var all []*value
+	var all []*Value
 	for {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
@@ -73,7 +73,7 @@ func marks(data []byte) int {
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
 // syntax turns an error of the library into a mistake, in the words of somebody who has the file before them.
-func syntax(c chunk, err error) *mistake {
+func syntax(c chunk, err error) *Mistake {
 	message := err.Error()
 	line := 1
 	if m := yamlLine.FindStringSubmatch(message); m != nil {
@@ -83,9 +83,9 @@ func syntax(c chunk, err error) *mistake {
 		}
 	}
 	if n := tabbed(c.data, line); n > 0 {
-		return &mistake{line: c.line + n - 1, column: 1, message: "a tab in the indentation: YAML wants spaces"}
+		return &Mistake{Line: c.line + n - 1, Column: 1, Message: "a tab in the indentation: YAML wants spaces"}
 	}
-	return &mistake{line: c.line + line - 1, column: 1, message: "YAML: " + message}
+	return &Mistake{Line: c.line + line - 1, Column: 1, Message: "YAML: " + message}
 }
 
 // tabbed is the line at or next to line that is indented with a tab, or 0. The library's own count may be one off.
@@ -150,52 +150,52 @@ func anchorBefore(text []byte) []byte {
 	return text[begin:]
 }
 
-func (y *yamlReader) fault(n *yaml.Node, format string, args ...any) *mistake {
-	return &mistake{line: y.line + n.Line, column: n.Column, message: fmt.Sprintf(format, args...)}
+func (y *yamlReader) fault(n *yaml.Node, format string, args ...any) *Mistake {
+	return &Mistake{Line: y.line + n.Line, Column: n.Column, Message: fmt.Sprintf(format, args...)}
 }
 
-func (y *yamlReader) value(n *yaml.Node, depth int) (*value, *mistake) {
+func (y *yamlReader) value(n *yaml.Node, depth int) (*Value, *Mistake) {
 	switch n.Kind {
 	case yaml.DocumentNode:
 		return y.value(n.Content[0], depth)
 	case yaml.AliasNode:
 		v, bad := y.value(n.Alias, depth)
 		if bad != nil && bad.final { // the alias is to blame, not the anchor
-			bad.line, bad.column = y.line+n.Line, n.Column
+			bad.Line, bad.Column = y.line+n.Line, n.Column
 		}
 		return v, bad
 	}
 	if y.values++; y.values > MaxValues {
 		return nil, tooMany(y.line+n.Line, n.Column)
 	}
-	v := &value{line: y.line + n.Line, column: n.Column}
+	v := &Value{Line: y.line + n.Line, Column: n.Column}
 	if n.Kind == yaml.ScalarNode {
 		return v, y.scalar(n, v)
 	}
 	if depth == MaxDepth {
-		return nil, tooDeep(v.line, v.column)
+		return nil, tooDeep(v.Line, v.Column)
 	}
 	if tag := n.ShortTag(); tag != "!!map" && tag != "!!seq" {
 		return nil, y.fault(n, "the YAML tag %s is not supported", tag)
 	}
 	if n.Kind == yaml.MappingNode {
-		v.kind = mapping
+		v.Kind = Mapping
 		return v, y.mapping(n, v, depth)
 	}
-	v.kind = list
+	v.Kind = List
 	for _, c := range n.Content {
 		item, bad := y.value(c, depth+1)
 		if bad != nil {
 			return nil, bad
 		}
-		v.items = append(v.items, item)
+		v.Items = append(v.Items, item)
 	}
 	return v, nil
 }
 
 // mapping reads the fields of n. What comes in by a merge key ("<<") yields to what the mapping says itself.
-func (y *yamlReader) mapping(n *yaml.Node, v *value, depth int) *mistake {
-	var merged []*value
+func (y *yamlReader) mapping(n *yaml.Node, v *Value, depth int) *Mistake {
+	var merged []*Value
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, content := n.Content[i], n.Content[i+1]
 		item, bad := y.value(content, depth+1)
@@ -210,7 +210,7 @@ func (y *yamlReader) mapping(n *yaml.Node, v *value, depth int) *mistake {
 		if bad != nil {
 			return bad
 		}
-		v.fields = append(v.fields, field{name: name, line: y.line + key.Line, column: key.Column, value: item})
+		v.Fields = append(v.Fields, Field{Name: name, Line: y.line + key.Line, Column: key.Column, Value: item})
 	}
 	for _, m := range merged {
 		if bad := y.merge(v, m); bad != nil {
@@ -221,28 +221,28 @@ func (y *yamlReader) mapping(n *yaml.Node, v *value, depth int) *mistake {
 }
 
 // merge adds the fields of m, a mapping or a list of them, that v does not have.
-func (y *yamlReader) merge(v, m *value) *mistake {
-	sources := []*value{m}
-	if m.kind == list {
-		sources = m.items
+func (y *yamlReader) merge(v, m *Value) *Mistake {
+	sources := []*Value{m}
+	if m.Kind == List {
+		sources = m.Items
 	}
-	have := make(map[string]bool, len(v.fields))
-	for _, f := range v.fields {
-		have[f.name] = true
+	have := make(map[string]bool, len(v.Fields))
+	for _, f := range v.Fields {
+		have[f.Name] = true
 	}
 	for _, s := range sources {
-		if s.kind != mapping {
-			return &mistake{line: m.line, column: m.column, message: `"<<" must name a mapping or a list of mappings`}
+		if s.Kind != Mapping {
+			return &Mistake{Line: m.Line, Column: m.Column, Message: `"<<" must name a mapping or a list of mappings`}
 		}
-		for _, f := range s.fields {
-			if have[f.name] {
+		for _, f := range s.Fields {
+			if have[f.Name] {
 				continue
 			}
-			have[f.name] = true
+			have[f.Name] = true
 			if y.values++; y.values > MaxValues {
-				return tooMany(m.line, m.column)
+				return tooMany(m.Line, m.Column)
 			}
-			v.fields = append(v.fields, f)
+			v.Fields = append(v.Fields, f)
 		}
 	}
 	return nil
@@ -250,7 +250,7 @@ func (y *yamlReader) merge(v, m *value) *mistake {
 
 // key is the name of a field. Numbers become text as everywhere in Kubernetes; what YAML takes for true, false or
 // nothing (on, y, no, ~) was hardly meant as that and must be quoted.
-func (y *yamlReader) key(n *yaml.Node) (string, *mistake) {
+func (y *yamlReader) key(n *yaml.Node) (string, *Mistake) {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
@@ -258,19 +258,19 @@ func (y *yamlReader) key(n *yaml.Node) (string, *mistake) {
 		return "", y.fault(n, "a key must be a string, not %s", map[yaml.Kind]string{
 			yaml.MappingNode: "a mapping (is a template left unfilled?)", yaml.SequenceNode: "a list"}[n.Kind])
 	}
-	var v value
+	var v Value
 	if bad := y.scalar(n, &v); bad != nil {
 		return "", bad
 	}
-	if v.kind == text || v.kind == number && !strings.ContainsAny(v.text, ".eE") {
-		return v.text, nil
+	if v.Kind == Text || v.Kind == Number && !strings.ContainsAny(v.Text, ".eE") {
+		return v.Text, nil
 	}
-	return "", y.fault(n, "the key %s is %s in YAML: quote it", n.Value, v.kind)
+	return "", y.fault(n, "the key %s is %s in YAML: quote it", n.Value, v.Kind)
 }
 
 const quotedStyle = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
 
-func (y *yamlReader) scalar(n *yaml.Node, v *value) *mistake {
+func (y *yamlReader) scalar(n *yaml.Node, v *Value) *Mistake {
 	tag := "!!str"
 	if n.Style&yaml.TaggedStyle != 0 {
 		tag = n.ShortTag()
@@ -278,73 +278,73 @@ func (y *yamlReader) scalar(n *yaml.Node, v *value) *mistake {
 		tag = ""
 	}
 	if tag == "!!str" {
-		v.kind, v.text = text, n.Value
+		v.Kind, v.Text = Text, n.Value
 		return nil
 	}
-	v.kind, v.text = resolve(n.Value)
-	v.written = n.Value
-	if v.kind == number && v.text == "" {
+	v.Kind, v.Text = Resolve(n.Value)
+	v.Written = n.Value
+	if v.Kind == Number && v.Text == "" {
 		return y.fault(n, "%s is not a number that JSON has", n.Value)
 	}
-	wanted, known := map[string]kind{"!!bool": boolean, "!!int": number, "!!float": number, "!!null": null}[tag]
+	wanted, known := map[string]Kind{"!!bool": Boolean, "!!int": Number, "!!float": Number, "!!null": Null}[tag]
 	switch {
 	case tag == "":
 	case !known:
 		return y.fault(n, "the YAML tag %s is not supported", tag)
-	case wanted != v.kind:
-		return y.fault(n, "%s is %s, not %s", n.Value, v.kind, tag)
+	case wanted != v.Kind:
+		return y.fault(n, "%s is %s, not %s", n.Value, v.Kind, tag)
 	}
 	return nil
 }
 
-var words = map[string]value{
+var words = map[string]Value{
 	"": {}, "~": {}, "null": {}, "Null": {}, "NULL": {},
-	".nan": {kind: number}, ".NaN": {kind: number}, ".NAN": {kind: number},
-	".inf": {kind: number}, ".Inf": {kind: number}, ".INF": {kind: number},
-	"+.inf": {kind: number}, "+.Inf": {kind: number}, "+.INF": {kind: number},
-	"-.inf": {kind: number}, "-.Inf": {kind: number}, "-.INF": {kind: number},
+	".nan": {Kind: Number}, ".NaN": {Kind: Number}, ".NAN": {Kind: Number},
+	".inf": {Kind: Number}, ".Inf": {Kind: Number}, ".INF": {Kind: Number},
+	"+.inf": {Kind: Number}, "+.Inf": {Kind: Number}, "+.INF": {Kind: Number},
+	"-.inf": {Kind: Number}, "-.Inf": {Kind: Number}, "-.INF": {Kind: Number},
 }
 
 func init() {
 	for _, w := range strings.Fields("y Y yes Yes YES true True TRUE on On ON") {
-		words[w] = value{kind: boolean, text: "true"}
+		words[w] = Value{Kind: Boolean, Text: "true"}
 	}
 	for _, w := range strings.Fields("n N no No NO false False FALSE off Off OFF") {
-		words[w] = value{kind: boolean, text: "false"}
+		words[w] = Value{Kind: Boolean, Text: "false"}
 	}
 }
 
 var float = regexp.MustCompile(`^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$`)
 
-// resolve says what a plain scalar is, by YAML 1.1 as Kubernetes reads it: yes and on are true, 0777 is 511, a
+// Resolve says what a plain scalar is, by YAML 1.1 as Kubernetes reads it: yes and on are true, 0777 is 511, a
 // date is a string. A number without text has no form in JSON.
-func resolve(s string) (kind, string) {
+func Resolve(s string) (Kind, string) {
 	if w, ok := words[s]; ok {
-		return w.kind, w.text
+		return w.Kind, w.Text
 	}
 	if !strings.ContainsRune("+-.0123456789", rune(s[0])) {
-		return text, s
+		return Text, s
 	}
 	plain := s
 	if s[0] != '.' {
 		plain = strings.ReplaceAll(s, "_", "")
 		if n, err := strconv.ParseInt(plain, 0, 64); err == nil {
-			return number, strconv.FormatInt(n, 10)
+			return Number, strconv.FormatInt(n, 10)
 		}
 		if n, err := strconv.ParseUint(plain, 0, 64); err == nil {
-			return number, strconv.FormatUint(n, 10)
+			return Number, strconv.FormatUint(n, 10)
 		}
 	}
 	if !float.MatchString(plain) {
-		return text, s
+		return Text, s
 	}
 	f, err := strconv.ParseFloat(plain, 64)
 	if err != nil || math.IsInf(f, 0) {
-		return text, s
+		return Text, s
 	}
 	b, err := json.Marshal(f)
 	if err != nil {
-		return text, s
+		return Text, s
 	}
-	return number, string(b)
+	return Number, string(b)
 }
