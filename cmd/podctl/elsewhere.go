@@ -2,10 +2,15 @@ package main
 
 import (
 	"cmp"
+	"context"
+	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -133,7 +138,7 @@ var (
 func (p *podctl) elsewhere(args []string, message string) string {
 	if kind := unknownKind.FindStringSubmatch(message); kind != nil {
 		name, _, _ := strings.Cut(strings.ToLower(kind[1]), ".")
-		return advise(message, unserved[name], nil)
+		return advise(message, cmp.Or(unserved[name], p.meantPod(args, kind[1])), nil)
 	}
 	name, rest := target(args, p.client.flags)
 	first, after := target(rest, p.client.flags)
@@ -151,6 +156,38 @@ func (p *podctl) elsewhere(args []string, message string) string {
 		return advise(line, instead[name], rest)
 	}
 	return message
+}
+
+// kindFirst are the commands that take the kind of an object before its name; those with true may need more after it.
+var kindFirst = map[string]bool{"get": false, "describe": false, "delete": false, "edit": false, "label": true, "annotate": true, "patch": true, "wait": true}
+
+// meantPod is what to do instead where args have the name of a pod in the place of a kind; "" if there is no pod of that name.
+func (p *podctl) meantPod(args []string, kind string) string {
+	verb, _ := target(args, p.client.flags)
+	more, ok := kindFirst[verb]
+	i := slices.IndexFunc(args, func(arg string) bool { return arg == kind || strings.HasPrefix(arg, kind+".") }) // the kind is what is before a dot
+	if !ok || i < 0 || len(validation.IsDNS1123Subdomain(args[i])) > 0 {
+		return ""
+	}
+	namespace, _, err := p.client.ToRawKubeConfigLoader().Namespace()
+	if err != nil {
+		return ""
+	}
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	res, err := p.client.request(ctx, http.MethodGet, "/api/v1/namespaces/"+url.PathEscape(namespace)+"/pods/"+args[i], nil, nil)
+	if err != nil {
+		return ""
+	}
+	_ = res.Body.Close()
+	command := "podctl " + verb + " pod " + args[i]
+	if namespace != metav1.NamespaceDefault {
+		command += " -n " + namespace
+	}
+	if more {
+		command += " ..."
+	}
+	return "There is a pod of that name: " + command
 }
 
 // manifests tells whether run is asked to run those.

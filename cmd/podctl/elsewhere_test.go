@@ -62,6 +62,44 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// TestMeantPod: the name of a pod in the place of a kind is answered with the command that has both.
+func TestMeantPod(t *testing.T) {
+	serve(t)
+	for _, args := range []string{"create namespace other", "run web --image=x", "run deep -n other --image=x"} {
+		if _, errOut, code := ask("", strings.Fields(args)...); code != 0 {
+			t.Fatal(args, errOut)
+		}
+	}
+	dotted := `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web.example"}, "spec": {"containers": [{"name": "app", "image": "x"}]}}`
+	if _, errOut, code := ask(dotted, "apply", "-f", "-"); code != 0 {
+		t.Fatal(errOut)
+	}
+	for args, want := range map[string]string{
+		"delete web":             "podctl delete pod web",
+		"delete --now web":       "podctl delete pod web",
+		"get web -o yaml":        "podctl get pod web",
+		"describe web":           "podctl describe pod web",
+		"edit web":               "podctl edit pod web",
+		"get web.example":        "podctl get pod web.example",
+		"label web a=b":          "podctl label pod web ...",
+		"wait web --for=delete":  "podctl wait pod web ...",
+		"-n other describe deep": "podctl describe pod deep -n other",
+		"describe deep":          "",
+		"get web -n other":       "",
+		"delete none":            "",
+		"explain web":            "",
+		"get po,web":             "",
+	} {
+		_, errOut, code := ask("", strings.Fields(args)...)
+		if want != "" {
+			want = "\n-> There is a pod of that name: " + want
+		}
+		if _, said, _ := strings.Cut(errOut, `doesn't have a resource type "`); code != 1 || said != strings.Split(said, `"`)[0]+`"`+want+"\n" {
+			t.Errorf("podctl %s: exit code %d, %s", args, code, errOut)
+		}
+	}
+}
+
 // TestOwnCommands: no command of podctl's own is said to be another tool's.
 func TestOwnCommands(t *testing.T) {
 	var p podctl
