@@ -104,6 +104,14 @@ func Open(o Options) (*Network, error) {
 			return nil, fmt.Errorf("network: %w", err)
 		}
 	}
+	return Look(o)
+}
+
+// Look is Open for who is only to take away what there is: it makes nothing.
+func Look(o Options) (*Network, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
 	n := &Network{o: o, cni: libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.StateDir, &plugins{})}
 	n.table.want = map[portKey]element{}
 	records, err := n.records()

@@ -45,6 +45,21 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestLookMakesNothing: who is only to take away what there is leaves no directory behind where there is nothing.
+func TestLookMakesNothing(t *testing.T) {
+	dir := t.TempDir()
+	n, err := Look(Options{ConfDir: filepath.Join(dir, "net.d"), StateDir: filepath.Join(dir, "state"), NetnsDir: filepath.Join(dir, "netns")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if file, err := n.RemoveDefault(); file != "" || err != nil {
+		t.Errorf("RemoveDefault = %q, %v", file, err)
+	}
+	if made, err := os.ReadDir(dir); err != nil || len(made) > 0 {
+		t.Errorf("made: %v, %v", made, err)
+	}
+}
+
 func TestAttemptID(t *testing.T) {
 	for id, want := range map[string]bool{
 		"a.0": true, "6f0d-11.12": true, "a.b.3": true,

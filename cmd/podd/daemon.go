@@ -155,13 +155,8 @@ func assemble(c config, log *slog.Logger) (_ *podd, err error) {
 	if err := asRoot("start podd"); err != nil {
 		return nil, err
 	}
-	for dir, mode := range map[string]os.FileMode{
-		c.Root: 0o700, c.State: 0o711, c.LogDir: 0o755,
-		filepath.Join(c.ConfigDir, "manifests"): 0o755, filepath.Join(c.ConfigDir, "cni", "net.d"): 0o755,
-	} {
-		if err := os.MkdirAll(dir, mode); err != nil {
-			return nil, fmt.Errorf("make directories: %w", err)
-		}
+	if err := makeDirectories(c); err != nil {
+		return nil, fmt.Errorf("make directories: %w", err)
 	}
 	// Also what was there before: nobody else enters the root, below which are setuid programs of images; users of the
 	// API's group reach the socket in the other.
@@ -260,7 +255,11 @@ func (p *podd) open(boot string) error {
 	if err != nil {
 		return err
 	}
-	if p.network, err = openNetwork(c, p.log); err != nil {
+	wanted, err := networkOptions(c, p.log)
+	if err != nil {
+		return err
+	}
+	if p.network, err = network.Open(wanted); err != nil {
 		return err
 	}
 	pods := filepath.Join(c.Root, "pods")
@@ -337,16 +336,16 @@ func (t tokens) Key() string { return t.api.TokenKey() }
 // historyDir is where below the root the histories of pods are.
 const historyDir = "history"
 
-func openNetwork(c config, log *slog.Logger) (*network.Network, error) {
+func networkOptions(c config, log *slog.Logger) (network.Options, error) {
 	pods, err := netip.ParsePrefix(c.PodCIDR)
 	if err != nil {
-		return nil, fmt.Errorf("flag --pod-cidr: %w", err)
+		return network.Options{}, fmt.Errorf("flag --pod-cidr: %w", err)
 	}
-	return network.Open(network.Options{
+	return network.Options{
 		ConfDir: filepath.Join(c.ConfigDir, "cni", "net.d"), BinDirs: []string{c.Bundle, "/opt/cni/bin"},
 		StateDir: filepath.Join(c.Root, "cni"), NetnsDir: filepath.Join(c.State, "netns"),
 		Bridge: c.Bridge, Range: pods, Table: c.NftTable, Log: log,
-	})
+	}, nil
 }
 
 func sandboxID(uid string, attempt int) string { return status.ContainerID(typesUID(uid), "", attempt) }

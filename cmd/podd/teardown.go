@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"podd/network"
 	"podd/runtime/bundle"
 	"podd/sandbox"
 	"podd/volumes"
@@ -59,7 +60,7 @@ func teardownCommand(c *config) *cobra.Command {
 		Use:   "teardown",
 		Short: "Stop all pods, podd and its containerd, and take away the pod network",
 		Long: "teardown deletes all pods, ends podd and the containerd it started, and takes away what podd made on the host:\n" +
-			"bridge, nftables table, cgroups. With --purge the state directory goes too: objects, images, histories of pods, and the\n" +
+			"bridge, nftables table, cgroups, empty directories. With --purge the state directory goes too: objects, images, histories of pods, and the\n" +
 			"data of claims whose volumes have the reclaim policy Delete, which is that of class standard. Volumes that are to be\n" +
 			"retained stay, and are named; --purge-volumes deletes them as well. Without --purge all claims keep their data.\n" +
 			"Pods of manifest files come back when podd is started again.",
@@ -105,7 +106,7 @@ func (t *teardown) run(ctx context.Context) error {
 		return err
 	}
 	t.say("podd has ended")
-	return t.clearHost(ctx)
+	return t.clear(ctx)
 }
 
 // withOwnDaemon deletes the pods with a podd of its own that does not follow the manifest directory, so that no pod of
@@ -271,11 +272,24 @@ func end(ctx context.Context, pid int) error {
 	return fmt.Errorf("end podd: %w", ctx.Err())
 }
 
-// clearHost takes away what podd made on the host beside pods.
+// clear takes away what podd made on the host beside pods, and then the directories that it made for that.
+func (t *teardown) clear(ctx context.Context) error {
+	made, err := directoriesMade(t.config.Root)
+	if err != nil {
+		return err
+	}
+	err = t.clearHost(ctx)
+	return errors.Join(err, removeMade(t.config.Root, made))
+}
+
 func (t *teardown) clearHost(ctx context.Context) error {
 	c := *t.config
 	log := slog.New(slog.DiscardHandler)
-	net, err := openNetwork(c, log)
+	wanted, err := networkOptions(c, log)
+	if err != nil {
+		return err
+	}
+	net, err := network.Look(wanted)
 	if err != nil {
 		return err
 	}

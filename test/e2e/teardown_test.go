@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"podd/test/harness"
 	"podd/test/hugepages"
 )
 
@@ -50,4 +52,37 @@ func TestTeardown(t *testing.T) {
 	}
 	s.Restart()
 	s.running(t, sleeper("again"))
+}
+
+// TestTeardownDirectories: a teardown that finds nothing makes no directory, and one that purges takes those away that podd has made
+// on the way to its own. The start of this podd fails, which is enough for it to have made them.
+func TestTeardownDirectories(t *testing.T) {
+	t.Parallel()
+	dir, name := t.TempDir(), fmt.Sprintf("pe%d", os.Getpid())
+	flags := []string{"--root", dir + "/var/lib/podd", "--state", dir + "/run/podd", "--config-dir", dir + "/etc/podd", "--log-dir", dir + "/var/log",
+		"--listen", dir + "/run/podd/podd.sock", "--bridge", name, "--namespace", name, "--cgroup-parent", "/" + name, "--nft-table", name,
+		"--group", "root", "--tls-listen", "192.0.2.1:1"} // no address of this host
+	podd := func(args ...string) (said string, err error) {
+		out, err := exec.CommandContext(t.Context(), filepath.Join(harness.Built(t), "podd"), append(args, flags...)...).CombinedOutput()
+		return string(out), err
+	}
+	nothing := func(after string) {
+		t.Helper()
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+			t.Errorf("%s there are %v, %v", after, left, err)
+		}
+	}
+	for _, args := range [][]string{{"teardown"}, {"teardown", "--purge"}} {
+		if said, err := podd(args...); err != nil || !strings.HasPrefix(said, "nothing of podd was found: ") {
+			t.Errorf("podd %v where nothing is: %v, %s", args, err, said)
+		}
+		nothing("after a teardown where nothing is")
+	}
+	if said, err := podd(); err == nil || !strings.Contains(said, "serve TLS (--tls-listen)") {
+		t.Fatalf("podd: %v, %s", err, said)
+	}
+	if said, err := podd("teardown", "--purge"); err != nil {
+		t.Errorf("podd teardown --purge: %v, %s", err, said)
+	}
+	nothing("after a purge")
 }
