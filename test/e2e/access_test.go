@@ -144,7 +144,7 @@ func TestAccess(t *testing.T) {
 	s.remove(t, pod.Name)
 }
 
-// TestAccessPortIsTaken: a second podd on the same port says so before it starts anything.
+// TestAccessPortIsTaken: a second podd on the same port says so before it starts anything, and leaves no cgroup.
 func TestAccessPortIsTaken(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -165,6 +165,9 @@ func TestAccessPortIsTaken(t *testing.T) {
 	}
 	if strings.Contains(out, "started service=") {
 		t.Errorf("podd has started something:\n%s", out)
+	}
+	if left, err := filepath.Glob("/sys/fs/cgroup/*/ptaken"); err != nil || len(left) > 0 {
+		t.Errorf("podd has left %v, %v", left, err)
 	}
 	for _, wrong := range []string{"6550", "localhost", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:https"} {
 		if out, err := run(wrong); err == nil || !strings.Contains(out, "like 127.0.0.1:6550") {
