@@ -190,6 +190,9 @@ func TestWhyAll(t *testing.T) {
 			t.Fatal(errOut)
 		}
 	}
+	if _, errOut, code := ask("", "wait", "--for=condition=PodScheduled=false", "pod/elsewhere", "pod/nowhere"); code != 0 {
+		t.Fatal(errOut)
+	}
 	out, _, _ := ask("", "why")
 	if !strings.HasPrefix(out, "elsewhere is not run by this host.\n") || !strings.Contains(out, "\n\nnowhere is not run by this host.\n") || !strings.HasSuffix(out, "\n\nStill starting: a, b, c, d, e and 2 more.\n") {
 		t.Error(out)
