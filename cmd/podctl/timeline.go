@@ -50,8 +50,15 @@ func (r report) tell(out io.Writer, now time.Time) {
 	}
 }
 
+// aside tells whether an event is about a default that nearly every pod here has and that holds none back: without a cluster
+// DNS the kubelet says the same of each pod, and whether the manifest asked for it is not known. It stays among the events.
+func aside(reason, message string) bool {
+	return reason == "MissingClusterDNS" && strings.Contains(message, " "+string(v1.DNSClusterFirst)+" ")
+}
+
 // timeline shows entries, one after the other.
 func timeline(out io.Writer, entries []apihistory.Entry, now time.Time) {
+	entries = slices.DeleteFunc(slices.Clone(entries), func(e apihistory.Entry) bool { return e.What == apihistory.Event && aside(e.Reason, e.Message) })
 	if len(entries) == 0 {
 		fmt.Fprintln(out, "  nothing in this time")
 	}

@@ -18,10 +18,12 @@ func TestTimeline(t *testing.T) {
 		return now.Add(-time.Minute + time.Duration(seconds*float64(time.Second)))
 	}
 	until, last := at(45), at(50)
+	const noDNS = "There is no cluster DNS on this host: dnsPolicy "
 	var out bytes.Buffer
 	timeline(&out, []apihistory.Entry{
 		{Time: now.Add(-24 * time.Hour), What: apihistory.Daemon},
 		{Time: at(0), What: apihistory.Mounts, Seconds: 0.012},
+		{Time: at(0.05), What: apihistory.Event, Reason: "MissingClusterDNS", Message: noDNS + "ClusterFirst works like Default"},
 		{Time: at(0.1), What: apihistory.Network, IPs: []string{"10.88.0.5", "fd00::5"}, Seconds: 0.08},
 		{Time: at(0.2), What: apihistory.Pulled, Image: "busybox:1", Bytes: 3 << 20, Seconds: 1.5},
 		{Time: at(0.3), What: apihistory.Pulled, Image: "other:1", Failed: true, Reason: "ErrImagePull", Message: "refused", Seconds: 0.01},
@@ -33,6 +35,7 @@ func TestTimeline(t *testing.T) {
 		{Time: at(5), What: apihistory.Event, Container: "app", Reason: "Unhealthy", Message: "Liveness probe failed: " + strings.Repeat("long ", 200)},
 		{Time: at(5.1), What: apihistory.Volume, Reason: "cm", Failed: true, Message: `configmap "lcm" not found`},
 		{Time: at(5.2), What: apihistory.Volume, Reason: "cm"},
+		{Time: at(5.3), What: apihistory.Event, Reason: "MissingClusterDNS", Message: noDNS + "ClusterFirstWithHostNet works like Default"},
 		{Time: at(6), What: apihistory.Hook, Container: "app", Reason: "preStop", Failed: true, Message: "exit 1"},
 		{Time: at(7), What: apihistory.Delete, Until: &until},
 		{Time: at(8), What: apihistory.Deleted},
@@ -61,6 +64,9 @@ func TestTimeline(t *testing.T) {
 	}
 	if n := strings.Count(out.String(), "long"); n < 40 || n > 80 || !strings.Contains(out.String(), "...\n") {
 		t.Errorf("of a long output %d words are shown:\n%s", n, out.String())
+	}
+	if got := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(got, "dnsPolicy ClusterFirstWithHostNet works like Default") { // which is nobody's default
+		t.Errorf("of the DNS it says\n%s", out.String())
 	}
 	if !strings.Contains(out.String(), "volume cm shows old content: configmap \"lcm\" not found\n") || !strings.Contains(out.String(), "volume cm follows its sources again\n") {
 		t.Errorf("of a volume it says\n%s", out.String())

@@ -416,6 +416,7 @@ func wrapped(text, indent string) string {
 
 // tellEvents shows the last events, each with the container that it is about, in the columns of a screen.
 func tellEvents(out io.Writer, events []v1.Event) {
+	events = slices.DeleteFunc(slices.Clone(events), func(e v1.Event) bool { return aside(e.Reason, e.Message) })
 	if len(events) == 0 {
 		return
 	}

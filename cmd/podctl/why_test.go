@@ -352,6 +352,11 @@ func TestEvents(t *testing.T) {
 		}
 	}
 	out.Reset()
+	dns := of("", "There is no cluster DNS on this host: dnsPolicy ClusterFirst works like Default")
+	dns.Reason = "MissingClusterDNS"
+	if tellEvents(&out, []v1.Event{dns}); out.Len() > 0 {
+		t.Errorf("of a pod that has the default it is said\n%s", out.String())
+	}
 	tellEvents(&out, []v1.Event{of("", "no room")})
 	if !strings.Contains(out.String(), "ago  Warning  Unhealthy: no room") {
 		t.Errorf("without containers they are\n%s", out.String())
