@@ -41,11 +41,8 @@ type teardown struct {
 
 const stateFile = "state.db"
 
-// found tells whether anything says that podd ran with these flags.
-func (t *teardown) found() bool {
-	if _, err := listener(t.config.Listen); err == nil {
-		return true
-	}
+// traces tells whether there are files that say that podd ran with these flags.
+func (t *teardown) traces() bool {
 	for _, path := range []string{filepath.Join(t.config.Root, stateFile), t.config.State} {
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			return true
@@ -60,10 +57,10 @@ func teardownCommand(c *config) *cobra.Command {
 		Use:   "teardown",
 		Short: "Stop all pods, podd and its containerd, and take away the pod network",
 		Long: "teardown deletes all pods, ends podd and the containerd it started, and takes away what podd made on the host:\n" +
-			"bridge, nftables table, cgroups, empty directories. With --purge the state directory goes too: objects, images, histories of pods, and the\n" +
-			"data of claims whose volumes have the reclaim policy Delete, which is that of class standard. Volumes that are to be\n" +
-			"retained stay, and are named; --purge-volumes deletes them as well. Without --purge all claims keep their data.\n" +
-			"Pods of manifest files come back when podd is started again.",
+			"bridge, nftables table, cgroups, empty directories. With --purge the state directory goes too: objects, images,\n" +
+			"histories of pods, and the data of claims whose volumes have the reclaim policy Delete, which is that of class standard.\n" +
+			"Volumes that are to be retained stay, and are named; --purge-volumes deletes them as well.\n" +
+			"Without --purge all claims keep their data. Pods of manifest files come back when podd is started again.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t.out = cmd.OutOrStdout()
@@ -92,12 +89,14 @@ func (t *teardown) say(format string, args ...any) {
 }
 
 func (t *teardown) run(ctx context.Context) error {
-	if !t.found() {
+	pid, err := listener(t.config.Listen)
+	running := err == nil
+	if !running && !t.traces() {
 		t.say("nothing of podd was found: nobody listens on %s, and there is neither %s nor %s.\n"+
 			"Are these the flags that it was started with?", t.config.Listen, filepath.Join(t.config.Root, stateFile), t.config.State)
 		t.silent = true
 	}
-	if pid, err := listener(t.config.Listen); err == nil {
+	if running {
 		if err := end(ctx, pid); err != nil {
 			return err
 		}

@@ -34,12 +34,12 @@ func TestTeardownAsUser(t *testing.T) {
 	}
 }
 
-// TestTeardownFinds: where there is nothing of podd, nothing is said to have ended.
+// TestTeardownFinds: where there is nothing of podd, nothing is said to have ended. Who listens is asked apart from that, once.
 func TestTeardownFinds(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "podd.sock")
 	found := func() bool {
-		return (&teardown{config: &config{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Listen: socket}}).found()
+		return (&teardown{config: &config{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Listen: socket}}).traces()
 	}
 	if found() {
 		t.Error("found in an empty directory")
@@ -53,8 +53,11 @@ func TestTeardownFinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !found() {
-		t.Error("who listens is not found")
+	if found() {
+		t.Error("a socket was found")
+	}
+	if pid, err := listener(socket); pid != os.Getpid() || err != nil {
+		t.Errorf("the listener is %d, %v", pid, err)
 	}
 	l.Close()
 	for _, path := range []string{"state", "root/state.db"} {
