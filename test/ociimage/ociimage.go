@@ -32,6 +32,7 @@ type File struct {
 	GID     int
 	Link    string
 	Content []byte
+	Zeros   int64 // bytes after Content, which take no memory here
 }
 
 // Image is what an image is made of.
@@ -121,7 +122,7 @@ func (i Image) Build() (Built, error) {
 		if err != nil {
 			return b, fmt.Errorf("make image %s: %w", i.Name, err)
 		}
-		img.RootFS.DiffIDs = append(img.RootFS.DiffIDs, digest.FromBytes(plain))
+		img.RootFS.DiffIDs = append(img.RootFS.DiffIDs, plain)
 		b.Layers = append(b.Layers, b.add(ocispec.MediaTypeImageLayerGzip, packed))
 	}
 	var err error
@@ -147,42 +148,54 @@ func (b *Built) addJSON(mediaType string, v any) (ocispec.Descriptor, error) {
 	return b.add(mediaType, blob), err
 }
 
-func layer(files []File) (plain, packed []byte, err error) {
-	var buf bytes.Buffer
-	t := tar.NewWriter(&buf)
-	for _, f := range files {
-		h := &tar.Header{Name: f.Path, Mode: f.Mode, Uid: f.UID, Gid: f.GID, Typeflag: tar.TypeReg, Size: int64(len(f.Content))}
-		if h.Mode == 0 {
-			h.Mode = 0o755
-		}
-		switch {
-		case f.Link != "":
-			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, f.Link, 0
-		case strings.HasSuffix(f.Path, "/"):
-			h.Typeflag, h.Size = tar.TypeDir, 0
-		}
-		if err := t.WriteHeader(h); err != nil {
-			return nil, nil, err
-		}
-		if h.Typeflag == tar.TypeReg {
-			if _, err := t.Write(f.Content); err != nil {
-				return nil, nil, err
-			}
-		}
-	}
-	if err := t.Close(); err != nil {
-		return nil, nil, err
-	}
+// layer packs files; plain is the digest of what was packed.
+func layer(files []File) (plain digest.Digest, packed []byte, err error) {
 	var z bytes.Buffer
 	w, err := gzip.NewWriterLevel(&z, gzip.BestSpeed)
 	if err != nil {
-		return nil, nil, err
+		return "", nil, err
 	}
-	if _, err := w.Write(buf.Bytes()); err != nil {
-		return nil, nil, err
+	sum := digest.Canonical.Digester()
+	t := tar.NewWriter(io.MultiWriter(sum.Hash(), w))
+	for _, f := range files {
+		if err := write(t, f); err != nil {
+			return "", nil, err
+		}
+	}
+	if err := t.Close(); err != nil {
+		return "", nil, err
 	}
 	err = w.Close()
-	return buf.Bytes(), z.Bytes(), err
+	return sum.Digest(), z.Bytes(), err
+}
+
+func write(t *tar.Writer, f File) error {
+	h := &tar.Header{Name: f.Path, Mode: f.Mode, Uid: f.UID, Gid: f.GID, Typeflag: tar.TypeReg, Size: int64(len(f.Content)) + f.Zeros}
+	if h.Mode == 0 {
+		h.Mode = 0o755
+	}
+	switch {
+	case f.Link != "":
+		h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, f.Link, 0
+	case strings.HasSuffix(f.Path, "/"):
+		h.Typeflag, h.Size = tar.TypeDir, 0
+	}
+	if err := t.WriteHeader(h); err != nil || h.Typeflag != tar.TypeReg {
+		return err
+	}
+	if _, err := t.Write(f.Content); err != nil {
+		return err
+	}
+	_, err := io.CopyN(t, zeros{}, f.Zeros)
+	return err
+}
+
+// zeros has no end.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }
 
 // WriteOCI writes an archive of an OCI layout.
