@@ -19,7 +19,6 @@ import (
 	"k8s.io/kubectl/pkg/cmd/events"
 	"k8s.io/kubectl/pkg/cmd/exec"
 	"k8s.io/kubectl/pkg/cmd/explain"
-	"k8s.io/kubectl/pkg/cmd/get"
 	"k8s.io/kubectl/pkg/cmd/label"
 	"k8s.io/kubectl/pkg/cmd/logs"
 	"k8s.io/kubectl/pkg/cmd/patch"
@@ -82,11 +81,7 @@ func (p *podctl) verbs(args []string) []verb {
 
 func (p *podctl) lookVerbs(f cmdutil.Factory) []verb {
 	return []verb{
-		{"get", nil, basic, "List pods and other objects", func() *cobra.Command {
-			cmd := get.NewCmdGet("podctl", f, p.shown)
-			cmd.ValidArgsFunction = utilcomp.ResourceTypeAndNameCompletionFunc(f)
-			return cmd
-		}},
+		{"get", nil, basic, "List pods and other objects", func() *cobra.Command { return p.get(f) }},
 		{"logs", nil, basic, "Print what a container has written", func() *cobra.Command {
 			streams := p.shown
 			streams.ErrOut = once{streams.ErrOut}
