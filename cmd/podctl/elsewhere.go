@@ -104,6 +104,27 @@ var instead = map[string]string{
 	"create volume":    noVolumes,
 }
 
+// unclear are messages of kubectl's commands that do not tell what to do, and that. NAME becomes what the command was given first.
+var unclear = []struct{ command, words, hint string }{
+	{"get", "couldn't find any field with path ", "--sort-by takes the path of a field, such as .metadata.name or .status.startTime: podctl explain shows which there are."},
+	{"exec", "must specify at least one command", "podctl exec NAME -- COMMAND, or for a shell: podctl exec -it NAME -- sh"},
+	{"wait", "unrecognized condition: ", "Say what for: --for=condition=Ready, --for=delete, --for=create or --for=jsonpath='{.status.phase}'=Succeeded."},
+	{"port-forward", "value out of range", aPort},
+	{"port-forward", "port must be > 0", aPort},
+	{"top", `unknown command "`, "podctl top pod NAME, podctl top node"},
+	{"top", "podmetrics.metrics.k8s.io ", "Only pods that run are measured: podctl get pods shows which do, also of other namespaces with -A."},
+	{"events", "--for must be in resource/name form", "podctl events --for pod/NAME"},
+	{"label", "at least one label update is required", "KEY=VALUE sets a label, KEY- takes it away."},
+	{"annotate", "at least one annotation update is required", "KEY=VALUE sets an annotation, KEY- takes it away."},
+	{"delete", "no name was specified", noName},
+	{"label", "no name was specified", noName},
+	{"annotate", "no name was specified", noName},
+}
+
+const noName = "Name what is meant, or take all with --all, or those with a label with -l KEY=VALUE."
+
+const aPort = "A port is a number from 1 to 65535, or the name of a port of a container: podctl port-forward NAME [LOCAL:]REMOTE"
+
 // unserved is what there is instead of kinds of objects that podd does not serve, by all of their names.
 var unserved = func() map[string]string {
 	all := map[string]string{}
@@ -142,7 +163,14 @@ func (p *podctl) elsewhere(args []string, message string) string {
 	}
 	name, rest := target(args, p.client.flags)
 	first, after := target(rest, p.client.flags)
+	for _, u := range unclear {
+		if u.command == name && strings.Contains(message, u.words) {
+			return advise(message, u.hint, rest)
+		}
+	}
 	switch {
+	case strings.Contains(message, "could not find the requested resource") && slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--subresource") }):
+		return advise(message, "There is no such subresource. Pods have status, resize and ephemeralcontainers, most other kinds status.", nil)
 	case name == "run" && wrongFlags.MatchString(message) && !manifests(args):
 		return advise(message, "podctl run NAME --image=IMAGE [-- COMMAND] makes a pod and comes back; with -it it stays with it. All else is in a manifest: podctl apply -f FILE", nil)
 	case !notACommand.MatchString(message):

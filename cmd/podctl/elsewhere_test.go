@@ -62,6 +62,47 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// TestUnclear: where kubectl's message does not tell what to do, the next line does.
+func TestUnclear(t *testing.T) {
+	serve(t)
+	if _, errOut, code := ask("", "run", "web", "--image=x"); code != 0 {
+		t.Fatal(errOut)
+	}
+	for args, want := range map[string]string{
+		"exec web":                            "podctl exec web -- COMMAND",
+		"exec -it web":                        "podctl exec NAME -- COMMAND",
+		"wait pod/web":                        "Say what for: --for=condition=Ready",
+		"wait pod/web --for=ready":            "Say what for: --for=condition=Ready",
+		"top web":                             "podctl top pod web, podctl top node",
+		"events --for web":                    "podctl events --for pod/NAME",
+		"label pod web x":                     "KEY=VALUE sets a label",
+		"annotate pod web":                    "KEY=VALUE sets an annotation",
+		"delete pods":                         "Name what is meant, or take all with --all",
+		"patch pod web --subresource=x -p {}": "There is no such subresource. Pods have status, resize",
+		"get pod web --subresource=x":         "There is no such subresource. Pods have status, resize",
+	} {
+		if out, errOut, code := ask("", strings.Fields(args)...); code != 1 || out != "" || !strings.Contains(errOut, "\n-> "+want) || strings.Count(errOut, "->") != 1 {
+			t.Errorf("podctl %s: exit code %d\n%s%s", args, code, out, errOut)
+		}
+	}
+	p := &podctl{}
+	p.root(nil)
+	for _, c := range [][3]string{ // of pods that run, as here is none
+		{"port-forward web 99999", `error: error parsing local port '99999': strconv.ParseUint: parsing "99999": value out of range`, "A port is a number from 1 to 65535"},
+		{"port-forward web 0", "error: remote port must be > 0", "A port is a number from 1 to 65535"},
+		{"top pod nope", `Error from server (NotFound): podmetrics.metrics.k8s.io "default/nope" not found`, "Only pods that run are measured"},
+	} {
+		if said := p.elsewhere(strings.Fields(c[0]), c[1]); !strings.HasPrefix(said, c[1]+"\n-> "+c[2]) {
+			t.Errorf("podctl %s: %s", c[0], said)
+		}
+	}
+	for _, args := range []string{"get pod nope", "get nope", "exec web ls", "exec nope -- ls", "patch pod nope -p {}"} { // is clear enough
+		if _, errOut, code := ask("", strings.Fields(args)...); code != 1 || strings.Contains(errOut, "->") {
+			t.Errorf("podctl %s: exit code %d, %s", args, code, errOut)
+		}
+	}
+}
+
 // TestMeantPod: the name of a pod in the place of a kind is answered with the command that has both.
 func TestMeantPod(t *testing.T) {
 	serve(t)
