@@ -140,7 +140,7 @@ func BenchmarkAPI(tb *testing.B) {
 	}
 	wg.Wait()
 	crowd := b.syncs() - before
-	plainPosts, plainGets := b.plain(n)
+	plainPosts, plainGets, plainSeen := b.plain(n)
 	tb.ReportMetric(float64(posts.at(.5))/1e6, "POST-p50-ms")
 	tb.ReportMetric(float64(lists.at(.5))/1e6, "LIST-p50-ms")
 	report(tb,
@@ -150,6 +150,7 @@ func BenchmarkAPI(tb *testing.B) {
 		"GET pod                   "+gets.fine()+" (target 1)",
 		"  the same without client-go                                        "+plainGets.fine(),
 		"POST pod to watch event   "+seen.fine()+" (target 2)",
+		"  the same without client-go, on both sides                         "+plainSeen.fine(),
 		"LIST of 200 pods          "+lists.fine()+" (target 15)",
 		fmt.Sprintf("POST pod, %d at a time    %s", together, flood.fine()),
 		fmt.Sprintf("podd waited for the disk %.2f times per POST alone, %.2f times with %d at a time (target at most 1)",
@@ -157,37 +158,93 @@ func BenchmarkAPI(tb *testing.B) {
 }
 
 // plain is how long requests take whose client does nothing but write them to the socket and read the answers.
-func (b *apiBench) plain(n int) (posts, gets series) {
+func (b *apiBench) plain(n int) (posts, gets, seen series) {
+	b.Helper()
+	pods, err := b.client.CoreV1().Pods("default").List(b.Context(), metav1.ListOptions{Limit: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := b.dial()
+	post := func(name string) {
+		c.ask("POST", "", fmt.Sprintf(`{"metadata":{"name":"%s"},"spec":{"nodeName":"elsewhere","containers":[{"name":"app","image":"localhost/none"}]}}`, name))
+	}
+	for i := range n {
+		begun := time.Now()
+		post(fmt.Sprintf("plain-%d", i))
+		c.answer()
+		posts = append(posts, time.Since(begun))
+	}
+	for i := range n {
+		begun := time.Now()
+		c.ask("GET", fmt.Sprintf("/plain-%d", i), "")
+		c.answer()
+		gets = append(gets, time.Since(begun))
+	}
+	w := b.dial()
+	w.ask("GET", "?watch=1&resourceVersion="+pods.ResourceVersion, "")
+	events := bufio.NewReader(w.response().Body)
+	for i := range n {
+		name := fmt.Sprintf("told-%d", i)
+		begun := time.Now()
+		post(name)
+		for told := false; !told; {
+			event, err := events.ReadString('\n')
+			if err != nil {
+				b.Fatal(err)
+			}
+			told = strings.Contains(event, `"name":"`+name+`"`)
+		}
+		seen = append(seen, time.Since(begun))
+		c.answer()
+	}
+	return posts, gets, seen
+}
+
+// plainConn is a connection to podd without a client.
+type plainConn struct {
+	*apiBench
+
+	conn net.Conn
+	from *bufio.Reader
+}
+
+func (b *apiBench) dial() *plainConn {
 	b.Helper()
 	conn, err := net.Dial("unix", b.podd.Socket)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer conn.Close()
-	from := bufio.NewReader(conn)
-	ask := func(method, path, body string) time.Duration {
-		begun := time.Now()
-		_, err := fmt.Fprintf(conn, "%s /api/v1/namespaces/default/pods%s HTTP/1.1\r\nHost: podd\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", method, path, len(body), body)
-		if err != nil {
-			b.Fatal(err)
-		}
-		res, err := http.ReadResponse(from, nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer res.Body.Close()
-		if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode/100 != 2 {
-			b.Fatalf("%s: %s, %v", method, res.Status, err)
-		}
-		return time.Since(begun)
+	b.Cleanup(func() { _ = conn.Close() })
+	return &plainConn{apiBench: b, conn: conn, from: bufio.NewReader(conn)}
+}
+
+// ask sends a request about pods.
+func (c *plainConn) ask(method, path, body string) {
+	c.Helper()
+	_, err := fmt.Fprintf(c.conn, "%s /api/v1/namespaces/default/pods%s HTTP/1.1\r\nHost: podd\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		method, path, len(body), body)
+	if err != nil {
+		c.Fatal(err)
 	}
-	for i := range n {
-		posts = append(posts, ask("POST", "", fmt.Sprintf(`{"metadata":{"name":"plain-%d"},"spec":{"nodeName":"elsewhere","containers":[{"name":"app","image":"localhost/none"}]}}`, i)))
+}
+
+func (c *plainConn) response() *http.Response {
+	c.Helper()
+	res, err := http.ReadResponse(c.from, nil)
+	if err != nil || res.StatusCode/100 != 2 {
+		c.Fatalf("%+v, %v", res, err)
 	}
-	for i := range n {
-		gets = append(gets, ask("GET", fmt.Sprintf("/plain-%d", i), ""))
+	return res
+}
+
+// answer reads an answer to its end.
+func (c *plainConn) answer() {
+	c.Helper()
+	res := c.response()
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		c.Fatal(err)
 	}
-	return posts, gets
 }
 
 // disk is a file beside podd's state, written as that is: what a durable write costs there without podd.
