@@ -42,7 +42,8 @@ func (p *podctl) unsorted() error {
 	if code == 0 {
 		return nil
 	}
-	return errors.New(strings.TrimPrefix(strings.TrimSpace(said.String()), "error: "))
+	message, _, _ := strings.Cut(said.String(), "\n") // what helps is said with it again
+	return errors.New(strings.TrimPrefix(message, "error: "))
 }
 
 // noneFound is a writer that can hold back that nothing was found.
