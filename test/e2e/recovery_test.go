@@ -253,13 +253,13 @@ func TestReboot(t *testing.T) {
 		if now.UID != was[name].UID {
 			t.Errorf("pod %s has another uid after the reboot", name)
 		}
-		if end := app(now).LastTerminationState.Terminated; end == nil || end.ExitCode != 137 {
-			t.Errorf("pod %s: what ran before the reboot is %v, want 137", name, end)
+		if end := app(now).LastTerminationState.Terminated; end == nil || end.ExitCode != 137 || end.Reason != "ContainerStatusUnknown" {
+			t.Errorf("pod %s: what ran before the reboot is %v, want 137 and ContainerStatusUnknown", name, end)
 		}
 	}
 	never := s.until(t, "never", "failed", phase(v1.PodFailed))
-	if end := app(never).State.Terminated; end == nil || end.ExitCode != 137 {
-		t.Errorf("pod never: what ran before the reboot is %v, want 137", end)
+	if end := app(never).State.Terminated; end == nil || end.ExitCode != 137 || end.Reason != "ContainerStatusUnknown" {
+		t.Errorf("pod never: what ran before the reboot is %v, want 137 and ContainerStatusUnknown", end)
 	}
 	s.until(t, "leaving", "gone", gone)
 	inTime(t, "the host was started again", time.Since(began), usual, func() time.Duration {

@@ -95,9 +95,9 @@ func testSecurity(t *testing.T, s *suite) {
 		{pod{Name: "non-root-of-container", Container: "securityContext: {runAsNonRoot: true}"}, "CreateContainerConfigError: .*root"},
 		{pod{Name: "non-root-by-name", Container: "image: user-nobody:e2e\nsecurityContext: {runAsNonRoot: true}"}, `CreateContainerConfigError: .*"nobody".*not numeric`},
 		{pod{Name: "seccomp-missing", Spec: "securityContext: {seccompProfile: {type: Localhost, localhostProfile: missing.json}}"},
-			"CreateContainer(Config)?Error: .*missing.json"},
-		{pod{Name: "caps-unknown", Container: "securityContext: {capabilities: {add: [NO_SUCH]}}"}, "CreateContainer(Config)?Error: .*NO_SUCH"},
-		{pod{Name: "working-dir-proc", Container: "workingDir: /proc/self/fd/7"}, "CreateContainer(Config)?Error: .*/proc"},
+			"CreateContainerConfigError: .*missing.json"},
+		{pod{Name: "caps-unknown", Container: "securityContext: {capabilities: {add: [NO_SUCH]}}"}, "CreateContainerConfigError: .*NO_SUCH"},
+		{pod{Name: "working-dir-proc", Container: "workingDir: /proc/self/fd/7"}, "CreateContainerConfigError: .*/proc"},
 	} {
 		t.Run(c.pod.Name, func(t *testing.T) {
 			t.Parallel()
