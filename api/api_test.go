@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,7 @@ type pods struct {
 	mu      sync.Mutex
 	healthy error
 	sizes   []remotecommand.TerminalSize
+	deaf    atomic.Int64 // commands that hear nothing
 }
 
 func (p *pods) Logs(ctx context.Context, pod *v1.Pod, opts *v1.PodLogOptions, out io.Writer) error {
@@ -61,12 +63,29 @@ func (p *pods) Logs(ctx context.Context, pod *v1.Pod, opts *v1.PodLogOptions, ou
 	return nil
 }
 
+// early is how many KiB the command of that name writes: more than the library's queues hold, and less than those of the connection.
+const early = 150
+
 var flood = bytes.Repeat([]byte("x"), 64<<10)
 
 func (p *pods) Exec(ctx context.Context, pod *v1.Pod, container string, cmd []string, in io.Reader, out, errOut io.WriteCloser,
 	tty bool, resize <-chan remotecommand.TerminalSize) error {
 	if cmd[0] == "exit" {
 		return exec.CodeExitError{Err: errors.New("exit 7"), Code: 7}
+	}
+	if cmd[0] == "early" { // it says a lot, and ends without having heard anything
+		for range early {
+			if _, err := out.Write(flood[:1<<10]); err != nil {
+				return err
+			}
+		}
+		return exec.CodeExitError{Err: errors.New("exit 7"), Code: 7}
+	}
+	if cmd[0] == "deaf" { // it hears nothing, and ends when it is told to
+		p.deaf.Add(1)
+		defer p.deaf.Add(-1)
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	for cmd[0] == "flood" {
 		if _, err := out.Write(flood); err != nil {

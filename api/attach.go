@@ -1,13 +1,11 @@
 package api
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -59,11 +57,10 @@ func (r *attachREST) Connect(ctx context.Context, name string, options runtime.O
 	}
 	streams := &remotecommand.Options{Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr && !opts.TTY, TTY: opts.TTY}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		ctx, cancel := context.WithCancel(req.Context())
-		defer cancel()
-		client := &watchedClient{ResponseWriter: w, gone: cancel}
+		client := newWatchedClient(w, req.Context())
+		defer client.part()
 		a := &attachment{runtime: r.server.Runtime, pod: pod, container: container, streams: *streams, cut: client.cut}
-		req = req.WithContext(ctx)
+		req = req.WithContext(client.here)
 		serve := func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
 			return attachError(a.AttachContainer(ctx, "", "", "", in, out, errOut, opts.TTY, sizes))
 		}
@@ -248,62 +245,4 @@ func (q *queue) finish(ctx context.Context, written <-chan struct{}, patience ti
 		<-written
 		return
 	}
-}
-
-// watchedClient is a response whose connection, once it is taken over, is watched for its end: a client that has gone
-// shows by nothing else while the container is silent.
-type watchedClient struct {
-	http.ResponseWriter // not to be unwrapped
-	gone                func()
-
-	mu   sync.Mutex
-	conn net.Conn // guarded by mu
-}
-
-// Hijack implements http.Hijacker.
-func (c *watchedClient) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	h, ok := c.ResponseWriter.(http.Hijacker)
-	if !ok {
-		return nil, nil, fmt.Errorf("take over the connection of %T: not possible", c.ResponseWriter)
-	}
-	conn, rw, err := h.Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	before, err := rw.Peek(rw.Reader.Buffered())
-	if err != nil {
-		return nil, nil, errors.Join(err, conn.Close())
-	}
-	watched := &watchedConn{Conn: conn, gone: c.gone}
-	c.mu.Lock()
-	c.conn = conn
-	c.mu.Unlock()
-	in := io.MultiReader(bytes.NewReader(bytes.Clone(before)), watched)
-	return watched, bufio.NewReadWriter(bufio.NewReader(in), bufio.NewWriter(watched)), nil
-}
-
-// cut ends the connection.
-func (c *watchedClient) cut() {
-	c.gone()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.conn != nil {
-		_ = c.conn.Close()
-	}
-}
-
-type watchedConn struct {
-	net.Conn
-	gone func()
-}
-
-func (c *watchedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil {
-		c.gone()
-	}
-	if errors.Is(err, net.ErrClosed) {
-		err = io.EOF // closed from here, which the stream server would take for an error
-	}
-	return n, err
 }

@@ -76,8 +76,10 @@ func (r *execREST) Connect(ctx context.Context, name string, options runtime.Obj
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", name))
 	}
 	streams := &remotecommand.Options{Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr && !opts.TTY, TTY: opts.TTY}
-	session := &session{runtime: r.server.Runtime, pod: pod, container: container, streams: *streams}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		// Also for what it hides: the library would unwrap the answer down to net/http's, past withTakeover.
+		client := newWatchedClient(w, req.Context())
+		defer client.part()
 		if !r.server.commands.enter() {
 			respondError(w, req, apierrors.NewTooManyRequests(
 				fmt.Sprintf("podd has %d %s under way already, try again later", maxCommands, r.server.commands.name), retryAfter))
@@ -86,10 +88,9 @@ func (r *execREST) Connect(ctx context.Context, name string, options runtime.Obj
 		defer r.server.commands.leave()
 		ctx, cancel := outliving(req.Context()) // the command does not end because its client does
 		defer cancel()
-		defer r.server.orphans.watch(req.Context(), cancel)()
 		req = req.WithContext(ctx)
-		// Also for what it hides: the library would unwrap the answer down to net/http's, past withTakeover.
-		client := &watchedClient{ResponseWriter: w, gone: func() {}}
+		session := &session{runtime: r.server.Runtime, orphans: &r.server.orphans, client: client.here, pod: pod, container: container,
+			streams: *streams}
 		serve := func(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, sizes <-chan remotecommand.TerminalSize) error {
 			return session.ExecInContainer(ctx, "", "", "", opts.Command, in, out, errOut, opts.TTY, sizes, 0)
 		}
@@ -140,6 +141,8 @@ func (o *orphans) watch(client context.Context, end context.CancelFunc) (over fu
 // session is one command in one container.
 type session struct {
 	runtime   Runtime
+	orphans   *orphans
+	client    context.Context // ends when the client has gone
 	pod       *v1.Pod
 	container string
 	streams   remotecommand.Options // which were asked for
@@ -159,6 +162,7 @@ func (s *session) ExecInContainer(ctx context.Context, _, _, _ string, cmd []str
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer s.orphans.watch(s.client, cancel)() // no longer than the command: its client goes when it is told of the end
 	sizes, stop := sizesOf(ctx, tty, resize)
 	defer stop()
 	return s.runtime.Exec(ctx, s.pod, s.container, cmd, in, out, errOut, tty, sizes)

@@ -3,6 +3,7 @@ package api_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -10,18 +11,24 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	spdyframe "github.com/moby/spdystream/spdy"
+	"golang.org/x/net/websocket"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
+
+	"podd/api"
 )
 
 // TestTooManyCommands: one command too many is refused before its connection is taken over, with 429, and gets its place when
@@ -77,6 +84,21 @@ func TestTooManyCommands(t *testing.T) {
 	}
 }
 
+// upgrade asks for SPDY at a subresource of a pod.
+func upgrade(t *testing.T, conn net.Conn, path string) *spdyframe.Framer {
+	fmt.Fprintf(conn, "POST /api/v1/namespaces/default/pods/%s HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\n"+
+		"Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n", path)
+	in := bufio.NewReader(conn)
+	if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", res, err)
+	}
+	framer, err := spdyframe.NewFramer(conn, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return framer
+}
+
 // TestMisusedStreams: of clients of SPDY that make too few or too many streams and go, with data on the way, nothing stays.
 func TestMisusedStreams(t *testing.T) {
 	const clients = 20
@@ -97,16 +119,7 @@ func TestMisusedStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		fmt.Fprintf(conn, "POST /api/v1/namespaces/default/pods/a/%s&stdin=1&stdout=1 HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\n"+
-			"Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n", path)
-		in := bufio.NewReader(conn)
-		if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
-			t.Fatalf("%v, %v", res, err)
-		}
-		framer, err := spdyframe.NewFramer(conn, in)
-		if err != nil {
-			t.Fatal(err)
-		}
+		framer := upgrade(t, conn, "a/"+path+"&stdin=1&stdout=1")
 		for i, kind := range types {
 			id := spdyframe.StreamId(1 + 2*i)
 			_ = framer.WriteFrame(&spdyframe.SynStreamFrame{StreamId: id, Headers: http.Header{"Streamtype": {kind}}})
@@ -172,3 +185,165 @@ func TestSPDYWhole(t *testing.T) {
 		}
 	}
 }
+
+// TestEarlyEnd: a command that ends while its client still talks to it is seen to its end, with its exit code.
+func TestEarlyEnd(t *testing.T) {
+	e := serve(t)
+	e.create(t, pod("a"))
+	tcp := httptest.NewServer(e.server.Handler())
+	defer tcp.Close()
+	config := &rest.Config{Host: tcp.URL}
+	to := kubernetes.NewForConfigOrDie(config).CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name("a").SubResource("exec").
+		VersionedParams(&v1.PodExecOptions{Command: []string{"early"}, Stdin: true, Stdout: true}, scheme.ParameterCodec).URL()
+	for name, open := range map[string]func() (remotecommand.Executor, error){
+		"WebSocket": func() (remotecommand.Executor, error) {
+			return remotecommand.NewWebSocketExecutor(config, http.MethodGet, to.String())
+		},
+		"SPDY": func() (remotecommand.Executor, error) {
+			return remotecommand.NewSPDYExecutor(config, http.MethodPost, to)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			executor, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := 0
+			out := writer(func(p []byte) (int, error) {
+				if got == 0 { // it reads on when the command is over
+					poll(t, time.Minute, func() bool { return e.server.Commands() == 0 }, func() string { return "it goes on" })
+				}
+				got += len(p)
+				return len(p), nil
+			})
+			err = executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: endless{}, Stdout: out})
+			if want := "command terminated with exit code 7"; got != early<<10 || err == nil || err.Error() != want {
+				t.Errorf("%d bytes came, and %v", got, err)
+			}
+		})
+	}
+}
+
+// TestClientGoneDeaf: a client goes whose stdin nobody reads, so that nobody reads either that it goes. A session of attach ends, and a
+// command of exec is one without client.
+func TestClientGoneDeaf(t *testing.T) {
+	e := serve(t)
+	p := pod("a")
+	p.Spec.Containers[0].Name = "deaf"
+	e.create(t, p)
+	var attached atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "attach") {
+			attached.Add(1)
+			defer attached.Add(-1)
+		}
+		e.server.Handler().ServeHTTP(w, r)
+	}))
+	socket := filepath.Join(t.TempDir(), "s") // the end of a TCP connection comes after what is still on the way
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Listener = listener
+	server.Start()
+	defer server.Close()
+	fill := func(conn net.Conn, write func() error) { // until nothing more is taken
+		for {
+			if err := conn.SetWriteDeadline(time.Now().Add(time.Second / 5)); err != nil {
+				t.Fatal(err)
+			}
+			if err := write(); err != nil {
+				return
+			}
+		}
+	}
+	piece := make([]byte, 64<<10)
+	var conns []net.Conn
+	for _, path := range []string{"exec?command=deaf&stdin=1&stdout=1", "attach?stdin=1&stdout=1"} {
+		for _, session := range []func(conn net.Conn){
+			func(conn net.Conn) {
+				framer := upgrade(t, conn, "a/"+path)
+				for i, kind := range []string{"error", "stdin", "stdout"} {
+					_ = framer.WriteFrame(&spdyframe.SynStreamFrame{StreamId: spdyframe.StreamId(1 + 2*i), Headers: http.Header{"Streamtype": {kind}}})
+				}
+				fill(conn, func() error { return framer.WriteFrame(&spdyframe.DataFrame{StreamId: 3, Data: piece}) })
+			},
+			func(conn net.Conn) {
+				config, err := websocket.NewConfig("ws://podd/api/v1/namespaces/default/pods/a/"+path, "http://podd")
+				if err != nil {
+					t.Fatal(err)
+				}
+				config.Protocol = []string{"v5.channel.k8s.io"}
+				ws, err := websocket.NewClient(config, conn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fill(conn, func() error { return websocket.Message.Send(ws, piece) })
+			},
+		} {
+			conn, err := net.Dial("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			session(conn)
+			conns = append(conns, conn)
+		}
+	}
+	if a, o := attached.Load(), e.server.Orphans(); a != 2 || o != 0 {
+		t.Fatalf("%d are attached, %d commands are without their client", a, o)
+	}
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
+	poll(t, time.Minute, func() bool { return attached.Load() == 0 && e.server.Orphans() == 2 }, func() string {
+		return fmt.Sprintf("%d are attached, %d commands are without their client", attached.Load(), e.server.Orphans())
+	})
+}
+
+// TestOrphansStay: commands whose clients go when they have been told of the end take no place from those that go on without theirs.
+func TestOrphansStay(t *testing.T) {
+	e := serve(t)
+	e.create(t, pod("a"))
+	tcp := httptest.NewServer(e.server.Handler())
+	defer tcp.Close()
+	run := func(ctx context.Context, command string, out io.Writer) error {
+		to, err := url.Parse(tcp.URL + "/api/v1/namespaces/default/pods/a/exec?stdout=1&command=" + command)
+		if err != nil {
+			return err
+		}
+		executor, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: tcp.URL}, http.MethodPost, to)
+		if err != nil {
+			return err
+		}
+		return executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out})
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	for range api.MaxOrphans {
+		clients.Go(func() { _ = run(ctx, "deaf", io.Discard) })
+	}
+	poll(t, time.Minute, func() bool { return e.runtime.deaf.Load() == api.MaxOrphans }, func() string { return "some do not run" })
+	leave()
+	clients.Wait()
+	poll(t, time.Minute, func() bool { return e.server.Orphans() == api.MaxOrphans }, func() string {
+		return fmt.Sprintf("%d commands are without their client", e.server.Orphans())
+	})
+	for range 100 {
+		if err := run(t.Context(), "exit", io.Discard); err == nil || !strings.Contains(err.Error(), "exit code 7") {
+			t.Fatal(err)
+		}
+	}
+	if n := e.runtime.deaf.Load(); n != api.MaxOrphans {
+		t.Errorf("only %d commands go on", n)
+	}
+}
+
+// endless is a stdin that goes on for ever.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }

@@ -19,6 +19,16 @@ func (s *Server) SetCommands(limit int64) { s.commands.limit = limit }
 // Commands is how many commands of clients run.
 func (s *Server) Commands() int64 { return s.commands.now.Load() }
 
+// Orphans is how many of them go on without their client.
+func (s *Server) Orphans() int {
+	s.orphans.mu.Lock()
+	defer s.orphans.mu.Unlock()
+	return s.orphans.all.Len()
+}
+
+// MaxOrphans is how many there may be.
+const MaxOrphans = maxOrphans
+
 // Watched is how many clients the server looks after, to cut them off when they do not read.
 func (s *Server) Watched() int {
 	n := 0

@@ -37,7 +37,9 @@ func spdySession(t *testing.T, opts remotecommand.Options, protocol string, serv
 	go func() {
 		defer close(done)
 		defer cancel()
-		serveSPDY(&watchedClient{ResponseWriter: taken, gone: func() {}}, req, &opts, serve)
+		client := newWatchedClient(taken, ctx)
+		defer client.part()
+		serveSPDY(client, req, &opts, serve)
 	}()
 	return theirs, done
 }

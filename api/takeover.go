@@ -145,6 +145,14 @@ func (c *takenConn) cut(now time.Time) (limit time.Duration, was bool) {
 	return c.limit, true
 }
 
+// CloseWrite tells the client that nothing more comes.
+func (c *takenConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Close()
+}
+
 func (c *takenConn) Close() error {
 	defer c.closed()
 	return c.Conn.Close()
