@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -26,31 +25,31 @@ func serveSPDY(client *watchedClient, req *http.Request, opts *remotecommand.Opt
 	if err != nil {
 		return // the library has answered
 	}
-	made := newMadeStreams(opts, protocol)
+	made := newMadeStreams(opts, protocol, client.cut)
 	conn := spdy.NewResponseUpgrader().UpgradeResponse(client, req, made.accept)
 	if conn == nil {
 		return // the library has answered
 	}
-	var beside sync.WaitGroup
+	var beside, watching sync.WaitGroup
 	defer beside.Wait()
 	over := make(chan struct{})
 	defer func() {
 		close(over)
-		_ = conn.Close()
-		made.held.end()
+		watching.Wait() // so that it cuts nothing of the end that the client is told
+		made.end(conn)
 	}()
 	conn.SetIdleTimeout(streamIdle)
-	if !made.wait(req.Context(), conn.CloseChan()) {
-		client.cut() // first, since it may not read what it is still told
-		return
-	}
-	beside.Go(func() {
+	watching.Go(func() {
 		select {
-		case <-conn.CloseChan():
+		case <-conn.CloseChan(): // also of a client that stays, of which nothing is understood any more
 			client.cut()
 		case <-over:
 		}
 	})
+	if !made.wait(client.here) {
+		client.cut() // first, since it may not read what it is still told
+		return
+	}
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
 	sizes := made.read(ctx, opts, &beside)
@@ -81,18 +80,19 @@ func writeStatus(to io.Writer, protocol string, end error) {
 
 // madeStreams are the streams that a client makes, one of a type.
 type madeStreams struct {
-	wanted []string // types
-	held   *accepted
+	wanted []string      // types
 	full   chan struct{} // closed when what is wanted is there, after which all does not change
+	cut    func()        // ends the connection
 
 	mu         sync.Mutex
 	all        map[string]httpstream.Stream // by type, also types that are known but not wanted; guarded by mu until full
 	registered []<-chan struct{}            // closed when the library knows the stream; guarded like all
+	refused    int                          // guarded by mu
 }
 
-func newMadeStreams(opts *remotecommand.Options, protocol string) *madeStreams {
-	m := &madeStreams{wanted: []string{remotecommand.StreamTypeError}, held: &accepted{all: map[httpstream.Stream]bool{}},
-		full: make(chan struct{}), all: map[string]httpstream.Stream{}}
+func newMadeStreams(opts *remotecommand.Options, protocol string, cut func()) *madeStreams {
+	m := &madeStreams{wanted: []string{remotecommand.StreamTypeError}, full: make(chan struct{}), cut: cut,
+		all: map[string]httpstream.Stream{}}
 	resizes := protocol == remotecommand.StreamProtocolV3Name || protocol == remotecommand.StreamProtocolV4Name
 	for kind, want := range map[string]bool{
 		remotecommand.StreamTypeStdin: opts.Stdin, remotecommand.StreamTypeStdout: opts.Stdout,
@@ -105,8 +105,24 @@ func newMadeStreams(opts *remotecommand.Options, protocol string) *madeStreams {
 	return m
 }
 
+// maxRefused is how many streams a client may make in vain: the library writes a line of the log for each.
+const maxRefused = 20
+
 // accept takes a stream and answers it, or gives the reason why not. Nobody has to wait for it.
 func (m *madeStreams) accept(s httpstream.Stream, registered <-chan struct{}) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err := m.take(s, registered)
+	if err == nil {
+		return nil
+	}
+	if m.refused++; m.refused >= maxRefused {
+		m.cut()
+	}
+	return err
+}
+
+func (m *madeStreams) take(s httpstream.Stream, registered <-chan struct{}) error {
 	kind := s.Headers().Get(remotecommand.StreamType)
 	switch kind {
 	case remotecommand.StreamTypeError, remotecommand.StreamTypeStdin, remotecommand.StreamTypeStdout, remotecommand.StreamTypeStderr,
@@ -114,16 +130,11 @@ func (m *madeStreams) accept(s httpstream.Stream, registered <-chan struct{}) er
 	default:
 		return fmt.Errorf("stream type %q: is not known", kind)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.complete() || m.all[kind] != nil {
 		return fmt.Errorf("stream %s: is one too many", kind)
 	}
 	if err := answer(s); err != nil {
 		return err
-	}
-	if !m.held.add(s) {
-		return errors.New("the session is over")
 	}
 	m.all[kind], m.registered = s, append(m.registered, registered)
 	if m.complete() {
@@ -142,27 +153,38 @@ func (m *madeStreams) complete() bool {
 }
 
 // wait is false when the client has not made what is wanted in time, or goes before.
-func (m *madeStreams) wait(ctx context.Context, gone <-chan bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, streamCreation)
+func (m *madeStreams) wait(client context.Context) bool {
+	ctx, cancel := context.WithTimeout(client, streamCreation)
 	defer cancel()
 	select {
 	case <-m.full:
-	case <-gone:
 	case <-ctx.Done():
 	}
 	select {
 	case <-m.full: // also of a client that goes right after that: a command goes on without it anyway
+		m.settle()
+		return true
 	default:
 		return false
 	}
-	for _, known := range m.registered {
-		select {
-		case <-known:
-		case <-ctx.Done():
-			return false
-		}
+}
+
+// settle waits until the library knows all that was accepted, which it does as soon as accept has returned.
+func (m *madeStreams) settle() {
+	m.mu.Lock()
+	all := m.registered
+	m.mu.Unlock()
+	for _, known := range all {
+		<-known
 	}
-	return true
+}
+
+// end tells the client that this is the end, and resets what it has made. No stream is accepted any more: either all are there, or the
+// connection is cut. The library resets those that it knows by then, and one that it comes to know a moment later never: what
+// the client has sent on that would be waited for for ever.
+func (m *madeStreams) end(conn httpstream.Connection) {
+	m.settle()
+	_ = conn.Close()
 }
 
 // read takes what a client sends where nobody else does, until the streams are reset: the library would wait for its reader, and

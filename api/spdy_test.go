@@ -13,6 +13,7 @@ import (
 
 	spdyframe "github.com/moby/spdystream/spdy"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
@@ -48,8 +49,10 @@ func spdySession(t *testing.T, opts remotecommand.Options, protocol string, serv
 type frames struct {
 	t *testing.T
 	*spdyframe.Framer
-	reset map[spdyframe.StreamId]bool
-	said  map[spdyframe.StreamId]string
+	reset  map[spdyframe.StreamId]bool
+	said   map[spdyframe.StreamId]string
+	goAway bool // it is told of the end
+	closed bool // so is the connection
 }
 
 func newFrames(t *testing.T, conn net.Conn) *frames {
@@ -57,14 +60,17 @@ func newFrames(t *testing.T, conn net.Conn) *frames {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &frames{t, framer, map[spdyframe.StreamId]bool{}, map[spdyframe.StreamId]string{}}
+	f := &frames{t: t, Framer: framer, reset: map[spdyframe.StreamId]bool{}, said: map[spdyframe.StreamId]string{}}
 	go func() { // until the connection ends; what it has noted is looked at when all is still
 		for {
 			frame, err := framer.ReadFrame()
 			if err != nil {
+				f.closed = true
 				return
 			}
 			switch frame := frame.(type) {
+			case *spdyframe.GoAwayFrame:
+				f.goAway = true
 			case *spdyframe.RstStreamFrame:
 				f.reset[frame.StreamId] = true
 			case *spdyframe.DataFrame:
@@ -106,7 +112,7 @@ func TestSPDYMisused(t *testing.T) {
 		stay bool          // the client does not go by itself
 		took time.Duration // from then on
 		echo bool          // stdin, the third stream, is said again on stdout, the second
-		gone int           // number of the stream that is refused
+		gone int           // number of the stream that is refused; -1: many, of which it may not be told
 	}{
 		{name: "nothing", do: func(*frames) {}},
 		{name: "nothing, stays", do: func(*frames) {}, stay: true, took: streamCreation},
@@ -138,6 +144,12 @@ func TestSPDYMisused(t *testing.T) {
 				}
 			}
 		}, echo: true},
+		{name: "one after the other that is refused", do: func(f *frames) {
+			for i := range maxRefused {
+				f.write(&spdyframe.SynStreamFrame{StreamId: spdyframe.StreamId(1 + 2*i), Headers: http.Header{"Streamtype": {"more"}}})
+			}
+		}, stay: true, gone: -1},
+		{name: "its own end before it has made them, stays", do: func(f *frames) { f.write(&spdyframe.GoAwayFrame{}) }, stay: true},
 		{name: "its own end, stays", do: func(f *frames) {
 			f.open("error", "stdout", "stdin")
 			f.write(&spdyframe.GoAwayFrame{})
@@ -169,7 +181,7 @@ func TestSPDYMisused(t *testing.T) {
 				if c.echo && f.said[3] != "hello" {
 					t.Errorf("it is told %v", f.said)
 				}
-				if c.gone == 0 && len(f.reset) > 0 || c.gone != 0 && (len(f.reset) != 1 || !f.reset[spdyframe.StreamId(c.gone)]) {
+				if c.gone == 0 && len(f.reset) > 0 || c.gone > 0 && (len(f.reset) != 1 || !f.reset[spdyframe.StreamId(c.gone)]) {
 					t.Errorf("reset are %v, not %d", f.reset, c.gone)
 				}
 				begun := time.Now()
@@ -185,6 +197,69 @@ func TestSPDYMisused(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSPDYEnd: a client learns of the end of its session though it stays: when its command ends, and, while that goes on, when it has said
+// that it makes no more streams or something that is not understood, after which nothing more is read or written.
+func TestSPDYEnd(t *testing.T) {
+	for name, say := range map[string]func(*frames, net.Conn){
+		"the command": nil,
+		"its own":     func(f *frames, _ net.Conn) { f.write(&spdyframe.GoAwayFrame{}) },
+		"nonsense":    func(_ *frames, conn net.Conn) { _, _ = conn.Write(make([]byte, 8)) }, // data of stream 0
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				over := make(chan struct{})
+				conn, ended := spdySession(t, remotecommand.Options{Stdin: true}, remotecommand.StreamProtocolV4Name,
+					func(context.Context, io.Reader, io.WriteCloser, io.WriteCloser, <-chan remotecommand.TerminalSize) error {
+						<-over
+						return nil
+					})
+				f := newFrames(t, conn)
+				f.open("error", "stdin")
+				if say != nil {
+					say(f, conn)
+				} else {
+					close(over)
+				}
+				synctest.Wait()
+				if f.goAway != (say == nil) || !f.closed {
+					t.Errorf("it is told of the end: %t, and the connection has ended: %t", f.goAway, f.closed)
+				}
+				if say != nil {
+					close(over)
+				}
+				<-ended
+				_ = conn.Close()
+			})
+		})
+	}
+}
+
+// TestSPDYLate: a session that ends while the library does not know a stream yet, which was accepted and on which something was sent,
+// leaves nothing of that behind.
+func TestSPDYLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which fails if a goroutine is left
+		ours, theirs := net.Pipe()
+		made := newMadeStreams(&remotecommand.Options{Stdin: true}, remotecommand.StreamProtocolV4Name, func() {})
+		accepted := make(chan struct{})
+		conn, err := spdy.NewServerConnection(ours, func(s httpstream.Stream, registered <-chan struct{}) error {
+			err := made.accept(s, registered)
+			<-accepted
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := newFrames(t, theirs)
+		f.open("stdin")
+		f.say(1, 1, "x")
+		synctest.Wait()
+		_ = ours.Close()
+		go made.end(conn)
+		synctest.Wait()
+		close(accepted)
+	})
 }
 
 // TestSPDYFirst: clients of the first protocol are told at once that there is nothing to be had from the streams for errors and for
