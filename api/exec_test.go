@@ -190,37 +190,41 @@ func TestSPDYWhole(t *testing.T) {
 func TestEarlyEnd(t *testing.T) {
 	e := serve(t)
 	e.create(t, pod("a"))
-	tcp := httptest.NewServer(e.server.Handler())
-	defer tcp.Close()
-	config := &rest.Config{Host: tcp.URL}
-	to := kubernetes.NewForConfigOrDie(config).CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name("a").SubResource("exec").
-		VersionedParams(&v1.PodExecOptions{Command: []string{"early"}, Stdin: true, Stdout: true}, scheme.ParameterCodec).URL()
-	for name, open := range map[string]func() (remotecommand.Executor, error){
-		"WebSocket": func() (remotecommand.Executor, error) {
-			return remotecommand.NewWebSocketExecutor(config, http.MethodGet, to.String())
-		},
-		"SPDY": func() (remotecommand.Executor, error) {
-			return remotecommand.NewSPDYExecutor(config, http.MethodPost, to)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			executor, err := open()
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := 0
-			out := writer(func(p []byte) (int, error) {
-				if got == 0 { // it reads on when the command is over
-					poll(t, time.Minute, func() bool { return e.server.Commands() == 0 }, func() string { return "it goes on" })
+	for port, listen := range map[string]func(http.Handler) *httptest.Server{"TCP": httptest.NewServer, "TLS": httptest.NewTLSServer} {
+		server := listen(e.server.Handler())
+		defer server.Close()
+		config := &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: port == "TLS"}}
+		to, err := url.Parse(server.URL + "/api/v1/namespaces/default/pods/a/exec?command=early&stdin=1&stdout=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, open := range map[string]func() (remotecommand.Executor, error){
+			"WebSocket": func() (remotecommand.Executor, error) {
+				return remotecommand.NewWebSocketExecutor(config, http.MethodGet, to.String())
+			},
+			"SPDY": func() (remotecommand.Executor, error) {
+				return remotecommand.NewSPDYExecutor(config, http.MethodPost, to)
+			},
+		} {
+			t.Run(port+" "+name, func(t *testing.T) {
+				executor, err := open()
+				if err != nil {
+					t.Fatal(err)
 				}
-				got += len(p)
-				return len(p), nil
+				got := 0
+				out := writer(func(p []byte) (int, error) {
+					if got == 0 { // it reads on when the command is over
+						poll(t, time.Minute, func() bool { return e.server.Commands() == 0 }, func() string { return "it goes on" })
+					}
+					got += len(p)
+					return len(p), nil
+				})
+				err = executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: endless{}, Stdout: out})
+				if want := "command terminated with exit code 7"; got != early<<10 || err == nil || err.Error() != want {
+					t.Errorf("%d bytes came, and %v", got, err)
+				}
 			})
-			err = executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: endless{}, Stdout: out})
-			if want := "command terminated with exit code 7"; got != early<<10 || err == nil || err.Error() != want {
-				t.Errorf("%d bytes came, and %v", got, err)
-			}
-		})
+		}
 	}
 }
 

@@ -18,6 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
+
 	"podd/test/harness"
 )
 
@@ -33,6 +36,10 @@ func TestKubectl(t *testing.T) {
 		t.Run(c.name(), func(t *testing.T) { k.check(t, c) })
 	}
 	t.Run("sessions", k.sessions)
+	t.Run("sessions by SPDY", func(t *testing.T) {
+		k.bySPDY = true
+		k.sessions(t)
+	})
 }
 
 // check is one command line and what is to come of it.
@@ -102,6 +109,7 @@ type kubectl struct {
 	home, tmp      string
 	files, node    string
 	commandTimeout time.Duration
+	bySPDY         bool // and not by WebSockets, as it did up to 1.30 and does for who asks for it
 }
 
 func newKubectl(t *testing.T) *kubectl {
@@ -136,7 +144,7 @@ func (k *kubectl) check(t *testing.T, c check) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, k.binary, words[1:]...)
 	cmd.WaitDelay = 5 * time.Second // what it was given to read may never end
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+config, "HOME="+k.home, "KUBE_EDITOR="+filepath.Join(k.home, "editor"))
+	cmd.Env = append(k.environment(config), "KUBE_EDITOR="+filepath.Join(k.home, "editor"))
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	code := 0
@@ -161,7 +169,15 @@ func (k *kubectl) check(t *testing.T, c check) {
 	}
 }
 
-// sessions are commands that go on while something happens to a pod: get -w, logs -f, attach and port-forward.
+func (k *kubectl) environment(config string) []string {
+	env := append(os.Environ(), "KUBECONFIG="+config, "HOME="+k.home)
+	if k.bySPDY {
+		env = append(env, "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false", "KUBECTL_PORT_FORWARD_WEBSOCKETS=false")
+	}
+	return env
+}
+
+// sessions are commands that go on while something happens to a pod: get -w, logs -f, exec, attach and port-forward.
 func (k *kubectl) sessions(t *testing.T) {
 	k.check(t, check{command: "kubectl apply -f FILES/talk.yaml", want: []want{{1, false, regexp.MustCompile("^pod/talk created")}}})
 	watching := k.begin(t, k.admin, "get", "pods", "-w", "-l", "app=talk")
@@ -174,6 +190,8 @@ func (k *kubectl) sessions(t *testing.T) {
 	}
 	attached.says(t, `^heard hello$`)
 	following.says(t, `^\S+Z heard hello$`)
+
+	k.execs(t)
 
 	forward := k.begin(t, k.admin, "port-forward", "talk", ":8080")
 	port := forward.says(t, `^Forwarding from 127\.0\.0\.1:(\d+) -> 8080$`)
@@ -215,22 +233,94 @@ func (k *kubectl) sessions(t *testing.T) {
 	_ = watching.ends(t)
 }
 
+// execs are commands in the pod: their exit codes, the end of their stdin, that of a command which does not want all of it, and a
+// terminal whose size changes.
+func (k *kubectl) execs(t *testing.T) {
+	const much = 1 << 20
+	counting := k.begin(t, k.admin, "-v=6", "exec", "-i", "talk", "--", "sh", "-c", "wc -c; exit 7")
+	_, err := counting.in.Write(bytes.Repeat([]byte("x"), much))
+	must(t, err)
+	must(t, counting.in.Close())
+	counting.says(t, fmt.Sprintf("^%d$", much))
+	if code := counting.ends(t); code != 7 {
+		t.Errorf("exec that reads to the end of its stdin: exit %d, %s", code, counting.errs.String())
+	}
+	method := "GET" // of WebSockets
+	if k.bySPDY {
+		method = "POST"
+	}
+	if !regexp.MustCompile(method + `.*/pods/talk/exec`).MatchString(counting.errs.String()) {
+		t.Errorf("that was no %s:\n%s", method, counting.errs.String())
+	}
+
+	some := k.begin(t, k.admin, "exec", "-i", "talk", "--", "sh", "-c", "head -n 1; exit 7")
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		line := bytes.Repeat([]byte("yes\n"), 8<<10)
+		for err := error(nil); err == nil; {
+			_, err = some.in.Write(line)
+		}
+	}()
+	some.says(t, "^yes$")
+	if code := some.ends(t); code != 7 {
+		t.Errorf("exec that reads some of its stdin: exit %d, %s", code, some.errs.String())
+	}
+	<-written
+
+	pty, path, err := console.NewPty()
+	must(t, err)
+	defer pty.Close()
+	must(t, pty.Resize(console.WinSize{Width: 100, Height: 40}))
+	tty, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	shown := &synced{}
+	sized := k.start(t, k.admin, func(cmd *exec.Cmd) { cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty }, "exec", "-it", "talk", "--", "sh", "-c",
+		`until [ "$(stty size)" = "40 100" ]; do sleep 0.1; done; echo first; until [ "$(stty size)" = "50 120" ]; do sleep 0.1; done; exit 7`)
+	_ = tty.Close()
+	sized.out = shown
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		_, _ = io.Copy(shown, pty) // until kubectl has closed its side
+	}()
+	sized.says(t, "^first")
+	must(t, pty.Resize(console.WinSize{Width: 120, Height: 50}))
+	must(t, sized.cmd.Process.Signal(unix.SIGWINCH)) // which the kernel sends to who has the terminal as its own
+	if code := sized.ends(t); code != 7 {
+		t.Errorf("exec with a terminal: exit %d, %s", code, shown.String())
+	}
+	<-copied
+}
+
 // session is a kubectl that goes on.
 type session struct {
 	cmd       *exec.Cmd
-	in        io.Writer
+	in        io.WriteCloser
 	out, errs *synced
 	done      chan struct{} // closed when it has ended
 }
 
 func (k *kubectl) begin(t *testing.T, config string, args ...string) *session {
 	t.Helper()
+	var in io.WriteCloser
+	out, errs := &synced{}, &synced{}
+	s := k.start(t, config, func(cmd *exec.Cmd) {
+		var err error
+		in, err = cmd.StdinPipe()
+		must(t, err)
+		cmd.Stdout, cmd.Stderr = out, errs
+	}, args...)
+	s.in, s.out, s.errs = in, out, errs
+	return s
+}
+
+// start is begin with streams that are given to it.
+func (k *kubectl) start(t *testing.T, config string, streams func(*exec.Cmd), args ...string) *session {
+	t.Helper()
 	s := &session{cmd: exec.Command(k.binary, args...), out: &synced{}, errs: &synced{}, done: make(chan struct{})}
-	s.cmd.Env = append(os.Environ(), "KUBECONFIG="+config, "HOME="+k.home)
-	s.cmd.Stdout, s.cmd.Stderr = s.out, s.errs
-	var err error
-	s.in, err = s.cmd.StdinPipe()
-	must(t, err)
+	s.cmd.Env = k.environment(config)
+	streams(s.cmd)
 	must(t, s.cmd.Start())
 	go func() { _ = s.cmd.Wait(); close(s.done) }()
 	t.Cleanup(func() { _ = s.cmd.Process.Kill(); <-s.done })
