@@ -34,7 +34,8 @@ type watchedClient struct {
 	looking             sync.WaitGroup
 
 	mu   sync.Mutex
-	conn net.Conn // guarded by mu
+	conn net.Conn    // guarded by mu, as is late
+	late *time.Timer // cuts who was told of the end and does not go; nil before
 }
 
 // newWatchedClient is a client that is there until ctx ends at the latest. part must be called in the end.
@@ -58,7 +59,7 @@ func (c *watchedClient) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}
-	watched := &watchedConn{Conn: conn, gone: c.gone}
+	watched := &watchedConn{Conn: conn, client: c}
 	c.mu.Lock()
 	c.conn = conn
 	c.mu.Unlock()
@@ -129,8 +130,21 @@ func (c *watchedClient) taken() net.Conn {
 	return c.conn
 }
 
-// part waits for a client that was told of the end to close the connection, and reads until then what it still sends: a socket that
-// is closed with something unread makes the kernel throw away what is still on the way to the client.
+// end tells the client that nothing more comes, and cuts it off when it does not close the connection, too.
+func (c *watchedClient) end() {
+	c.mu.Lock()
+	conn, told := c.conn, c.late != nil
+	if !told {
+		c.late = time.AfterFunc(parting, c.cut)
+	}
+	c.mu.Unlock()
+	if half, ok := conn.(interface{ CloseWrite() error }); ok && !told {
+		_ = half.CloseWrite() // may wait for a write under way
+	}
+}
+
+// part ends the connection and waits until the client has closed it, too. What it still sends until then is read: a socket that is closed
+// with something unread makes the kernel throw away what is still on the way to the client.
 func (c *watchedClient) part() {
 	c.gone()
 	c.looking.Wait()
@@ -138,8 +152,8 @@ func (c *watchedClient) part() {
 	if conn == nil {
 		return
 	}
-	late := time.AfterFunc(parting, func() { _ = conn.Close() })
-	defer late.Stop()
+	c.end()
+	defer c.late.Stop()
 	_, _ = io.Copy(io.Discard, conn)
 	_ = conn.Close()
 }
@@ -147,7 +161,7 @@ func (c *watchedClient) part() {
 // watchedConn is what the libraries have of the connection.
 type watchedConn struct {
 	net.Conn
-	gone   func()
+	client *watchedClient
 	closed atomic.Bool
 }
 
@@ -157,7 +171,7 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if err != nil {
-		c.gone()
+		c.client.gone()
 	}
 	if errors.Is(err, net.ErrClosed) {
 		err = io.EOF // closed from here, which the stream server would take for an error
@@ -165,13 +179,9 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close tells the client that nothing more comes. The rest is left to part.
+// Close tells the client of the end. The rest is left to part.
 func (c *watchedConn) Close() error {
-	if c.closed.Swap(true) {
-		return nil
-	}
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return c.Conn.Close()
+	c.closed.Store(true)
+	c.client.end()
+	return nil
 }

@@ -169,19 +169,40 @@ func (s *session) ExecInContainer(ctx context.Context, _, _, _ string, cmd []str
 }
 
 // sizesOf hands on the sizes of a terminal until from is closed, ctx is done or stop is called, which waits for the end of
-// that. Without a terminal there are none.
+// that. Without a terminal there are none, and those that come nevertheless are taken: the library would wait for their reader.
 func sizesOf(ctx context.Context, tty bool, from <-chan remotecommand.TerminalSize) (to <-chan clientremote.TerminalSize, stop func()) {
-	if !tty || from == nil {
+	if from == nil {
 		return nil, func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	sizes, done := make(chan clientremote.TerminalSize), make(chan struct{})
+	stop = func() { cancel(); <-done }
+	if !tty {
+		go func() {
+			defer close(done)
+			discardSizes(ctx, from)
+		}()
+		return nil, stop
+	}
 	go func() {
 		defer close(done)
 		defer close(sizes)
 		forwardSizes(ctx, from, sizes)
 	}()
-	return sizes, func() { cancel(); <-done }
+	return sizes, stop
+}
+
+func discardSizes(ctx context.Context, from <-chan remotecommand.TerminalSize) {
+	for {
+		select {
+		case _, ok := <-from:
+			if !ok {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func forwardSizes(ctx context.Context, from <-chan remotecommand.TerminalSize, to chan<- clientremote.TerminalSize) {
@@ -217,7 +238,7 @@ func serveWebSocketV5(w *watchedClient, req *http.Request, opts *remotecommand.O
 			remotecommand.StreamStdOut: channel(opts.Stdout, wsstream.WriteChannel),
 			remotecommand.StreamStdErr: channel(opts.Stderr, wsstream.WriteChannel),
 			remotecommand.StreamErr:    wsstream.WriteChannel,
-			remotecommand.StreamResize: wsstream.ReadChannel,
+			remotecommand.StreamResize: channel(opts.TTY, wsstream.ReadChannel),
 		}},
 	})
 	conn.SetIdleTimeout(streamIdle)
@@ -236,8 +257,9 @@ func serveWebSocketV5(w *watchedClient, req *http.Request, opts *remotecommand.O
 	ctx, cancel := context.WithCancel(req.Context())
 	go func() {
 		defer close(done)
-		defer close(sizes)
 		readSizes(ctx, streams[remotecommand.StreamResize], sizes)
+		close(sizes)
+		_, _ = io.Copy(io.Discard, streams[remotecommand.StreamResize]) // the library would wait for its reader
 	}()
 	err = serve(ctx, streams[remotecommand.StreamStdIn], streams[remotecommand.StreamStdOut], streams[remotecommand.StreamStdErr], sizes)
 	_ = json.NewEncoder(streams[remotecommand.StreamErr]).Encode(exitStatus(err))

@@ -351,3 +351,38 @@ func (endless) Read(p []byte) (int, error) { return len(p), nil }
 type writer func(p []byte) (int, error)
 
 func (w writer) Write(p []byte) (int, error) { return w(p) }
+
+// TestSizesNobodyWants: sizes of a terminal that is not there, and such as are none, do not hold up what else a client of WebSockets says.
+func TestSizesNobodyWants(t *testing.T) {
+	e := serve(t)
+	e.create(t, pod("a"))
+	tcp := httptest.NewServer(e.server.Handler())
+	defer tcp.Close()
+	for _, c := range []struct{ protocol, path, size string }{
+		{"v5.channel.k8s.io", "exec?command=cat&stdin=1&stdout=1", `{"Width":80,"Height":24}`},
+		{"v5.channel.k8s.io", "exec?command=cat&stdin=1&stdout=1&tty=1", "large"},
+		{"v4.channel.k8s.io", "exec?command=cat&stdin=1&stdout=1", `{"Width":80,"Height":24}`},
+	} {
+		ws, err := websocket.Dial("ws"+strings.TrimPrefix(tcp.URL, "http")+"/api/v1/namespaces/default/pods/a/"+c.path, c.protocol, "http://podd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := websocket.Message.Send(ws, append([]byte{4}, c.size...)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := websocket.Message.Send(ws, []byte("\x00hello")); err != nil {
+			t.Fatal(err)
+		}
+		stuck := time.AfterFunc(time.Minute, func() { _ = ws.Close() })
+		for got := ""; got != "\x01hello"; {
+			if err := websocket.Message.Receive(ws, &got); err != nil {
+				t.Errorf("%s %s: %v", c.protocol, c.path, err)
+				break
+			}
+		}
+		stuck.Stop()
+		_ = ws.Close()
+	}
+}

@@ -27,9 +27,18 @@ func (r *pipedResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return r.conn, bufio.NewReadWriter(bufio.NewReader(r.conn), bufio.NewWriter(r.conn)), nil
 }
 
+// halfPipe is a pipe of which the one end is told that nothing more comes, and does nothing about it.
+type halfPipe struct{ net.Conn }
+
+func (halfPipe) CloseWrite() error { return nil }
+
 // spdySession is a command with the streams opts for a client of SPDY, which goes on when the client has gone.
 func spdySession(t *testing.T, opts remotecommand.Options, protocol string, serve serveStreams) (conn net.Conn, ended <-chan struct{}) {
 	ours, theirs := net.Pipe()
+	return theirs, spdySessionOn(t, ours, opts, protocol, serve)
+}
+
+func spdySessionOn(t *testing.T, ours net.Conn, opts remotecommand.Options, protocol string, serve serveStreams) (ended <-chan struct{}) {
 	ctx, cancel := context.WithCancel(t.Context())
 	taken := &takeover{ResponseWriter: &pipedResponse{httptest.NewRecorder(), ours}, ctx: ctx, cancel: cancel}
 	req := httptest.NewRequest(http.MethodPost, "/", nil)
@@ -42,7 +51,7 @@ func spdySession(t *testing.T, opts remotecommand.Options, protocol string, serv
 		defer client.part()
 		serveSPDY(client, req, &opts, serve)
 	}()
-	return theirs, done
+	return done
 }
 
 // frames is a client that writes what it likes, and notes what it is told.
@@ -234,6 +243,34 @@ func TestSPDYEnd(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSPDYIdle: a connection on which nothing was said for hours is closed, also of a client that does not close it when it is told to.
+func TestSPDYIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		over := make(chan struct{})
+		ended := spdySessionOn(t, halfPipe{ours}, remotecommand.Options{Stdin: true}, remotecommand.StreamProtocolV4Name,
+			func(context.Context, io.Reader, io.WriteCloser, io.WriteCloser, <-chan remotecommand.TerminalSize) error {
+				<-over
+				return nil
+			})
+		f := newFrames(t, theirs)
+		f.open("error", "stdin")
+		time.Sleep(streamIdle) // of the bubble
+		synctest.Wait()
+		if !f.goAway || f.closed {
+			t.Errorf("it is told to go: %t, and cut off: %t", f.goAway, f.closed)
+		}
+		time.Sleep(parting)
+		synctest.Wait()
+		if !f.closed {
+			t.Error("the connection is still there")
+		}
+		close(over)
+		<-ended
+		_ = theirs.Close()
+	})
 }
 
 // TestSPDYLate: a session that ends while the library does not know a stream yet, which was accepted and on which something was sent,
