@@ -64,25 +64,25 @@ func (c *watchedClient) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c.conn = conn
 	c.mu.Unlock()
 	if socket := socketOf(conn); socket != nil {
-		c.looking.Go(func() { c.look(socket) })
+		c.looking.Go(func() { look(c.here, socket, c.gone) })
 	}
 	in := io.MultiReader(bytes.NewReader(bytes.Clone(before)), watched)
 	return watched, bufio.NewReadWriter(bufio.NewReader(in), bufio.NewWriter(watched)), nil
 }
 
-// look ends here when the client has closed its connection, also while nobody reads from that.
-func (c *watchedClient) look(socket syscall.RawConn) {
+// look calls gone when the other end of a connection is closed, also while nobody reads from it. It ends with that, or with ctx.
+func look(ctx context.Context, socket syscall.RawConn, gone func()) {
 	tick := time.NewTicker(clientLook)
 	defer tick.Stop()
 	for closed := false; ; {
 		select {
-		case <-c.here.Done():
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		before := closed
 		if closed = hungUp(socket); closed && before {
-			c.gone()
+			gone()
 			return
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -85,9 +86,9 @@ func TestTooManyCommands(t *testing.T) {
 }
 
 // upgrade asks for SPDY at a subresource of a pod.
-func upgrade(t *testing.T, conn net.Conn, path string) *spdyframe.Framer {
+func upgrade(t *testing.T, conn net.Conn, path, protocol string) *spdyframe.Framer {
 	fmt.Fprintf(conn, "POST /api/v1/namespaces/default/pods/%s HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\n"+
-		"Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n", path)
+		"Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: %s\r\n\r\n", path, protocol)
 	in := bufio.NewReader(conn)
 	if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v, %v", res, err)
@@ -119,7 +120,7 @@ func TestMisusedStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		framer := upgrade(t, conn, "a/"+path+"&stdin=1&stdout=1")
+		framer := upgrade(t, conn, "a/"+path+"&stdin=1&stdout=1", "v4.channel.k8s.io")
 		for i, kind := range types {
 			id := spdyframe.StreamId(1 + 2*i)
 			_ = framer.WriteFrame(&spdyframe.SynStreamFrame{StreamId: id, Headers: http.Header{"Streamtype": {kind}}})
@@ -228,18 +229,23 @@ func TestEarlyEnd(t *testing.T) {
 	}
 }
 
-// TestClientGoneDeaf: a client goes whose stdin nobody reads, so that nobody reads either that it goes. A session of attach ends, and a
-// command of exec is one without client.
+// TestClientGoneDeaf: a client goes of which nobody reads what it has sent, so that nobody reads either that it goes. A session of attach
+// or port-forward ends, and a command of exec is one without client.
 func TestClientGoneDeaf(t *testing.T) {
 	e := serve(t)
 	p := pod("a")
 	p.Spec.Containers[0].Name = "deaf"
 	e.create(t, p)
-	var attached atomic.Int64
+	port, err := net.Listen("tcp", "127.0.0.1:0") // of the pod, where nobody reads either
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	var sessions atomic.Int64 // of attach and port-forward
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.URL.Path, "attach") {
-			attached.Add(1)
-			defer attached.Add(-1)
+		if !strings.Contains(r.URL.Path, "exec") {
+			sessions.Add(1)
+			defer sessions.Add(-1)
 		}
 		e.server.Handler().ServeHTTP(w, r)
 	}))
@@ -262,46 +268,57 @@ func TestClientGoneDeaf(t *testing.T) {
 		}
 	}
 	piece := make([]byte, 64<<10)
-	var conns []net.Conn
-	for _, path := range []string{"exec?command=deaf&stdin=1&stdout=1", "attach?stdin=1&stdout=1"} {
-		for _, session := range []func(conn net.Conn){
-			func(conn net.Conn) {
-				framer := upgrade(t, conn, "a/"+path)
-				for i, kind := range []string{"error", "stdin", "stdout"} {
-					_ = framer.WriteFrame(&spdyframe.SynStreamFrame{StreamId: spdyframe.StreamId(1 + 2*i), Headers: http.Header{"Streamtype": {kind}}})
-				}
-				fill(conn, func() error { return framer.WriteFrame(&spdyframe.DataFrame{StreamId: 3, Data: piece}) })
-			},
-			func(conn net.Conn) {
-				config, err := websocket.NewConfig("ws://podd/api/v1/namespaces/default/pods/a/"+path, "http://podd")
-				if err != nil {
-					t.Fatal(err)
-				}
-				config.Protocol = []string{"v5.channel.k8s.io"}
-				ws, err := websocket.NewClient(config, conn)
-				if err != nil {
-					t.Fatal(err)
-				}
-				fill(conn, func() error { return websocket.Message.Send(ws, piece) })
-			},
-		} {
-			conn, err := net.Dial("unix", socket)
+	bySPDY := func(path, protocol string, headers ...http.Header) func(net.Conn) { // the second stream is filled
+		return func(conn net.Conn) {
+			framer := upgrade(t, conn, "a/"+path, protocol)
+			for i, h := range headers {
+				_ = framer.WriteFrame(&spdyframe.SynStreamFrame{StreamId: spdyframe.StreamId(1 + 2*i), Headers: h})
+			}
+			fill(conn, func() error { return framer.WriteFrame(&spdyframe.DataFrame{StreamId: 3, Data: piece}) })
+		}
+	}
+	byWebSocket := func(path string) func(net.Conn) {
+		return func(conn net.Conn) {
+			config, err := websocket.NewConfig("ws://podd/api/v1/namespaces/default/pods/a/"+path, "http://podd")
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close()
-			session(conn)
-			conns = append(conns, conn)
+			config.Protocol = []string{"v5.channel.k8s.io"}
+			ws, err := websocket.NewClient(config, conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fill(conn, func() error { return websocket.Message.Send(ws, piece) })
 		}
 	}
-	if a, o := attached.Load(), e.server.Orphans(); a != 2 || o != 0 {
-		t.Fatalf("%d are attached, %d commands are without their client", a, o)
+	kind := func(of string) http.Header { return http.Header{"Streamtype": {of}} }
+	half := func(of string) http.Header {
+		return http.Header{"Streamtype": {of}, "Port": {strconv.Itoa(port.Addr().(*net.TCPAddr).Port)}, "Requestid": {"0"}}
+	}
+	var conns []net.Conn
+	for _, session := range []func(net.Conn){
+		bySPDY("exec?command=deaf&stdin=1", "v4.channel.k8s.io", kind("error"), kind("stdin")),
+		bySPDY("attach?stdin=1", "v4.channel.k8s.io", kind("error"), kind("stdin")),
+		byWebSocket("exec?command=deaf&stdin=1"),
+		byWebSocket("attach?stdin=1"),
+		bySPDY("portforward", "portforward.k8s.io", half("error"), half("data")),
+	} {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		session(conn)
+		conns = append(conns, conn)
+	}
+	if n, o := sessions.Load(), e.server.Orphans(); n != 3 || o != 0 {
+		t.Fatalf("%d sessions are there, %d commands are without their client", n, o)
 	}
 	for _, conn := range conns {
 		_ = conn.Close()
 	}
-	poll(t, time.Minute, func() bool { return attached.Load() == 0 && e.server.Orphans() == 2 }, func() string {
-		return fmt.Sprintf("%d are attached, %d commands are without their client", attached.Load(), e.server.Orphans())
+	poll(t, time.Minute, func() bool { return sessions.Load() == 0 && e.server.Orphans() == 2 }, func() string {
+		return fmt.Sprintf("%d sessions are there, %d commands are without their client", sessions.Load(), e.server.Orphans())
 	})
 }
 

@@ -60,9 +60,15 @@ func (r *portForwardREST) Connect(ctx context.Context, name string, options runt
 	}
 	f := &forward{runtime: r.server.Runtime, pod: pod}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		var looking sync.WaitGroup
+		defer looking.Wait()
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
-		t := &takeover{ResponseWriter: w, ctx: ctx, cancel: cancel}
+		t := &takeover{ResponseWriter: w, ctx: ctx, cancel: cancel, taken: func(c *takenConn) {
+			if socket := socketOf(c); socket != nil {
+				looking.Go(func() { look(ctx, socket, cancel) })
+			}
+		}}
 		defer t.close()
 		switch {
 		case wsstream.IsWebSocketRequestWithTunnelingProtocol(req):

@@ -70,7 +70,7 @@ type takeover struct {
 	http.ResponseWriter
 	ctx    context.Context
 	cancel context.CancelFunc
-	taken  func(*takenConn) // completes a connection that is taken over; nil where another takeover around it does
+	taken  func(*takenConn) // completes a connection that is taken over; may be nil where another takeover around it does
 
 	mu   sync.Mutex
 	conn net.Conn // guarded by mu
