@@ -57,7 +57,7 @@ func (r *attachREST) Connect(ctx context.Context, name string, options runtime.O
 	}
 	streams := &remotecommand.Options{Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr && !opts.TTY, TTY: opts.TTY}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		client := newWatchedClient(w, req.Context())
+		client := newWatchedClient(req.Context(), w)
 		defer client.part()
 		a := &attachment{runtime: r.server.Runtime, pod: pod, container: container, streams: *streams, cut: client.cut}
 		req = req.WithContext(client.here)

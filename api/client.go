@@ -39,7 +39,7 @@ type watchedClient struct {
 }
 
 // newWatchedClient is a client that is there until ctx ends at the latest. part must be called in the end.
-func newWatchedClient(w http.ResponseWriter, ctx context.Context) *watchedClient {
+func newWatchedClient(ctx context.Context, w http.ResponseWriter) *watchedClient {
 	c := &watchedClient{ResponseWriter: w}
 	c.here, c.gone = context.WithCancel(ctx)
 	return c

@@ -78,7 +78,7 @@ func (r *execREST) Connect(ctx context.Context, name string, options runtime.Obj
 	streams := &remotecommand.Options{Stdin: opts.Stdin, Stdout: opts.Stdout, Stderr: opts.Stderr && !opts.TTY, TTY: opts.TTY}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		// Also for what it hides: the library would unwrap the answer down to net/http's, past withTakeover.
-		client := newWatchedClient(w, req.Context())
+		client := newWatchedClient(req.Context(), w)
 		defer client.part()
 		if !r.server.commands.enter() {
 			respondError(w, req, apierrors.NewTooManyRequests(

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,7 +48,7 @@ func spdySessionOn(t *testing.T, ours net.Conn, opts remotecommand.Options, prot
 	go func() {
 		defer close(done)
 		defer cancel()
-		client := newWatchedClient(taken, ctx)
+		client := newWatchedClient(ctx, taken)
 		defer client.part()
 		serveSPDY(client, req, &opts, serve)
 	}()
@@ -60,8 +61,8 @@ type frames struct {
 	*spdyframe.Framer
 	reset  map[spdyframe.StreamId]bool
 	said   map[spdyframe.StreamId]string
-	goAway bool // it is told of the end
-	closed bool // so is the connection
+	goAway atomic.Bool // it is told of the end
+	closed atomic.Bool // the connection has ended
 }
 
 func newFrames(t *testing.T, conn net.Conn) *frames {
@@ -74,12 +75,12 @@ func newFrames(t *testing.T, conn net.Conn) *frames {
 		for {
 			frame, err := framer.ReadFrame()
 			if err != nil {
-				f.closed = true
+				f.closed.Store(true)
 				return
 			}
 			switch frame := frame.(type) {
 			case *spdyframe.GoAwayFrame:
-				f.goAway = true
+				f.goAway.Store(true)
 			case *spdyframe.RstStreamFrame:
 				f.reset[frame.StreamId] = true
 			case *spdyframe.DataFrame:
@@ -232,8 +233,8 @@ func TestSPDYEnd(t *testing.T) {
 					close(over)
 				}
 				synctest.Wait()
-				if f.goAway != (say == nil) || !f.closed {
-					t.Errorf("it is told of the end: %t, and the connection has ended: %t", f.goAway, f.closed)
+				if f.goAway.Load() != (say == nil) || !f.closed.Load() {
+					t.Errorf("it is told of the end: %t, and the connection has ended: %t", f.goAway.Load(), f.closed.Load())
 				}
 				if say != nil {
 					close(over)
@@ -259,12 +260,12 @@ func TestSPDYIdle(t *testing.T) {
 		f.open("error", "stdin")
 		time.Sleep(streamIdle) // of the bubble
 		synctest.Wait()
-		if !f.goAway || f.closed {
-			t.Errorf("it is told to go: %t, and cut off: %t", f.goAway, f.closed)
+		if !f.goAway.Load() || f.closed.Load() {
+			t.Errorf("it is told to go: %t, and cut off: %t", f.goAway.Load(), f.closed.Load())
 		}
 		time.Sleep(parting)
 		synctest.Wait()
-		if !f.closed {
+		if !f.closed.Load() {
 			t.Error("the connection is still there")
 		}
 		close(over)
