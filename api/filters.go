@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"strings"
@@ -117,6 +118,7 @@ func (s *Server) mux() http.Handler {
 	mux.HandleFunc("POST "+images.LoadPath, s.loadImages)
 	mux.HandleFunc("GET "+history.Path, s.podHistory)
 	mux.HandleFunc("GET /debug/podd/goroutines", serveGoroutines)
+	mux.HandleFunc("POST /debug/podd/memory", serveMemory)
 	mux.HandleFunc("GET /apis/apiextensions.k8s.io/v1/customresourcedefinitions", serveNoDefinitions)
 	s.kubeletPaths(mux)
 	s.credentialPaths(mux)
@@ -140,6 +142,16 @@ func serveNoDefinitions(w http.ResponseWriter, _ *http.Request) {
 func serveGoroutines(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_ = pprof.Lookup("goroutine").WriteTo(w, 2)
+}
+
+// serveMemory gives back to the kernel what podd has and does not use, and tells what it does use, in bytes. What is kept for
+// reuse is dropped by the second collection after its last use.
+func serveMemory(w http.ResponseWriter, _ *http.Request) {
+	runtime.GC()
+	debug.FreeOSMemory()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	respondJSON(w, http.StatusOK, map[string]uint64{"heap": m.HeapAlloc, "objects": m.HeapObjects, "stacks": m.StackInuse})
 }
 
 // gitVersion is how clients see which Kubernetes this is.
