@@ -57,17 +57,20 @@ type Source struct {
 	o        Options
 	reported map[string]string // file -> what was last reported of it
 	check    time.Duration     // how often the directory is read whatever was notified
+	notify   func() (*fsnotify.Watcher, error)
 }
 
 // New gives a source that does nothing before Run.
-func New(o Options) *Source { return &Source{o: o, reported: map[string]string{}, check: check} }
+func New(o Options) *Source {
+	return &Source{o: o, reported: map[string]string{}, check: check, notify: fsnotify.NewWatcher}
+}
 
 // Run follows the directory until ctx ends.
 func (s *Source) Run(ctx context.Context) error {
 	if err := os.MkdirAll(s.o.Dir, 0o755); err != nil {
 		return fmt.Errorf("make manifest directory: %w", err)
 	}
-	watcher, err := fsnotify.NewWatcher()
+	watcher, err := s.notify()
 	watch := func() error { return err }
 	if err != nil { // no inotify instance left: the timer still finds everything
 		watcher = &fsnotify.Watcher{}

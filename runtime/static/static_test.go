@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	v1 "k8s.io/api/core/v1"
 )
 
@@ -185,6 +186,68 @@ func TestAChangeIsFollowedAtOnce(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// Without a notification the timer finds what was added, what changed and what went, each time that it ends.
+func TestTheTimerFindsChanges(t *testing.T) {
+	dir, w := t.TempDir(), &world{}
+	s := w.source(t, dir)
+	s.check = time.Millisecond
+	s.notify = func() (*fsnotify.Watcher, error) { return nil, syscall.EMFILE }
+	looked := make(chan string)
+	put, remove := s.o.Put, s.o.Remove
+	tell := func(ctx context.Context, what string) {
+		select {
+		case looked <- what:
+		case <-ctx.Done():
+		}
+	}
+	s.o.Put = func(ctx context.Context, p *v1.Pod) (*v1.Pod, error) {
+		if old := w.pods[p.Namespace+"/"+p.Name]; old == nil || old.UID != p.UID {
+			defer tell(ctx, p.Name+" "+p.Spec.Containers[0].Image)
+		}
+		return put(ctx, p)
+	}
+	s.o.Remove = func(ctx context.Context, namespace, name string) error {
+		defer tell(ctx, name+" gone")
+		return remove(ctx, namespace, name)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	path := filepath.Join(dir, "a.yaml")
+	for _, c := range []struct {
+		want   string
+		change func() error
+	}{
+		{"a-edge one", func() error { return replace(path, podYAML("a", "one")) }},
+		{"a-edge two", func() error { return replace(path, podYAML("a", "two")) }},
+		{"a-edge gone", func() error { return os.Remove(path) }},
+	} {
+		if err := c.change(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case got := <-looked:
+			if got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		case <-time.After(time.Minute):
+			t.Errorf("%s: was not found", c.want)
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// replace gives a file its content at once, so that nobody reads half of it.
+func replace(path, content string) error {
+	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func TestAnotherDirectoryIsFollowed(t *testing.T) {
