@@ -27,15 +27,7 @@ func (r *Runtime) Logs(ctx context.Context, pod *v1.Pod, opts *v1.PodLogOptions,
 	if err != nil {
 		return err
 	}
-	o := logs.ReadOptions{
-		Follow: opts.Follow, TailLines: opts.TailLines, LimitBytes: opts.LimitBytes, Timestamps: opts.Timestamps,
-	}
-	if opts.SinceTime != nil {
-		o.SinceTime = opts.SinceTime.Time
-	}
-	if opts.SinceSeconds != nil {
-		o.SinceTime = time.Now().Add(-time.Duration(*opts.SinceSeconds) * time.Second)
-	}
+	o := chosen(opts, time.Now())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan struct{})
@@ -63,6 +55,20 @@ func (r *Runtime) Logs(ctx context.Context, pod *v1.Pod, opts *v1.PodLogOptions,
 		}
 	}
 	return logs.Read(ctx, path, o, stdout, stderr)
+}
+
+// chosen is what opts choose of a log at the time now.
+func chosen(opts *v1.PodLogOptions, now time.Time) logs.ReadOptions {
+	o := logs.ReadOptions{
+		Follow: opts.Follow, TailLines: opts.TailLines, LimitBytes: opts.LimitBytes, Timestamps: opts.Timestamps,
+	}
+	if opts.SinceTime != nil {
+		o.SinceTime = opts.SinceTime.Time
+	}
+	if opts.SinceSeconds != nil {
+		o.SinceTime = now.Add(-time.Duration(*opts.SinceSeconds) * time.Second)
+	}
+	return o
 }
 
 // awaitEnd returns when an instance has ended and its log is complete, or ctx is done.

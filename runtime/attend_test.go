@@ -1,12 +1,18 @@
 package runtime
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"podd/runtime/containers"
+	"podd/runtime/logs"
 )
 
 func TestPick(t *testing.T) {
@@ -42,5 +48,36 @@ func TestHostPorts(t *testing.T) {
 	}
 	if !slices.Equal(got, []int32{2, 3, 4}) {
 		t.Errorf("host ports %v", got)
+	}
+}
+
+// Of a log's lines those come that are as old as was asked for, at most.
+func TestLogsSince(t *testing.T) {
+	now := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	path := filepath.Join(t.TempDir(), "0.log")
+	var text strings.Builder
+	for _, age := range []time.Duration{2 * time.Hour, time.Minute, time.Second} {
+		text.WriteString(now.Add(-age).Format(time.RFC3339Nano) + " stdout F " + age.String() + "\n")
+	}
+	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	seconds := func(n int64) *v1.PodLogOptions { return &v1.PodLogOptions{SinceSeconds: &n} }
+	for _, c := range []struct {
+		opts *v1.PodLogOptions
+		want string
+	}{
+		{&v1.PodLogOptions{}, "2h0m0s\n1m0s\n1s\n"},
+		{seconds(3600), "1m0s\n1s\n"},
+		{seconds(30), "1s\n"},
+		{&v1.PodLogOptions{SinceTime: &metav1.Time{Time: now.Add(-time.Hour)}}, "1m0s\n1s\n"},
+	} {
+		var out strings.Builder
+		if err := logs.Read(t.Context(), path, chosen(c.opts, now), &out, &out); err != nil {
+			t.Fatal(err)
+		}
+		if out.String() != c.want {
+			t.Errorf("%v: %q, want %q", c.opts, out.String(), c.want)
+		}
 	}
 }
