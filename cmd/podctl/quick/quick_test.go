@@ -14,6 +14,14 @@ import (
 	"testing"
 )
 
+// Without a word about it podctl asks where podd listens, which podd's TestNoConfigFile says.
+func TestDefaultSocket(t *testing.T) {
+	const podds = "/run/podd/podd.sock"
+	if got := commonOf(func(string) string { return "" }).socket; got != podds {
+		t.Errorf("podctl asks %s, podd listens at %s", got, podds)
+	}
+}
+
 func TestParseGet(t *testing.T) {
 	const socket = DefaultSocket
 	for _, c := range []struct {
