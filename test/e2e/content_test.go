@@ -309,7 +309,9 @@ func testSourceDeleted(t *testing.T, s *suite) {
 	s.sh(t, p.Name, "until [ $(cat /v/k) = new ]; do sleep 0.05; done")
 }
 
-// followLimit is how long after the API's answer a volume may be as its source was.
+// followLimit is how long after the API's answer a volume may be as its source was. It is a promise, and every change is held to
+// it but the slowest of those of a volume: a machine with more to do than it has processors, as that of these tests, may keep
+// podd, or the test that looks, from running for seconds, once. What is slow in podd itself is so for more than one change.
 const followLimit = 2 * time.Second
 
 // Volumes follow their sources within two seconds: an object, and the pod's own labels. The environment does not, and
@@ -346,9 +348,9 @@ volumes:
 			took = append(took, time.Since(began))
 		}
 		slices.Sort(took)
-		t.Logf("%s: %d changes within %s, half of them within %s, the first within %s", path, n, took[n-1], took[n/2], took[0])
-		if took[0] > followLimit || n > 10 && took[n/2] > followLimit { // single ones may have waited for the machine
-			t.Errorf("%s follows its source only after %s, half of the times after %s", path, took[0], took[n/2])
+		t.Logf("%s: %d changes within %s, all but one within %s, half of them within %s", path, n, took[n-1], took[n-2], took[n/2])
+		if took[n-2] > followLimit {
+			t.Errorf("%s followed its source after %s, of which at most one may be more than %s", path, took, followLimit)
 		}
 	}
 	follows("v/k", "%d", 20, func(i int) { s.patchMap(t, "follows", fmt.Sprintf(`{"k":"%d"}`, i)) })
