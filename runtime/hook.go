@@ -100,11 +100,32 @@ func (h *host) condemn(pod *v1.Pod, s plan.Step) error {
 	if h.marks.get(found(id, condemned), &before) {
 		return nil
 	}
+	if s.Cause == status.ByDeadline {
+		if err := h.tellOverdue(pod); err != nil {
+			return err
+		}
+	}
 	if err := h.marks.put(found(id, condemned), status.Condemned{By: s.Cause, At: time.Now(), Message: s.Why}); err != nil {
 		return err
 	}
 	killpoint.At("condemn.noted")
 	h.containerEvent(pod, s.Name, v1.EventTypeNormal, "Killing", "%s", s.Why)
+	return nil
+}
+
+// tellOverdue tells once that the pod's deadline has passed (pkg/kubelet/active_deadline.go).
+func (h *host) tellOverdue(pod *v1.Pod) error {
+	h.mu.Lock()
+	told := h.marks.has("overdue")
+	var err error
+	if !told {
+		err = h.marks.put("overdue", true)
+	}
+	h.mu.Unlock()
+	if told || err != nil {
+		return err
+	}
+	h.event(pod, v1.EventTypeNormal, status.DeadlineExceeded, status.Overdue)
 	return nil
 }
 

@@ -196,6 +196,18 @@ func TestCondemn(t *testing.T) {
 	}
 }
 
+// TestOverdue: that a pod's deadline has passed is told once, before its first container is ended, also by a podd that comes after.
+func TestOverdue(t *testing.T) {
+	l := newLone(t, v1.Container{})
+	for _, name := range []string{"app", "other"} {
+		if err := l.do(t.Context(), l.pod, plan.Step{Op: plan.Condemn, Name: name, Cause: status.ByDeadline, Why: "Stopping container " + name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const event = " Normal DeadlineExceeded Pod was active on the node longer than the specified deadline"
+	l.told(t, event, "app Normal Killing Stopping container app", "other Normal Killing Stopping container other")
+}
+
 // TestProbeNotes: a result is noted and has the pod looked at; what is known of an instance goes with it.
 func TestProbeNotes(t *testing.T) {
 	spec := &v1.Probe{TimeoutSeconds: 1, PeriodSeconds: 1, SuccessThreshold: 1, FailureThreshold: 2, ProbeHandler: v1.ProbeHandler{

@@ -17,6 +17,7 @@ import (
 //
 //	<dir>/ground         all of the pod's directories, cgroup and volumes were made
 //	<dir>/network        the addresses that the hosts file was written with
+//	<dir>/overdue        it was told that the pod's deadline has passed
 //	<dir>/killed/<id>    podd has sent container <id> SIGKILL, or is about to: no lack of memory has ended it
 //	<dir>/started/<id>   when the process of container <id> was started; the zero time from just before its start
 //	<dir>/found/<id>/    what was found out about container <id> since: a file for each hook that has ended and for each

@@ -44,6 +44,11 @@ func (h *host) admit(ctx context.Context, pod *v1.Pod) error {
 
 // conclude stores the verdict over the pod. One that was never taken up is told why, as the kubelet does.
 func (h *host) conclude(ctx context.Context, pod *v1.Pod, v *status.Verdict) error {
+	if v.Reason == status.DeadlineExceeded { // of a pod without a running container nobody has told
+		if err := h.tellOverdue(pod); err != nil {
+			return err
+		}
+	}
 	err := h.change(ctx, func(r record) record { r.Verdict = v; return r })
 	if err == nil && v.Reason != "" && h.record().Started.IsZero() {
 		h.event(pod, v1.EventTypeWarning, v.Reason, "%s", strings.TrimPrefix(v.Message, "Pod was rejected: "))

@@ -79,8 +79,7 @@ func expired(pod *v1.Pod, f Facts) *Verdict {
 	if f.Evicted != nil {
 		return &Verdict{Phase: v1.PodFailed, Reason: evicted, Message: f.Evicted.Message}
 	}
-	return &Verdict{Phase: v1.PodFailed, Reason: deadlineExceeded,
-		Message: "Pod was active on the node longer than the specified deadline"}
+	return &Verdict{Phase: v1.PodFailed, Reason: DeadlineExceeded, Message: Overdue}
 }
 
 // ended is the verdict over a deleted pod that has stopped: what its exits say, and Failed when some container never
@@ -141,15 +140,22 @@ func Stranded(pod *v1.Pod, f Facts) bool {
 	return ran
 }
 
-// The reasons of a pod that was active for longer than it may be, or uses more than it may.
-const deadlineExceeded, evicted = "DeadlineExceeded", "Evicted"
+// DeadlineExceeded is the reason of a pod that was active for longer than it may be, and of the event that tells so; Overdue
+// is the message of both.
+const (
+	DeadlineExceeded = "DeadlineExceeded"
+	Overdue          = "Pod was active on the node longer than the specified deadline"
+)
+
+// evicted is the reason of a pod that uses more than it may.
+const evicted = "Evicted"
 
 // Unseen is the reason of an end that nobody has seen: the container is not there any more, or its process is not.
 const Unseen = "ContainerStatusUnknown"
 
 // refused tells whether v is that of a pod which the host did not take: there is no container to report on.
 func refused(v Verdict, f Facts) bool {
-	return v.Reason != "" && v.Reason != deadlineExceeded && v.Reason != evicted && len(f.Containers) == 0
+	return v.Reason != "" && v.Reason != DeadlineExceeded && v.Reason != evicted && len(f.Containers) == 0
 }
 
 // terminate makes the container statuses of a pod with a verdict final: what had a chance to run and has no exit is

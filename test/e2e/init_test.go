@@ -414,8 +414,9 @@ func exceeded(t *testing.T, pod *v1.Pod, deadline time.Duration) {
 // drawn nearer.
 func testDeadline(t *testing.T, s *suite) {
 	for name, p := range map[string]pod{
-		"deadline":      {Script: sleepScript, Spec: "activeDeadlineSeconds: 2\nrestartPolicy: Always"},
-		"deadline-init": {Script: sleepScript, Spec: "activeDeadlineSeconds: 2\nrestartPolicy: Always\ninitContainers: [{name: init, image: " + busybox + ", command: [sleep, infinity]}]"},
+		"deadline":         {Script: sleepScript, Spec: "activeDeadlineSeconds: 2\nrestartPolicy: Always", More: "- {name: other, image: " + busybox + ", command: [sleep, '1000']}"},
+		"deadline-pending": {Script: sleepScript, Spec: "activeDeadlineSeconds: 2\nrestartPolicy: Always", Container: "envFrom: [{configMapRef: {name: none}}]"},
+		"deadline-init":    {Script: sleepScript, Spec: "activeDeadlineSeconds: 2\nrestartPolicy: Always\ninitContainers: [{name: init, image: " + busybox + ", command: [sleep, infinity]}]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -424,8 +425,13 @@ func testDeadline(t *testing.T, s *suite) {
 			pod := s.until(t, name, "failed", phase(v1.PodFailed))
 			if name == "deadline" {
 				exceeded(t, pod, 2*time.Second)
-			} else if pod.Status.Reason != "DeadlineExceeded" || initStatus(pod, "init").State.Terminated == nil {
+			} else if name == "deadline-init" && initStatus(pod, "init").State.Terminated == nil || pod.Status.Reason != "DeadlineExceeded" {
 				t.Errorf("status: %+v", pod.Status)
+			}
+			event := " Normal DeadlineExceeded " + deadlineMessage
+			s.hears(t, name, event)
+			if n := strings.Count(strings.Join(s.events(t, name), "\n"), event); n != 1 {
+				t.Errorf("it was told %d times", n)
 			}
 		})
 	}
