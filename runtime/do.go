@@ -394,7 +394,7 @@ func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	var failed *containers.StartError
 	if errors.As(err, &failed) {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(failed, id, s.Name))
-		return h.recordStartError(ctx, s, failed)
+		return h.recordStartError(ctx, pod, s, failed)
 	}
 	killpoint.At("create.prepared")
 	if errors.Is(err, containers.ErrStopped) {
@@ -504,7 +504,7 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return nil // the next look sees the exit
 	case errors.As(err, &failed):
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(failed, id, s.Name))
-		return h.recordStartError(ctx, s, failed)
+		return h.recordStartError(ctx, pod, s, failed)
 	case err != nil:
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %s", withoutID(err, id, s.Name))
 		return because("RunContainerError", err)
@@ -525,7 +525,7 @@ func (h *host) start(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 
 // recordStartError stores that the process of an instance could not be started as its end: upstream shows exit code 128
 // and the epoch as its start.
-func (h *host) recordStartError(ctx context.Context, s plan.Step, cause error) error {
+func (h *host) recordStartError(ctx context.Context, pod *v1.Pod, s plan.Step, cause error) error {
 	i, ok, err := h.instance(ctx, s)
 	if err != nil || !ok {
 		return err
@@ -534,7 +534,7 @@ func (h *host) recordStartError(ctx context.Context, s plan.Step, cause error) e
 	c.State = status.Exited
 	c.StartedAt, c.FinishedAt = neverStarted, time.Now()
 	c.ExitCode, c.Reason, c.Message = 128, "StartError", cause.Error()
-	return h.change(ctx, func(r record) record { return r.withExit(c) })
+	return h.keepExit(ctx, pod, c)
 }
 
 // instance finds one instance in containerd.

@@ -32,7 +32,15 @@ func (h *host) recordExit(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	}
 	killpoint.At("record.before")
 	defer killpoint.At("record.after")
-	return h.change(ctx, func(r record) record { return r.withExit(c) })
+	return h.keepExit(ctx, pod, c)
+}
+
+// keepExit stores the end of an instance of pod.
+func (h *host) keepExit(ctx context.Context, pod *v1.Pod, c status.Container) error {
+	return h.change(ctx, func(r record) record {
+		c.Late = status.Late(pod, status.Facts{Now: time.Now(), Started: r.Started, Evicted: r.Evicted}, c.FinishedAt)
+		return r.withExit(c)
+	})
 }
 
 // messageMount is the mount of the file for the termination message of an instance, at its path in the container.

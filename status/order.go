@@ -1,6 +1,7 @@
 package status
 
 import (
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -136,16 +137,14 @@ func cutOff(pod *v1.Pod, f Facts) (time.Time, bool) {
 	return at, ok
 }
 
-// overran tells whether the pod may not go on and one of its containers ended no earlier than that was so.
-func overran(pod *v1.Pod, f Facts) bool {
+// Late tells whether an instance that ended at finished was at it yet when the pod could not go on any more. It is recorded with
+// the exit: a deadline that is shortened later changes nothing about a pod that has completed, and may have been told of.
+func Late(pod *v1.Pod, f Facts, finished time.Time) bool {
 	at, ok := cutOff(pod, f)
-	if !ok {
-		return false
-	}
-	for _, i := range f.Containers {
-		if i.State == Exited && !i.FinishedAt.Before(at) && !IsEphemeral(pod, i.Name) {
-			return true
-		}
-	}
-	return false
+	return ok && !finished.Before(at)
+}
+
+// overran tells whether one of the pod's containers was late.
+func overran(pod *v1.Pod, f Facts) bool {
+	return slices.ContainsFunc(f.Containers, func(i Container) bool { return i.Late && !IsEphemeral(pod, i.Name) })
 }

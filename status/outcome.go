@@ -50,7 +50,8 @@ func rejected(f Facts) *Verdict {
 }
 
 // completed is the verdict over a pod whose containers have all ended for good by their policies. It follows from
-// recorded exits alone, so it holds whether containerd can be asked or not, and before the verdict is recorded. Only of a
+// recorded exits alone, so it holds whether containerd can be asked or not, whatever becomes of the pod's deadline, and before the
+// verdict is recorded. Only of a
 // sidecar no exit is the last one: that none runs is known from containerd alone.
 // One whose containers were still at it when its deadline came has not completed.
 func completed(pod *v1.Pod, f Facts) *Verdict {

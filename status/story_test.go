@@ -371,6 +371,7 @@ func (s *story) instance(name string, attempt int, state State, words []string) 
 			s.t.Fatalf("story: an instance has no %q", key)
 		}
 	}
+	c.Late = c.Recorded && Late(s.pod, s.f, c.FinishedAt)
 	for i := range s.f.Containers {
 		if s.f.Containers[i].Name == name && s.f.Containers[i].Attempt == attempt {
 			s.f.Containers[i] = c

@@ -245,15 +245,11 @@ func (m *model) overdue() bool {
 	return ok
 }
 
-// overran tells whether a container was at it yet when the pod had to end.
+// overran tells whether a container was at it yet when the pod had to end, as that was when its exit was recorded.
 func (m *model) overran() bool {
-	end, ok := m.end()
-	if !ok {
-		return false
-	}
 	for _, b := range m.all {
 		for _, i := range b.known {
-			if i.State == "exited" && !i.FinishedAt.Before(end) {
+			if m.w.late[i.ID] {
 				return true
 			}
 		}

@@ -29,6 +29,7 @@ type world struct {
 	gone      bool // the object was taken from the store by force
 	verdict   *status.Verdict
 	records   map[string]*status.Container // exits by container id
+	late      map[string]bool              // of records: the pod had to end before
 	started   time.Time
 	era       int
 	eraBy     string
@@ -95,7 +96,7 @@ func newWorld(t reporter, pod *v1.Pod) *world {
 	return &world{
 		clock: clock{now: begin},
 		t:     t, pod: pod, started: begin, reachable: true,
-		records: map[string]*status.Container{}, images: map[string]bool{}, mounted: map[string]bool{}, proved: map[string]bool{},
+		records: map[string]*status.Container{}, late: map[string]bool{}, images: map[string]bool{}, mounted: map[string]bool{}, proved: map[string]bool{},
 		made:   map[string]map[string]v1.ResourceRequirements{},
 		run:    func(string, int) (time.Duration, int32) { return -1, 0 },
 		obeys:  func(string) time.Duration { return time.Second },
@@ -248,6 +249,9 @@ func (w *world) effect(s Step) {
 		hook := r.PostStart // why it failed is shown until the next start
 		forget(&r)
 		r.PostStart = hook
+		r.Late = status.Late(w.pod, status.Facts{Now: w.now, Started: w.started, Evicted: w.evicted}, r.FinishedAt)
+		end, must := (&model{w: w}).end()
+		w.late[c.ID] = must && !r.FinishedAt.Before(end)
 		w.records[c.ID] = &r
 	case Remove:
 		c := w.container(s.Name, s.Attempt)
