@@ -458,9 +458,10 @@ func forget(c *status.Container) {
 	c.PostStart, c.PreStop, c.Startup, c.Readiness, c.Liveness, c.Condemned = status.Hook{}, status.Hook{}, "", "", "", nil
 }
 
-// beginEra notes a new era, which an exit must have begun that a rule for it matches.
+// beginEra notes a new era, which an exit must have begun that a rule for it matches. Writing that may take so long that others have
+// begun meanwhile: it does nothing then.
 func (w *world) beginEra(s Step) {
-	w.need(s, s.Attempt == w.era || s.Attempt == w.era+1, "not the next era")
+	w.need(s, s.Attempt <= w.era+1, "not the next era")
 	if s.Attempt > w.era {
 		w.era, w.eraBy = s.Attempt, s.Name
 	}
