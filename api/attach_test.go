@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,11 +18,13 @@ import (
 
 	"golang.org/x/net/websocket"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/client-go/util/exec"
 )
 
 // Attach echoes what it is told, and ends when the client says no more.
@@ -202,6 +206,92 @@ func TestStreamProtocols(t *testing.T) {
 			if out.String() != "hello" || err != nil && !first {
 				t.Errorf("%s SPDY %s: %q %v", path, protocol, out.String(), err)
 			}
+		}
+	}
+}
+
+// The exit code of a command arrives in all protocols that have a place for it, and in the older ones that it was not 0.
+func TestExitCodeProtocols(t *testing.T) {
+	e := serve(t)
+	p := e.create(t, pod("a"))
+	tcp := httptest.NewServer(e.server.Handler())
+	defer tcp.Close()
+	path := "/api/v1/namespaces/default/pods/a/exec?command=exit&stdout=true&stderr=true&container=" + p.Spec.Containers[0].Name
+	const text = "command terminated with non-zero exit code: exit 7"
+	for protocol, structured := range map[string]bool{"v5.channel.k8s.io": true, "v4.channel.k8s.io": true, "v4.base64.channel.k8s.io": true,
+		"channel.k8s.io": false, "base64.channel.k8s.io": false, "": false} {
+		got := lastWord(t, "ws"+strings.TrimPrefix(tcp.URL, "http")+path, protocol)
+		if !structured {
+			if got != text {
+				t.Errorf("%q: %q, want %q", protocol, got, text)
+			}
+			continue
+		}
+		var status metav1.Status
+		if err := json.Unmarshal([]byte(got), &status); err != nil {
+			t.Errorf("%s: %q: %v", protocol, got, err)
+			continue
+		}
+		if status.Status != metav1.StatusFailure || status.Reason != "NonZeroExitCode" || status.Message != text || status.Details == nil ||
+			len(status.Details.Causes) != 1 || status.Details.Causes[0] != (metav1.StatusCause{Type: "ExitCode", Message: "7"}) {
+			t.Errorf("%s: %s", protocol, got)
+		}
+	}
+	for protocol, want := range map[string]string{"v4.channel.k8s.io": "command terminated with exit code 7", "v3.channel.k8s.io": text,
+		"v2.channel.k8s.io": text} { // the client of the first does not wait for it
+		transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: tcp.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		to, err := url.Parse(tcp.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		executor, err := remotecommand.NewSPDYExecutorForProtocols(transport, upgrader, http.MethodPost, to, protocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: io.Discard, Stderr: io.Discard})
+		if err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("SPDY %s: %v, want %s", protocol, err, want)
+		}
+		var exit exec.ExitError
+		if protocol == "v4.channel.k8s.io" && (!errors.As(err, &exit) || exit.ExitStatus() != 7) {
+			t.Errorf("SPDY %s: %T, no exit code 7", protocol, err)
+		}
+	}
+}
+
+// lastWord is what comes on a WebSocket's error channel.
+func lastWord(t *testing.T, address, protocol string) string {
+	t.Helper()
+	config, err := websocket.NewConfig(address, "http://podd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if protocol != "" {
+		config.Protocol = []string{protocol}
+	}
+	conn, err := websocket.DialConfig(config)
+	if err != nil {
+		t.Fatalf("%q: %v", protocol, err)
+	}
+	defer func() { _ = conn.Close() }()
+	for {
+		var got []byte
+		if err := websocket.Message.Receive(conn, &got); err != nil {
+			t.Errorf("%q: no word on the error channel: %v", protocol, err)
+			return ""
+		}
+		switch {
+		case len(got) > 1 && got[0] == 3:
+			return string(got[1:])
+		case len(got) > 1 && got[0] == '3':
+			text, err := base64.StdEncoding.DecodeString(string(got[1:]))
+			if err != nil {
+				t.Errorf("%q: %q: %v", protocol, got, err)
+			}
+			return string(text)
 		}
 	}
 }
