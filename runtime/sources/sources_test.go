@@ -185,6 +185,8 @@ func TestEnvironment(t *testing.T) {
 		{resourceRef("resource: limits.memory, containerName: none"), "", "container none not found"},
 		{resourceRef("resource: limits.none"), "", "unsupported container resource : limits.none"},
 		{"resources: {limits: {cpu: 1500m, memory: 1Gi}}\n" + resourceRef("resource: limits.cpu, divisor: 1m"), "A=1500", ""},
+		{"resources: {limits: {ephemeral-storage: 2Gi}}\n" + resourceRef("resource: limits.ephemeral-storage, divisor: 1Mi"), "A=2048", ""},
+		{"resources: {requests: {ephemeral-storage: 1500Mi}}\n" + resourceRef("resource: requests.ephemeral-storage, divisor: 1Gi"), "A=2", ""}, // rounded up
 
 		{file("env", "A", ""), "A=1", ""},
 		{file("env", "B", ""), "A=two\nlines", ""},
