@@ -285,6 +285,7 @@ func TestVolumeFailedDelete(t *testing.T) {
 	if v.Status.Message != "x: is a mount" {
 		t.Errorf("message %q", v.Status.Message)
 	}
+	e.eventually(t, v.Name, "VolumeFailedDelete", "x: is a mount")
 	d.set(nil)
 	e.nothing(t, d)
 }
