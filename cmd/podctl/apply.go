@@ -49,6 +49,9 @@ func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
 			if len(names) == 0 && kustomization == "" {
 				cmdutil.CheckErr(cmdutil.UsageErrorf(cmd, "say what to apply: -f FILE, -f DIRECTORY, -f URL, -f - or -k DIRECTORY"))
 			}
+			if flags.Prune && len(flags.PruneAllowlist) == 0 {
+				flags.PruneAllowlist = pruned
+			}
 			o, err := flags.ToOptions(f, cmd, "podctl", args)
 			cmdutil.CheckErr(err)
 			cmdutil.CheckErr(o.Validate())
@@ -65,6 +68,11 @@ func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
 	}
 	return cmd
 }
+
+// pruned are the kinds that apply --prune looks at unless told otherwise: those of kubectl's own list that podd serves
+// (k8s.io/kubectl/pkg/util/prune). kubectl asks for all of its list, and fails at the first that is not served.
+var pruned = []string{"core/v1/ConfigMap", "core/v1/Endpoints", "core/v1/PersistentVolumeClaim", "core/v1/Pod", "core/v1/Secret", "core/v1/Service",
+	"core/v1/Namespace", "core/v1/PersistentVolume"}
 
 // onlyFlags refuses arguments, which are most often files without their -f.
 func onlyFlags(cmd *cobra.Command, args []string) error {

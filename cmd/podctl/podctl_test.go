@@ -286,6 +286,26 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
+// TestPrune: what has the label and is not applied any more goes, without a list of kinds.
+func TestPrune(t *testing.T) {
+	serve(t)
+	labelled := strings.Replace(pod, "name: web", "name: web\n  labels: {app: shop}", 1)
+	other := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, labels: {app: shop}}\n"
+	if _, errOut, code := ask(labelled+"---\n"+other, "apply", "-f", "-"); code != 0 {
+		t.Fatal(errOut)
+	}
+	if _, errOut, code := ask(strings.Replace(pod, "name: web", "name: unlabelled", 1), "apply", "-f", "-"); code != 0 {
+		t.Fatal(errOut)
+	}
+	out, errOut, code := ask(labelled, "apply", "--prune", "-l", "app=shop", "-f", "-")
+	if code != 0 || !strings.Contains(out, "configmap/settings pruned\n") || strings.Count(out, "pruned") != 1 {
+		t.Errorf("exit code %d\n%s%s", code, out, errOut)
+	}
+	if out, _, _ := ask("", "get", "pods,configmaps", "-o", "name"); strings.Contains(out, "settings") || !strings.Contains(out, "pod/unlabelled\n") || !strings.Contains(out, "pod/web\n") {
+		t.Errorf("left:\n%s", out)
+	}
+}
+
 func TestUnreachable(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{
