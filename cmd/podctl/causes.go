@@ -300,7 +300,7 @@ func containers(pod *v1.Pod, known facts, now time.Time) []cause {
 		}
 	}
 	if gates := condition(pod, v1.PodReady); len(all) == 0 && gates != nil && gates.Reason == "ReadinessGatesNotReady" {
-		all = append(all, cause{"Its containers are ready; its readiness gates are not: " + gates.Message + ".", "Another program sets these conditions."})
+		all = append(all, cause{"Its containers are ready; its readiness gates are not: " + sentence(gates.Message, ""), "Another program sets these conditions."})
 	}
 	return all
 }
@@ -560,21 +560,9 @@ func ended(pod *v1.Pod, name string, t *v1.ContainerStateTerminated) string {
 		b.WriteString(" after " + duration.HumanDuration(ran))
 	}
 	if message := strings.TrimSpace(t.Message); message != "" {
-		b.WriteString(", saying: " + shortened(message))
+		b.WriteString(", saying: " + message)
 	}
 	return b.String()
-}
-
-// shortened is text without its middle if it is long. What runtimes and programs say begins with what they did and ends with
-// what came of it.
-func shortened(text string) string {
-	const most, gap = 400, " ... " // characters
-	runes := []rune(text)
-	if len(runes) <= most {
-		return text
-	}
-	half := (most - len(gap)) / 2
-	return strings.TrimSpace(string(runes[:half])) + gap + strings.TrimSpace(string(runes[len(runes)-half:]))
 }
 
 func memoryLimit(pod *v1.Pod, name string) string {
@@ -641,7 +629,7 @@ func gone(what string, t *v1.ContainerStateTerminated, known facts, container, l
 		c := &cause{what + ". podd ended it because its postStart hook failed.",
 			"Correct lifecycle.postStart of the container. What a hook prints is not in the log, which has what came before: " + logs}
 		if said := saidByHook(t, known.past, container); said != "" {
-			c.what = what + ". podd ended it because its postStart hook failed: " + sentence(shortened(said), "")
+			c.what = what + ". podd ended it because its postStart hook failed: " + sentence(said, "")
 		}
 		return c
 	default:

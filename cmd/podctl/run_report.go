@@ -39,7 +39,7 @@ func (r *runner) explain(o outcome) {
 		if !r.keeps(o) {
 			d.causes = passing(d.causes)
 		}
-		tell(out, t.name, d, events)
+		tell(out, t.name, d, events, "")
 		if r.logs != nil { // they are on the terminal already
 			continue
 		}

@@ -19,15 +19,22 @@ import (
 )
 
 const (
-	screenWidth  = 100 // columns
-	screenLines  = 40  // entries shown of a pod, the first ones and the last
-	firstEntries = 12
-	entryLines   = 4 // of one entry
+	screenWidth = 100 // columns
+	screenLines = 50  // of one pod, if there is not much wrong with it
+	leastLines  = 20  // of what happened to it, whatever is wrong
+	entryLines  = 4   // of one entry
+	causesLines = 24  // of what all causes say
+	causeLines  = 6   // of what one says
 )
+
+// inFull is where all is that a screen has no room for.
+const inFull = "-o yaml shows them"
 
 // tell shows a report on a screen: the diagnosis, then what happened to the newest pod of the name, then which others there were.
 func (r report) tell(out io.Writer, now time.Time) {
-	tellCauses(out, r.Name, r.Headline, r.Causes)
+	var said strings.Builder
+	tellCauses(&said, r.Name, r.Headline, r.Causes, inFull)
+	fmt.Fprint(out, said.String())
 	newest := len(r.History) - 1
 	if newest < 0 || r.UID != "" && r.History[newest].UID != r.UID {
 		if !r.Fine {
@@ -36,7 +43,7 @@ func (r report) tell(out io.Writer, now time.Time) {
 		newest++ // what is known is of others
 	} else {
 		fmt.Fprintf(out, "\n  What happened:\n")
-		timeline(out, r.History[newest].Entries, now)
+		timeline(out, r.History[newest].Entries, now, screenLines-2-strings.Count(said.String(), "\n"))
 	}
 	for i, pod := range r.History[:newest] {
 		if i == 0 {
@@ -56,8 +63,9 @@ func aside(reason, message string) bool {
 	return reason == "MissingClusterDNS" && strings.Contains(message, " "+string(v1.DNSClusterFirst)+" ")
 }
 
-// timeline shows entries, one after the other.
-func timeline(out io.Writer, entries []apihistory.Entry, now time.Time) {
+// timeline shows entries, one after the other, in so many lines, but no fewer than leastLines: where they are more, the first
+// ones and the last.
+func timeline(out io.Writer, entries []apihistory.Entry, now time.Time, most int) {
 	entries = slices.DeleteFunc(slices.Clone(entries), func(e apihistory.Entry) bool { return e.What == apihistory.Event && aside(e.Reason, e.Message) })
 	if len(entries) == 0 {
 		fmt.Fprintln(out, "  nothing in this time")
@@ -66,14 +74,8 @@ func timeline(out io.Writer, entries []apihistory.Entry, now time.Time) {
 	for _, e := range entries {
 		width = max(width, utf8.RuneCountInString(who(e)))
 	}
+	shown, lines := make([]string, len(entries)), 0
 	for i, e := range entries {
-		left := len(entries) - screenLines
-		if left > 0 && i >= firstEntries && i < firstEntries+left {
-			if i == firstEntries {
-				fmt.Fprintf(out, "  %d more: -o yaml shows them\n", left)
-			}
-			continue
-		}
 		stamp := e.Time.Local().Format("15:04:05.000")
 		if y, d := e.Time.Local().YearDay(), now.Local().YearDay(); y != d {
 			stamp = e.Time.Local().Format("Jan _2 15:04")
@@ -82,8 +84,39 @@ func timeline(out io.Writer, entries []apihistory.Entry, now time.Time) {
 		if width > 0 {
 			start += fmt.Sprintf("%-*s  ", width, who(e))
 		}
-		printFolded(out, start, happened(e))
+		var text strings.Builder
+		printFolded(&text, start, happened(e))
+		shown[i] = text.String()
+		lines += strings.Count(shown[i], "\n")
 	}
+	first, last := len(shown), len(shown)
+	if most = max(most, leastLines); lines > most {
+		backwards := slices.Clone(shown)
+		slices.Reverse(backwards)
+		first = fitting(shown, most/3)
+		last -= fitting(backwards, most-most/3-1)
+	}
+	for _, text := range shown[:first] {
+		fmt.Fprint(out, text)
+	}
+	if last > first {
+		fmt.Fprintf(out, "  %d more: %s\n", last-first, inFull)
+	}
+	for _, text := range shown[last:] {
+		fmt.Fprint(out, text)
+	}
+}
+
+// fitting is how many texts go into so many lines.
+func fitting(texts []string, lines int) int {
+	n := 0
+	for _, text := range texts {
+		if lines -= strings.Count(text, "\n"); lines < 0 {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 // who is what an entry is about: a container with its attempt, nothing for the pod.

@@ -39,7 +39,7 @@ func TestTimeline(t *testing.T) {
 		{Time: at(6), What: apihistory.Hook, Container: "app", Reason: "preStop", Failed: true, Message: "exit 1"},
 		{Time: at(7), What: apihistory.Delete, Until: &until},
 		{Time: at(8), What: apihistory.Deleted},
-	}, now)
+	}, now, screenLines)
 	pad := strings.Repeat(" ", 24)
 	want := `  Jan  1 12:30          podd was started again and goes on with it
   12:29:00.000          volumes and files are there in 12ms
@@ -100,9 +100,9 @@ func TestLongTimeline(t *testing.T) {
 		entries = append(entries, apihistory.Entry{Time: time.Now(), What: apihistory.Event, Reason: fmt.Sprint("R", n), Message: "x"})
 	}
 	var out bytes.Buffer
-	timeline(&out, entries, time.Now())
+	timeline(&out, entries, time.Now(), 30)
 	got := out.String()
-	if strings.Count(got, "\n") != screenLines+1 || !strings.Contains(got, "R11: x\n  60 more: -o yaml shows them\n") || !strings.Contains(got, "R72: x\n") || strings.Contains(got, "R71:") {
+	if strings.Count(got, "\n") != 30 || !strings.Contains(got, "R9: x\n  71 more: -o yaml shows them\n") || !strings.Contains(got, "R81: x\n") || strings.Contains(got, "R80:") {
 		t.Errorf("the screen is\n%s", got)
 	}
 }

@@ -207,7 +207,7 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 		if told++; told > 1 {
 			fmt.Fprintln(p.shown.Out)
 		}
-		tell(p.shown.Out, name, found, events)
+		tell(p.shown.Out, name, found, events, inFull)
 	}
 	where := "namespace " + namespace
 	if namespace == metav1.NamespaceAll {
@@ -383,35 +383,52 @@ func lastSeen(e v1.Event) time.Time {
 	return e.CreationTimestamp.Time
 }
 
-// tell prints a diagnosis with the last events.
-func tell(out io.Writer, name string, d diagnosis, events []v1.Event) {
-	tellCauses(out, name, d.headline, d.causes)
+// tell prints a diagnosis with the last events. whole is where that of its causes is which a screen has no room for.
+func tell(out io.Writer, name string, d diagnosis, events []v1.Event, whole string) {
+	tellCauses(out, name, d.headline, d.causes, whole)
 	if !d.fine {
 		tellEvents(out, events)
 	}
 }
 
-func tellCauses(out io.Writer, name, headline string, causes []cause) {
+func tellCauses(out io.Writer, name, headline string, causes []cause, whole string) {
 	fmt.Fprintf(out, "%s %s\n", name, headline)
+	most := min(max(causesLines/max(len(causes), 1), 3), causeLines)
 	for _, c := range causes {
-		fmt.Fprintf(out, "\n  %s\n", wrapped(c.what, "\n  "))
+		what := cut(wrapped(c.what, screenWidth-2), most, whole)
+		fmt.Fprintf(out, "\n  %s\n", strings.Join(what, "\n  "))
 		if c.next != "" {
-			fmt.Fprintf(out, "  -> %s\n", wrapped(c.next, "\n     "))
+			fmt.Fprintf(out, "  -> %s\n", strings.Join(wrapped(c.next, screenWidth-5), "\n     "))
 		}
 	}
 }
 
-// wrapped is text in the columns that are left beside an indent. A command with an argument in quotes stays whole.
-func wrapped(text, indent string) string {
+// cut leaves of lines at most so many, of which there are three and more: what was done is said at the beginning, and what came
+// of it at the end. whole is where the others are; empty if nowhere.
+func cut(lines []string, most int, whole string) []string {
+	left := len(lines) - most
+	if left <= 0 {
+		return lines
+	}
+	first := most / 2
+	said := fmt.Sprintf("... %d more lines", left+1)
+	if whole != "" {
+		said += ": " + whole
+	}
+	return slices.Concat(lines[:first], []string{said}, lines[first+left+1:])
+}
+
+// wrapped is text in lines of a width. A command with an argument in quotes stays whole.
+func wrapped(text string, width int) []string {
 	var lines []string
 	for line := range strings.SplitSeq(text, "\n") {
 		if strings.Contains(line, " -p '") {
 			lines = append(lines, line)
 			continue
 		}
-		lines = append(lines, folded(line, screenWidth-len(indent)+1, math.MaxInt)...)
+		lines = append(lines, folded(line, width, math.MaxInt)...)
 	}
-	return strings.Join(lines, indent)
+	return lines
 }
 
 // tellEvents shows the last events, each with the container that it is about, in the columns of a screen.

@@ -43,7 +43,7 @@ func TestDiagnose(t *testing.T) {
 		return "status: {phase: Running, conditions: [{type: Ready, status: 'True', lastTransitionTime: '2026-01-02T11:55:00Z'}, {type: " + condition +
 			", status: 'True', reason: '" + reason + "', message: '" + message + "'}]}"
 	}
-	young := map[string]bool{"new": true, "starting": true, "startup port": true, "second of two": true}
+	young := map[string]bool{"new": true, "readiness gate": true, "starting": true, "startup port": true, "second of two": true}
 	for name, c := range map[string]struct {
 		pod    string
 		events []v1.Event
@@ -60,8 +60,10 @@ func TestDiagnose(t *testing.T) {
 			"| The other pods leave too little of this host for the resources that it asks for: Node did not have enough resource: cpu. -> They are given to it as soon as there is room"},
 		"resize error": {resizing("PodResizeInProgress", "Error", "cannot decrease memory limits"), nil, "| Its resources could not be changed: cannot decrease memory limits. -> podd tries again by itself"},
 		"resize":       {resizing("PodResizeInProgress", "", ""), nil, "runs and is ready, for 5m."},
-		"done":         {"status: {phase: Succeeded}", nil, "has done its work: all containers ended with exit code 0."},
-		"gate":         {"spec: {schedulingGates: [{name: a}]}\nstatus: {phase: Pending}", nil, "is not run by this host. | It waits for its scheduling gates to be taken away: a. -> podctl patch pod p --type=json"},
+		"readiness gate": {"status: {phase: Running, conditions: [{type: Ready, status: 'False', reason: ReadinessGatesNotReady, message: 'gate \"a\" does not exist.'}]}", nil,
+			"runs and is not ready. | Its containers are ready; its readiness gates are not: gate \"a\" does not exist. -> Another program sets"},
+		"done": {"status: {phase: Succeeded}", nil, "has done its work: all containers ended with exit code 0."},
+		"gate": {"spec: {schedulingGates: [{name: a}]}\nstatus: {phase: Pending}", nil, "is not run by this host. | It waits for its scheduling gates to be taken away: a. -> podctl patch pod p --type=json"},
 		"unschedulable": {"status: {phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: no room}]}", nil,
 			"is not run by this host. | no room. -> podctl get nodes"},
 		"cordoned": {"status: {phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: '0/1 nodes are available: 1 node(s) were unschedulable.'}]}", nil,
@@ -247,11 +249,16 @@ func TestLongReason(t *testing.T) {
 	pod.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "app", State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: 128, Reason: "StartError", Message: message}}}}
 	d := diagnose(pod, facts{}, time.Now())
 	if len(d.causes) != 1 || !strings.Contains(d.causes[0].what, "saying: failed to create containerd task: ") || !strings.HasSuffix(d.causes[0].what, ": not a directory.") ||
-		!strings.Contains(d.causes[0].what, " ... ") || !utf8.ValidString(d.causes[0].what) || !strings.Contains(d.causes[0].next, "such as a key that is not in the ConfigMap or Secret") {
+		!strings.Contains(d.causes[0].next, "such as a key that is not in the ConfigMap or Secret") {
 		t.Errorf("it is %+v", d.causes)
 	}
 	var out strings.Builder
-	timeline(&out, []apihistory.Entry{{What: apihistory.Started, Container: "app", Failed: true, Message: message}}, time.Now())
+	tellCauses(&out, "p", d.headline, d.causes, inFull)
+	if got := strings.Join(strings.Fields(out.String()), " "); !utf8.ValidString(got) || !strings.Contains(got, ": not a directory. -> ") {
+		t.Errorf("it is\n%s", out.String())
+	}
+	out.Reset()
+	timeline(&out, []apihistory.Entry{{What: apihistory.Started, Container: "app", Failed: true, Message: message}}, time.Now(), screenLines)
 	if got := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n"); len(got) != entryLines || !strings.Contains(got[0], "start failed: failed to create") || !strings.HasSuffix(got[1], "...") ||
 		!strings.HasSuffix(strings.Join(strings.Fields(out.String()), " "), ": not a directory") {
 		t.Errorf("the history is\n%s", out.String())
@@ -409,7 +416,7 @@ func TestClaimCauses(t *testing.T) {
 func TestWrapped(t *testing.T) {
 	const command = "podctl patch pod a-pod-with-a-name-that-is-long --type=merge -p '{\"metadata\":{\"finalizers\":null, \"annotations\": null}}'"
 	var out strings.Builder
-	tellCauses(&out, "p", "waits.", []cause{{strings.Repeat("word ", 50), strings.Repeat("advice ", 40) + "\n" + command}})
+	tellCauses(&out, "p", "waits.", []cause{{strings.Repeat("word ", 50), strings.Repeat("advice ", 40) + "\n" + command}}, inFull)
 	for line := range strings.Lines(out.String()) {
 		if line = strings.TrimSuffix(line, "\n"); len(line) > screenWidth && !strings.HasSuffix(line, command) {
 			t.Errorf("%d columns: %s", len(line), line)
@@ -417,6 +424,52 @@ func TestWrapped(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "\n     "+command+"\n") {
 		t.Errorf("the command is broken:\n%s", out.String())
+	}
+}
+
+// TestOneScreen: however much a pod and its probes say, what is told of it goes on one screen; programs get all of it.
+func TestOneScreen(t *testing.T) {
+	now := time.Now()
+	lines := func(n int, of string) string { return strings.TrimSpace(strings.Repeat(of+"\n", n)) + "\nthe end" }
+	crashed := func(name string) v1.ContainerStatus {
+		last := v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", Message: lines(80, "goroutine "+name),
+			StartedAt: metav1.NewTime(now.Add(-20 * time.Second)), FinishedAt: metav1.NewTime(now.Add(-10 * time.Second))}}
+		return v1.ContainerStatus{Name: name, RestartCount: 3, LastTerminationState: last,
+			State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 40s restarting"}}}
+	}
+	no := false
+	unhealthy := v1.ContainerStatus{Name: "app", Started: &no, State: v1.ContainerState{Running: &v1.ContainerStateRunning{StartedAt: metav1.NewTime(now)}}}
+	events := []v1.Event{{Reason: "Unhealthy", Message: "Startup probe failed: " + lines(15, strings.Repeat("refused ", 20)), InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}}}
+	var past []apihistory.Entry
+	for range 60 {
+		past = append(past, apihistory.Entry{Time: now, What: apihistory.Exited, Container: "app", Exit: &apihistory.Exit{Code: 1}, Message: lines(80, "x")})
+	}
+	for name, containers := range map[string][]v1.ContainerStatus{
+		"two that crash": {crashed("app"), crashed("more")}, "a probe and one that crashes": {unhealthy, crashed("more")},
+		"many": {unhealthy, crashed("b"), crashed("c"), crashed("d"), crashed("e")},
+	} {
+		pod := &v1.Pod{}
+		pod.Name, pod.Status.Phase, pod.Status.ContainerStatuses = "p", v1.PodRunning, containers
+		d := diagnose(pod, facts{events: events}, now)
+		if len(d.causes) != len(containers) || strings.Count(d.causes[0].what, "\n") < 15 {
+			t.Errorf("%s: programs get %+v", name, d.causes)
+		}
+		var out strings.Builder
+		report{Name: "p", Headline: d.headline, Causes: d.causes, History: []apihistory.Pod{{Entries: past}}}.tell(&out, now)
+		got := strings.Split(strings.TrimSpace(out.String()), "\n")
+		if most := screenLines + (len(containers)-2)*5; len(got) > most {
+			t.Errorf("%s: %d lines\n%s", name, len(got), out.String())
+		}
+		for _, line := range got {
+			if utf8.RuneCountInString(line) > screenWidth {
+				t.Errorf("%s: %d columns: %s", name, utf8.RuneCountInString(line), line)
+			}
+		}
+		for _, part := range []string{" more lines: -o yaml shows them\n", "the end. It is started again in 30s.\n", " more: -o yaml shows them\n"} {
+			if !strings.Contains(out.String(), part) {
+				t.Errorf("%s: there is no %q in\n%s", name, part, out.String())
+			}
+		}
 	}
 }
 
