@@ -596,6 +596,49 @@ func TestWatchListAndInformer(t *testing.T) {
 	}
 }
 
+// A client that takes nothing but protobuf has its watch in it, with objects of their types.
+func TestWatchProtobuf(t *testing.T) {
+	e := serve(t)
+	config := rest.CopyConfig(e.config)
+	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf"
+	var kind string
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(req *http.Request) (*http.Response, error) {
+			res, err := next.RoundTrip(req)
+			if err == nil {
+				kind = res.Header.Get("Content-Type")
+			}
+			return res, err
+		})
+	})
+	w, err := kubernetes.NewForConfigOrDie(config).CoreV1().Pods("").Watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	if kind != "application/vnd.kubernetes.protobuf;stream=watch" {
+		t.Errorf("the watch is in %s", kind)
+	}
+	created := e.create(t, pod("a"))
+	if err := e.client.CoreV1().Pods("default").Delete(t.Context(), "a", *metav1.NewDeleteOptions(0)); err != nil {
+		t.Fatal(err)
+	}
+	for event := range w.ResultChan() {
+		p, ok := event.Object.(*v1.Pod)
+		if !ok || p.UID != created.UID || p.Spec.Containers[0].Image != "busybox" {
+			t.Fatalf("%s %T %v", event.Type, event.Object, event.Object)
+		}
+		if event.Type == watch.Deleted {
+			return
+		}
+	}
+	t.Error("the watch ended before the pod was told to be deleted")
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
 func TestLogs(t *testing.T) {
 	e := serve(t)
 	two := pod("a")
