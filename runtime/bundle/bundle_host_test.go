@@ -263,3 +263,29 @@ func TestConfigurationIsUnderstood(t *testing.T) {
 		}
 	}
 }
+
+// Nobody else's pods are made by podd's containerd: the CRI plugin is not in it. Of what podd needs, one plugin is looked for, to
+// see that the list is one.
+func TestNoCRI(t *testing.T) {
+	o := options(t)
+	b, _ := begin(t, o)
+	c, err := client.New(b.ContainerdSocket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	list, err := c.IntrospectionService().Plugins(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	snapshots := false
+	for _, p := range list.Plugins {
+		if strings.Contains(p.Type+"."+p.ID, "cri") {
+			t.Errorf("containerd has the plugin %s.%s", p.Type, p.ID)
+		}
+		snapshots = snapshots || p.Type == "io.containerd.snapshotter.v1" && p.ID == "overlayfs"
+	}
+	if !snapshots {
+		t.Errorf("no overlayfs among %d plugins", len(list.Plugins))
+	}
+}
