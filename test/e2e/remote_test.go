@@ -61,6 +61,7 @@ func TestRemote(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("nfs", func(t *testing.T) { testNFS(t, s, programs) })
+	t.Run("nfs-sources", func(t *testing.T) { testNFSSources(t, s, programs) })
 	t.Run("nfs-claim", func(t *testing.T) { testNFSClaim(t, s, programs) })
 	t.Run("nfs-heals", func(t *testing.T) { testNFSHeals(t, s, programs) })
 	t.Run("iscsi", func(t *testing.T) { testISCSI(t, s, programs) })
@@ -100,6 +101,14 @@ func testNFS(t *testing.T, s *suite, programs string) {
 	calls, err := os.ReadFile(filepath.Join(programs, "calls"))
 	if err != nil || strings.Count(string(calls), "\n") != 2 || !strings.Contains(string(calls), "/r -o ro\n") {
 		t.Errorf("the helper was run with %q, %v", calls, err)
+	}
+}
+
+// As testSources, of what servers export.
+func testNFSSources(t *testing.T, s *suite, programs string) {
+	for pod, group := range map[string]bool{"nfs-plain": false, "nfs-grouped": true} {
+		sourceDirs(t, filepath.Join(programs, pod+"-"))
+		remotes.test(t, s, pod, group, "", "SERVER", pod)
 	}
 }
 

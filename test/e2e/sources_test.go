@@ -35,14 +35,19 @@ var (
 	withGroup = [2]string{"root", "root user"}
 )
 
-// sources has a row for every kind of volume and every option of a mount.
-var sources = map[string]source{
+// table is mounts of volumes by their names.
+type table map[string]source
+
+// sources has a row for every kind of volume that needs nothing but podd's host, and every option of a mount.
+var sources = table{
 	"empty":     {volume: "emptyDir: {}", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
 	"memory":    {volume: "emptyDir: {medium: Memory, sizeLimit: 1Mi}", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
 	"huge":      {volume: "emptyDir: {medium: HugePages}", plain: "777 0:0", grouped: "2777 0:5000", needsHuge: true}, // nothing is written there, but mapped
 	"claim":     {volume: "persistentVolumeClaim: {claimName: CLAIM}", plain: "777 0:0", grouped: "2777 0:5000", writes: both},
 	"claim-ro":  {volume: "persistentVolumeClaim: {claimName: CLAIM, readOnly: true}", plain: "777 0:0", grouped: "2777 0:5000"},
 	"ephemeral": {volume: ephemeral, plain: "777 0:0", grouped: "2777 0:5000", writes: both},
+	"local": {volume: "persistentVolumeClaim: {claimName: CLAIM-local}", plain: "755 0:0", grouped: "2775 0:5000", file: "file",
+		fileIs: [2]string{"640 0:0", "660 0:5000"}, reads: withGroup, writes: withGroup},
 
 	"host":          {volume: "hostPath: {path: DIR/closed}", plain: "755 0:0", grouped: "755 0:0", file: "file", fileIs: [2]string{"640 0:0", "640 0:0"}, reads: onlyRoot, writes: onlyRoot},
 	"open":          {volume: "hostPath: {path: DIR/open, type: Directory}", plain: "777 0:0", grouped: "777 0:0", writes: both},
@@ -77,6 +82,18 @@ var sources = map[string]source{
 	"shared":           {volume: "hostPath: {path: SHARED}", mount: "mountPropagation: Bidirectional", plain: "755 0:0", grouped: "755 0:0", writes: onlyRoot, privileged: true},
 }
 
+// remotes are volumes of NFS servers that export the directories of sourceDirs, one each: owners and modes are theirs, whatever
+// the pod says of groups.
+var remotes = table{
+	"nfs": {volume: "nfs: {server: SERVER-closed, path: /x}", plain: "755 0:0", grouped: "755 0:0", file: "file",
+		fileIs: [2]string{"640 0:0", "640 0:0"}, reads: onlyRoot, writes: onlyRoot},
+	"nfs-open":          {volume: "nfs: {server: SERVER-open, path: /x}", plain: "777 0:0", grouped: "777 0:0", writes: both},
+	"nfs-group":         {volume: "nfs: {server: SERVER-group, path: /x}", plain: "775 0:5000", grouped: "775 0:5000", writes: withGroup},
+	"nfs-supplementary": {volume: "nfs: {server: SERVER-supplementary, path: /x}", plain: "775 0:6000", grouped: "775 0:6000", writes: both},
+	"nfs-ro":            {volume: "nfs: {server: SERVER-open, path: /x, readOnly: true}", plain: "777 0:0", grouped: "777 0:0"},
+	"nfs-part":          {of: "nfs-open", mount: "subPath: made/of/it", plain: "777 0:0", grouped: "777 0:0", writes: both},
+}
+
 const ephemeral = "ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}}"
 
 // Every kind of volume and every option of a mount, in a pod without and one with fsGroup, in a container of root and one of
@@ -92,54 +109,66 @@ func testSources(t *testing.T, s *suite) {
 			name := "sources-" + map[bool]string{false: "plain", true: "grouped"}[group] + map[bool]string{true: "-privileged"}[privileged]
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				sourcesOf(t, s, name, group, privileged)
+				testSourcesOf(t, s, name, group, privileged)
 			})
 		}
 	}
 }
 
-// sourceDirs makes the directories of the host that the table names.
-func sourceDirs(t *testing.T) string {
+// sourceDirs makes the directories of the host that the tables name, each with this before its name.
+func sourceDirs(t *testing.T, before string) {
 	t.Helper()
-	dir := t.TempDir()
-	must(t, os.Chmod(dir, 0o755))
 	for name, as := range map[string]struct {
 		mode os.FileMode
 		gid  int
-	}{"closed": {0o755, 0}, "open": {0o777, 0}, "group": {0o775, 5000}, "supplementary": {0o775, 6000}} {
-		path := filepath.Join(dir, name)
+	}{"closed": {0o755, 0}, "local": {0o755, 0}, "open": {0o777, 0}, "group": {0o775, 5000}, "supplementary": {0o775, 6000}} {
+		path := before + name
 		must(t, os.Mkdir(path, 0o755))
 		must(t, os.WriteFile(filepath.Join(path, "file"), []byte("content"), 0o640))
 		must(t, os.Chown(path, 0, as.gid))
 		must(t, os.Chmod(path, as.mode))
 	}
-	return dir
 }
 
-func sourcesOf(t *testing.T, s *suite, pod string, group, privileged bool) {
-	names := slices.DeleteFunc(slices.Sorted(maps.Keys(sources)), func(name string) bool {
-		return sources[name].privileged != privileged || sources[name].needsHuge && s.huge != nil
-	})
-	where := strings.NewReplacer("DIR", sourceDirs(t), "CLAIM", pod)
+func testSourcesOf(t *testing.T, s *suite, pod string, group, privileged bool) {
+	rows := maps.Clone(sources)
+	maps.DeleteFunc(rows, func(_ string, v source) bool { return v.privileged != privileged || v.needsHuge && s.huge != nil })
+	if privileged {
+		shared := sharedDir(t)
+		must(t, os.Chmod(shared, 0o755))
+		rows.test(t, s, pod, group, "privileged: true", "SHARED", shared)
+		return
+	}
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
+	sourceDirs(t, dir+"/")
+	local := pod + "-local"
+	s.apply(t, claim{Name: pod}, staticVolume(local, local, "local: {path: "+dir+"/local}"+anyNode(s)),
+		claim{Name: local, Spec: "accessModes: [ReadWriteOnce]\nstorageClassName: " + local})
+	rows.test(t, s, pod, group, "", "DIR", dir, "CLAIM", pod)
+	s.must(t, "delete", "pvc/"+pod, "pvc/"+local, "pv/"+local)
+}
+
+// test makes a pod with all of these volumes and two containers, and has both look, write, and read what the other wrote. more is
+// of the security contexts of both; words are what the volumes say, and what that is here.
+func (rows table) test(t *testing.T, s *suite, pod string, group bool, more string, words ...string) {
+	where := strings.NewReplacer(words...)
+	names := slices.Sorted(maps.Keys(rows))
 	p := sleeper(pod)
 	p.Spec = "securityContext: {supplementalGroups: [6000]}\nvolumes:\n"
 	if group {
 		p.Spec = "securityContext: {supplementalGroups: [6000], fsGroup: 5000}\nvolumes:\n"
 	}
-	security := "securityContext: {runAsUser: 1001, runAsGroup: 1001}\n"
-	if privileged {
-		shared := sharedDir(t)
-		must(t, os.Chmod(shared, 0o755))
-		where = strings.NewReplacer("SHARED", shared)
-		p.Container, security = "securityContext: {privileged: true}\n", "securityContext: {privileged: true, runAsUser: 1001, runAsGroup: 1001}\n"
-	}
 	mounts := "env: [{name: WHO, value: them}, {name: KEY, value: k}]\nvolumeMounts:\n"
-	var look, count string
+	var look, count, resources string
 	for _, name := range names {
-		v, volume := sources[name], sources[name].of
+		v, volume := rows[name], rows[name].of
 		if volume == "" {
 			volume = name
 			p.Spec += "- name: " + name + "\n  " + where.Replace(v.volume) + "\n"
+		}
+		if v.needsHuge {
+			resources = "resources: {limits: {hugepages-2Mi: 2Mi}, requests: {memory: 1Mi}}\n"
 		}
 		mounts += "- {name: " + volume + ", mountPath: /v/" + name
 		if v.mount != "" {
@@ -153,23 +182,20 @@ func sourcesOf(t *testing.T, s *suite, pod string, group, privileged bool) {
 		}
 		count += "echo " + name + " $(cat /v/" + name + "/of-* 2>/dev/null | wc -l)\n"
 	}
-	p.Container += mounts
-	if s.huge == nil && !privileged {
-		p.Container += "resources: {limits: {hugepages-2Mi: 2Mi}, requests: {memory: 1Mi}}\n"
-	}
-	p.More = "- name: user\n  image: " + busybox + "\n  command: [sleep, '1000']\n" + indent(2, security+mounts)
-	s.apply(t, claim{Name: pod}, p)
-	s.until(t, pod, "ready", ready)
+	p.Container = "securityContext: {" + more + "}\n" + resources + mounts
+	user := strings.TrimPrefix(more+", runAsUser: 1001, runAsGroup: 1001", ", ")
+	p.More = "- name: user\n  image: " + busybox + "\n  command: [sleep, '1000']\n" + indent(2, "securityContext: {"+user+"}\n"+mounts)
+	s.running(t, p)
 	asks := func(container, script string) string {
 		return s.must(t, "exec", pod, "-c", container, "--", "sh", "-c", script+"true")
 	}
 	for container, who := range map[string]string{"app": "root", "user": "user"} {
-		if got, want := asks(container, look), sourcesSeen(names, group, who); got != want {
+		if got, want := asks(container, look), rows.seen(group, who); got != want {
 			t.Errorf("container %s sees\n%s\nwant\n%s", container, got, want)
 		}
 	}
 	for _, container := range []string{"app", "user"} { // both have written
-		if got, want := asks(container, count), sourcesCount(names, group); got != want {
+		if got, want := asks(container, count), rows.count(group); got != want {
 			t.Errorf("container %s reads files of so many\n%s\nwant\n%s", container, got, want)
 		}
 	}
@@ -177,13 +203,12 @@ func sourcesOf(t *testing.T, s *suite, pod string, group, privileged bool) {
 		t.Errorf("groups %q, want %q", got, want)
 	}
 	s.remove(t, pod)
-	s.must(t, "delete", "pvc", pod)
 }
 
-// sourcesSeen is what a container of that user finds.
-func sourcesSeen(names []string, group bool, who string) (want string) {
-	for _, name := range names {
-		v, is, at := sources[name], sources[name].plain, 0
+// seen is what a container of that user finds.
+func (rows table) seen(group bool, who string) (want string) {
+	for _, name := range slices.Sorted(maps.Keys(rows)) {
+		v, is, at := rows[name], rows[name].plain, 0
 		if group {
 			is, at = v.grouped, 1
 		}
@@ -202,17 +227,19 @@ func sourcesSeen(names []string, group bool, who string) (want string) {
 	return want
 }
 
-// sourcesCount is how many files the two have written that show in each mount.
-func sourcesCount(names []string, group bool) (want string) {
+// count is how many files the two have written that show in each mount.
+func (rows table) count(group bool) (want string) {
 	at := map[bool]int{true: 1}[group]
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(rows)) {
 		same := name
-		if v := sources[name]; v.of != "" && !strings.Contains(v.mount, "subPath") {
+		if v := rows[name]; v.of != "" && !strings.Contains(v.mount, "subPath") {
 			same = v.of
 		} else if name == "claim-ro" {
 			same = "claim"
+		} else if name == "nfs-ro" {
+			same = "nfs-open"
 		}
-		want += fmt.Sprintln(name, len(strings.Fields(sources[same].writes[at])))
+		want += fmt.Sprintln(name, len(strings.Fields(rows[same].writes[at])))
 	}
 	return want
 }
