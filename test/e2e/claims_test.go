@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,7 +26,7 @@ func TestClaims(t *testing.T) {
 	t.Run("group", func(t *testing.T) {
 		for name, test := range map[string]func(*testing.T, *suite){
 			"standard": testClaimStandard, "in-use": testClaimInUse, "one-pod": testClaimOnePod, "ephemeral": testClaimEphemeral, "static": testClaimStatic,
-			"past-scheduling": testClaimPastScheduling, "block": testClaimBlock, "group-policy": testClaimGroupPolicy, "namespace": testClaimNamespace,
+			"past-scheduling": testClaimPastScheduling, "block": testClaimBlock, "block-users": testClaimBlockUsers, "group-policy": testClaimGroupPolicy, "namespace": testClaimNamespace,
 		} {
 			t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 		}
@@ -238,14 +239,21 @@ func loop(t *testing.T) string {
 		t.Fatalf("the kernel has loop devices: %v", err)
 	}
 	defer control.Close()
-	n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-	must(t, err)
-	path := fmt.Sprintf("/dev/loop%d", n)
-	device, err := os.OpenFile(path, os.O_RDWR, 0)
-	must(t, err)
-	if err := unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_FD, int(file.Fd())); err != nil {
-		device.Close()
-		t.Fatalf("make a loop device of a file: %v", err)
+	var path string
+	var device *os.File
+	for taken := true; taken; { // by another between the two calls
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		must(t, err)
+		path = fmt.Sprintf("/dev/loop%d", n)
+		device, err = os.OpenFile(path, os.O_RDWR, 0)
+		must(t, err)
+		err = unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_FD, int(file.Fd()))
+		if taken = errors.Is(err, unix.EBUSY); err != nil {
+			must(t, device.Close())
+		}
+		if err != nil && !taken {
+			t.Fatalf("make a loop device of a file: %v", err)
+		}
 	}
 	t.Cleanup(func() {
 		must(t, unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0))
@@ -277,6 +285,76 @@ func testClaimBlock(t *testing.T, s *suite) {
 	s.event(t, "block-mount", "FailedMount")
 	s.remove(t, "block-mount")
 	s.must(t, "delete", "pvc/disk", "pv/disk")
+}
+
+// Block devices in two containers, of root and of uid 1001, without and with fsGroup: owner and mode are those of the host, whatever
+// the pod says of groups, who may by these reads and writes, and each reads what the other wrote.
+func testClaimBlockUsers(t *testing.T, s *suite) {
+	var disk unix.Stat_t
+	must(t, unix.Stat(loop(t), &disk))
+	dir := t.TempDir()
+	disks := []struct {
+		name string
+		mode uint32
+		gid  int
+		is   string
+		user [2]bool // whether uid 1001 may, without and with fsGroup
+	}{
+		{"closed", 0o600, 0, "600 0:0", [2]bool{false, false}},
+		{"open", 0o666, 0, "666 0:0", [2]bool{true, true}},
+		{"group", 0o660, 5000, "660 0:5000", [2]bool{false, true}},
+		{"supplementary", 0o660, 6000, "660 0:6000", [2]bool{true, true}},
+	}
+	volumes, devices, look, read := "volumes:\n", "volumeDevices:\n", "w=$(id -u); [ $w = 0 ] && at=0 || at=1\n", ""
+	for i, d := range disks { // each has two blocks of the one disk, one for either container
+		path, name := filepath.Join(dir, d.name), "block-"+d.name
+		must(t, unix.Mknod(path, unix.S_IFBLK, int(disk.Rdev)))
+		must(t, os.Chown(path, 0, d.gid))
+		must(t, unix.Chmod(path, d.mode))
+		s.apply(t, staticVolume(name, name, "volumeMode: Block\nlocal: {path: "+path+"}"+anyNode(s)),
+			claim{Name: name, Spec: "accessModes: [ReadWriteOnce]\nvolumeMode: Block\nstorageClassName: " + name})
+		volumes += "- {name: " + d.name + ", persistentVolumeClaim: {claimName: " + name + "}}\n"
+		devices += "- {name: " + d.name + ", devicePath: /dev/" + d.name + "}\n"
+		look += fmt.Sprintf("stat -c '%s %%a %%u:%%g' /dev/%[1]s; echo $w | dd of=/dev/%[1]s bs=512 seek=$((%d+at)) conv=notrunc 2>/dev/null && echo ' writes'\n", d.name, 2*i)
+		read += fmt.Sprintf("echo %s $(dd if=/dev/%[1]s bs=512 skip=%d count=2 2>/dev/null | tr -d '\\0')\n", d.name, 2*i)
+	}
+	for at, security := range []string{"supplementalGroups: [6000]", "supplementalGroups: [6000], fsGroup: 5000"} {
+		p := sleeper(fmt.Sprintf("block-users-%d", at))
+		p.Spec, p.Container = "securityContext: {"+security+"}\n"+volumes, devices
+		p.More = "- name: user\n  image: " + busybox + "\n  command: [sleep, '1000']\n  securityContext: {runAsUser: 1001, runAsGroup: 1001}\n" + indent(2, devices)
+		s.running(t, p)
+		asks := func(container, script string) string {
+			return s.must(t, "exec", p.Name, "-c", container, "--", "sh", "-c", script+"true")
+		}
+		s.sh(t, p.Name, "dd if=/dev/zero of=/dev/closed bs=512 count=8 conv=notrunc 2>/dev/null")
+		sees, reads := map[string]string{}, map[string]string{}
+		for _, d := range disks {
+			sees["app"] += d.name + " " + d.is + "\n writes\n"
+			sees["user"] += d.name + " " + d.is + "\n"
+			if d.user[at] {
+				sees["user"] += " writes\n"
+				reads["app"] += d.name + " 0 1001\n"
+				reads["user"] += d.name + " 0 1001\n"
+			} else {
+				reads["app"] += d.name + " 0\n"
+				reads["user"] += d.name + "\n"
+			}
+		}
+		for _, container := range []string{"app", "user"} {
+			if got, want := asks(container, look), sees[container]; got != want {
+				t.Errorf("%s: container %s sees\n%s\nwant\n%s", security, container, got, want)
+			}
+		}
+		for _, container := range []string{"app", "user"} { // both have written
+			if got, want := asks(container, read), reads[container]; got != want {
+				t.Errorf("%s: container %s reads\n%s\nwant\n%s", security, container, got, want)
+			}
+		}
+		s.remove(t, p.Name)
+	}
+	for _, d := range disks {
+		s.must(t, "delete", "pvc/block-"+d.name, "pv/block-"+d.name)
+	}
 }
 
 // What is in a volume is given to the group each time it is used, or only if its root is not the group's.
