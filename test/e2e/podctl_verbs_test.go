@@ -346,7 +346,7 @@ func testPodctlChange(t *testing.T, s *suite) {
 	if got := s.refused(t, saved, "replace", "-f", "-"); !strings.Contains(got, "Conflict") {
 		t.Errorf("podctl replace with an old version: %q", got)
 	}
-	if out, errs, code := s.PodctlInput(strings.NewReader(sleeper("change").String()), "apply", "--server-side", "-f", "-"); code == 0 && out != "pod/change serverside-applied\n" {
+	if out, errs, code := s.PodctlInput(strings.NewReader(sleeper("change").String()), "apply", "--server-side", "-f", "-"); code != 0 || out != "pod/change serverside-applied\n" {
 		t.Errorf("podctl apply --server-side: exit %d, %q, %q", code, out, errs)
 	}
 }
