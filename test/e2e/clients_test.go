@@ -294,6 +294,11 @@ func TestReconcile(t *testing.T) {
 			t.Errorf("the informer told %d times of the object with uid %s", n, uid)
 		}
 	}
+	for uid, n := range c.deleted {
+		if n != 1 {
+			t.Errorf("the informer told %d times of the end of the object with uid %s", n, uid)
+		}
+	}
 	if len(c.added) != objects || len(c.deleted) != (objects+2)/3 {
 		t.Errorf("the informer told of %d objects and of the end of %d, want %d and %d", len(c.added), len(c.deleted), objects, (objects+2)/3)
 	}
