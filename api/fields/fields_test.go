@@ -219,6 +219,18 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+// TestWhy: a source of volumes that podd has not says what to use instead.
+func TestWhy(t *testing.T) {
+	for want, source := range map[string]v1.VolumeSource{
+		"not supported by podd yet (a CSI driver runs only where a cluster registers it: use a hostPath, nfs or a persistentVolumeClaim)": {CSI: &v1.CSIVolumeSource{Driver: "d.example"}},
+		"not supported by podd yet (mount it on the host, and use a hostPath)":                                                            {FC: &v1.FCVolumeSource{}},
+	} {
+		if errs := Check(&v1.Pod{Spec: v1.PodSpec{Volumes: []v1.Volume{{VolumeSource: source}}}}); len(errs) != 1 || errs[0].Detail != want {
+			t.Errorf("%v, want %s", errs, want)
+		}
+	}
+}
+
 // limited is a pod that asks for bandwidth.
 func limited(ingress, egress string, host bool) *v1.Pod {
 	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{IngressBandwidth: ingress, EgressBandwidth: egress}},

@@ -15,6 +15,7 @@ var (
 	honoured = Rule{Verdict: Honoured}
 	notYet   = Rule{Verdict: NotYet}
 	onHost   = Rule{Verdict: NotYet, Why: "mount it on the host, and use a hostPath"}
+	noCSI    = Rule{Verdict: NotYet, Why: "a CSI driver runs only where a cluster registers it: use a hostPath, nfs or a persistentVolumeClaim"}
 )
 
 func refused(why string) Rule { return Rule{Verdict: Refused, Why: why} }
@@ -181,7 +182,7 @@ var table = withOthers(map[string]Rule{
 	"spec.volumes[].image.reference":                         honoured, "spec.volumes[].image.pullPolicy": honoured,
 	"spec.volumes[].nfs":   honoured,
 	"spec.volumes[].iscsi": honoured, "spec.volumes[].fc": onHost, "spec.volumes[].persistentVolumeClaim": honoured,
-	"spec.volumes[].ephemeral": {Verdict: Honoured, Why: "without a data source and attributes it is", allow: emptyAtFirst}, "spec.volumes[].csi": notYet,
+	"spec.volumes[].ephemeral": {Verdict: Honoured, Why: "without a data source and attributes it is", allow: emptyAtFirst}, "spec.volumes[].csi": noCSI,
 	"spec.volumes[].gcePersistentDisk": refused(cluster), "spec.volumes[].awsElasticBlockStore": refused(cluster),
 	"spec.volumes[].gitRepo":   refused("upstream has turned it off: it runs commands of the repository"),
 	"spec.volumes[].glusterfs": refused(cluster), "spec.volumes[].rbd": refused(cluster),

@@ -39,7 +39,7 @@ func testRefused(t *testing.T, s *suite) {
 
 		{volume("emptyDir: {medium: HugePages-}"), "spec.volumes[0].emptyDir.medium", notYet},
 		{volume("fc: {targetWWNs: [w], lun: 0}"), "spec.volumes[0].fc", notYet},
-		{volume("csi: {driver: d.example}"), "spec.volumes[0].csi", notYet},
+		{volume("csi: {driver: d.example}"), "spec.volumes[0].csi", notYet + " (a CSI driver runs only where a cluster registers it: use a hostPath, nfs or a persistentVolumeClaim)"},
 		{volume("gitRepo: {repository: x}"), "spec.volumes[0].gitRepo", "Forbidden: not supported by podd"},
 		{volume("rbd: {monitors: [m], image: i}"), "spec.volumes[0].rbd", cluster},
 		{volume("cephfs: {monitors: [m]}"), "spec.volumes[0].cephfs", cluster},
