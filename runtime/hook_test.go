@@ -208,6 +208,29 @@ func TestOverdue(t *testing.T) {
 	l.told(t, event, "app Normal Killing Stopping container app", "other Normal Killing Stopping container other")
 }
 
+// TestFailedKillPod: that a pod cannot be taken away is told of, and that podd has given that up is not.
+func TestFailedKillPod(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func() (context.Context, context.CancelFunc)
+		op   status.Op
+		told []string
+	}{
+		"fails":    {func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), 0) }, plan.DetachNetwork, []string{" Warning FailedKillPod error killing pod: context deadline exceeded"}},
+		"given up": {func() (context.Context, context.CancelFunc) { return context.WithCancel(t.Context()) }, plan.DetachNetwork, nil},
+		"another":  {func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), 0) }, plan.Remove, nil},
+	} {
+		l := newLone(t, v1.Container{})
+		l.warned = map[status.Task]warning{}
+		l.r.ends = make(chan struct{}) // nothing can be taken away
+		ctx, cancel := c.end()
+		cancel()
+		if err := l.Do(ctx, l.pod, l.step(c.op)); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		l.told(t, c.told...)
+	}
+}
+
 // TestProbeNotes: a result is noted and has the pod looked at; what is known of an instance goes with it.
 func TestProbeNotes(t *testing.T) {
 	spec := &v1.Probe{TimeoutSeconds: 1, PeriodSeconds: 1, SuccessThreshold: 1, FailureThreshold: 2, ProbeHandler: v1.ProbeHandler{

@@ -747,6 +747,7 @@ func TestUnknown(t *testing.T) {
 	if app(pod).State.Running == nil || app(pod).ContainerID != app(before).ContainerID {
 		t.Errorf("the last known state is not kept: %+v", app(pod))
 	}
+	s.hears(t, p.Name, " Warning FailedSync error determining status: ")
 	began := time.Now()
 	s.must(t, "get", "pods")
 	if took := time.Since(began); took > 5*time.Second {
@@ -756,6 +757,27 @@ func TestUnknown(t *testing.T) {
 	if pod = s.until(t, p.Name, "Running again", ready); app(pod).RestartCount != 0 || app(pod).ContainerID != app(before).ContainerID {
 		t.Errorf("it was restarted: %+v", app(pod))
 	}
+}
+
+// TestNoCgroup: a pod whose cgroup cannot be made is told of, and runs when it can be made.
+func TestNoCgroup(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	small, big := sleeper("small"), sleeper("big")
+	small.Container, big.Container = "resources: {requests: {cpu: 1m}}", "resources: {requests: {cpu: 1m}, limits: {cpu: 1}}"
+	s.running(t, small)
+	file, closed, open := "/sys/fs/cgroup/cpu/%s/cpu.cfs_quota_us", "50000", "-1" // a child cannot have more
+	if unified() {
+		file, closed, open = "/sys/fs/cgroup/%s/cgroup.max.descendants", "0", "max"
+	}
+	set := func(value string) {
+		must(t, os.WriteFile(fmt.Sprintf(file, filepath.Join(s.CgroupParent, "kubepods", "burstable")), []byte(value), 0o600))
+	}
+	set(closed)
+	s.apply(t, big)
+	s.hears(t, big.Name, " Warning FailedCreatePodContainer unable to ensure pod container exists: ensure cgroup: ")
+	set(open)
+	s.until(t, big.Name, "ready", ready)
 }
 
 // containerd is the process of podd's own.
