@@ -34,7 +34,7 @@ func TestProbes(t *testing.T) {
 	s := start(t, harness.WithArgs("--restart-backoff=1s"))
 	for name, part := range map[string]func(*testing.T, *suite){
 		"liveness": probeLiveness, "liveness never": probeLivenessNever, "readiness": probeReadiness, "startup": probeStartup,
-		"startup fails": probeStartupFails, "named port": probeNamedPort, "grpc": probeGRPC, "exec": probeExec, "delay": probeDelay,
+		"startup fails": probeStartupFails, "named port": probeNamedPort, "host network": probeHostNetwork, "grpc": probeGRPC, "exec": probeExec, "delay": probeDelay,
 		"postStart": hookPostStart, "postStart fails": hookPostStartFails, "preStop": hookPreStop, "preStop is cut": hookPreStopIsCut,
 		"preStop of a condemned": hookPreStopCondemned, "http hooks": hooksHTTP,
 	} {
@@ -190,6 +190,26 @@ func probeStartupFails(t *testing.T, s *suite) {
 	})
 	s.until(t, name, "restarted", restarts(1))
 	s.hears(t, name, ofApp+"Normal Killing Container app failed startup probe, will be restarted")
+	s.remove(t, name)
+}
+
+// A pod in the host's network is asked at the host's address, and at another one if the probe names it.
+func probeHostNetwork(t *testing.T, s *suite) {
+	const name = "host-network"
+	outside, inside := freePort(t), freePort(t)
+	s.apply(t, pod{
+		Name: name, Spec: "hostNetwork: true", Script: fmt.Sprintf("mkdir /www; httpd -p %d -h /www; httpd -p 127.0.0.1:%d -h /www; %s", outside, inside, sleepScript),
+		Container: fmt.Sprintf("ports: [{name: web, containerPort: %d}]\nreadinessProbe: ", outside) + every("httpGet: {port: web, path: /ok}", ", failureThreshold: 1") +
+			"\nstartupProbe: " + every(fmt.Sprintf("tcpSocket: {host: 127.0.0.1, port: %d}", inside), ", failureThreshold: 60"),
+	})
+	s.hears(t, name, ofApp+"Warning Unhealthy Readiness probe failed: HTTP probe failed with statuscode: 404")
+	s.sh(t, name, "echo ok >/www/ok")
+	p := s.until(t, name, "ready", ready)
+	if p.Status.PodIP == "" || p.Status.PodIP != p.Status.HostIP || app(p).RestartCount != 0 {
+		t.Errorf("address %s on host %s; %+v", p.Status.PodIP, p.Status.HostIP, app(p))
+	}
+	s.sh(t, name, "rm /www/ok")
+	s.until(t, name, "not ready", func(p *v1.Pod) bool { return condition(p, v1.PodReady) == v1.ConditionFalse })
 	s.remove(t, name)
 }
 
