@@ -107,7 +107,7 @@ func life(t *testing.T, seed uint64, tells bool) bool {
 			w.images[v.Image.Reference] = true
 		}
 	})
-	if !reaches(w, 40*time.Minute, func() bool { return w.finished || w.pod.DeletionTimestamp == nil && !w.gone && atRest(w) }) {
+	if !reaches(w, 4*time.Hour, func() bool { return w.finished || w.pod.DeletionTimestamp == nil && !w.gone && atRest(w) }) {
 		j.Errorf("%s: not where it should be: %s\n%s", w.name, summary(w.d.prev), state(w))
 	}
 	w.happens(func() { w.remove(30 * time.Second) })
