@@ -78,7 +78,10 @@ func rememberMade(root string, dirs []string) error {
 	}
 	slices.Sort(dirs)
 	text := strings.Join(slices.Compact(dirs), "\n") + "\n"
-	return errors.Join(os.WriteFile(file+".new", []byte(text), 0o600), os.Rename(file+".new", file))
+	if err := os.WriteFile(file+".new", []byte(text), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
 }
 
 // removeMade removes the directories of made that are empty. Which others there are is remembered, if the root is still there.

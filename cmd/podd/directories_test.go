@@ -88,3 +88,23 @@ func TestDirectories(t *testing.T) {
 	}
 	want("after a purge", "mine mine/log mine/log/pods var var/run var/run/podd")
 }
+
+// TestDirectoriesFullDisk: where what was made cannot be written down, what was known stays, and no part of a path takes its place.
+func TestDirectoriesFullDisk(t *testing.T) {
+	root := t.TempDir()
+	if err := rememberMade(root, []string{"/a"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/dev/full", filepath.Join(root, madeFile+".new")); err != nil {
+		t.Fatal(err)
+	}
+	if err := rememberMade(root, []string{"/a", "/b"}); err == nil {
+		t.Error("a full disk is no error")
+	}
+	if info, err := os.Lstat(filepath.Join(root, madeFile)); err != nil || !info.Mode().IsRegular() {
+		t.Fatalf("what could not be written is in the place of what is known: %v, %v", info, err)
+	}
+	if made, err := directoriesMade(root); err != nil || !slices.Equal(made, []string{"/a"}) {
+		t.Errorf("known is %v, %v", made, err)
+	}
+}
