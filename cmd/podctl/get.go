@@ -38,7 +38,7 @@ func (p *podctl) get(f cmdutil.Factory) *cobra.Command {
 // unsorted is why what the same command gets cannot be sorted: where it prints names it says so.
 func (p *podctl) unsorted() error {
 	var said bytes.Buffer
-	code := run(append(slices.Clone(p.args), "--output=name"), genericiooptions.IOStreams{In: p.streams.In, Out: io.Discard, ErrOut: &said}, nil)
+	code := run(append(slices.Clone(p.args), "--output=name", "--show-labels=false"), genericiooptions.IOStreams{In: p.streams.In, Out: io.Discard, ErrOut: &said}, nil)
 	if code == 0 {
 		return nil
 	}

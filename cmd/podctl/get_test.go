@@ -22,12 +22,13 @@ func TestSortBy(t *testing.T) {
 	}
 	none("get pods -l a=b --sort-by=.metadata.wrong")
 	for args, want := range map[string]string{
-		"get pods --sort-by=wrong":              `error: couldn't find any field with path "{.wrong}" in the list of objects`,
-		"get pods -o wide --sort-by=.spec.a":    `error: couldn't find any field with path "{.spec.a}" in the list of objects`,
-		"get pods --sort-by={.metadata":         "error: unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{name1.name2}' or '{.name1.name2}'",
-		"get pods --sort-by=wrong -o yaml":      `error: couldn't find any field with path "{.wrong}" in the list of objects`,
-		"get pods -A --sort-by .status.wrong":   `error: couldn't find any field with path "{.status.wrong}" in the list of objects`,
-		"get pods nope --sort-by=.status.wrong": `Error from server (NotFound): pods "nope" not found`,
+		"get pods --sort-by=wrong":               `error: couldn't find any field with path "{.wrong}" in the list of objects`,
+		"get pods -o wide --sort-by=.spec.a":     `error: couldn't find any field with path "{.spec.a}" in the list of objects`,
+		"get pods --sort-by={.metadata":          "error: unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{name1.name2}' or '{.name1.name2}'",
+		"get pods --sort-by=wrong -o yaml":       `error: couldn't find any field with path "{.wrong}" in the list of objects`,
+		"get pods --show-labels --sort-by=wrong": `error: couldn't find any field with path "{.wrong}" in the list of objects`,
+		"get pods -A --sort-by .status.wrong":    `error: couldn't find any field with path "{.status.wrong}" in the list of objects`,
+		"get pods nope --sort-by=.status.wrong":  `Error from server (NotFound): pods "nope" not found`,
 	} {
 		if out, errOut, code := ask("", strings.Fields(args)...); code != 1 || out != "" || !strings.HasPrefix(errOut, want+"\n") || strings.Count(errOut, "->") > 1 {
 			t.Errorf("podctl %s: exit code %d, %s%s", args, code, out, errOut)
