@@ -25,6 +25,7 @@ func testVolumes(t *testing.T, s *suite) {
 		"host-path-stays": testHostPathStays,
 		"image":           testImageVolume,
 		"image-missing":   testImageVolumeMissing,
+		"many":            testManyVolumes,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, s) })
 	}
