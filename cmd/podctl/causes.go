@@ -315,7 +315,7 @@ func container(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time) *c
 	case s.State.Terminated != nil && endedWithPod(pod, s.State.Terminated):
 		return &cause{name + " " + ended(pod, s.Name, s.State.Terminated) + ": podd ended it with the pod.", logs}
 	case s.State.Terminated != nil && (s.State.Terminated.ExitCode != 0 || pod.Status.Phase == v1.PodFailed && s.State.Terminated.Reason != "Completed"):
-		return gone(name+" "+ended(pod, s.Name, s.State.Terminated), s.State.Terminated, known, s.Name, logs)
+		return gone(pod, name+" "+ended(pod, s.Name, s.State.Terminated), s.State.Terminated, known, s.Name, logs)
 	case s.State.Running != nil && !s.Ready && (s.Started == nil || !*s.Started):
 		message := lastWarning(known.events, "Unhealthy", s.Name)
 		next := "See what it does: " + logs
@@ -339,7 +339,7 @@ func container(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time) *c
 	case s.RestartCount > 0 && s.LastTerminationState.Terminated != nil:
 		last := s.LastTerminationState.Terminated
 		what := fmt.Sprintf("%s was restarted %s, the last time %s ago: it %s", name, times(s.RestartCount), since(last.FinishedAt.Time, now), ended(pod, s.Name, last))
-		return gone(what, last, known, s.Name, known.logsOf(pod, s.Name, true))
+		return gone(pod, what, last, known, s.Name, known.logsOf(pod, s.Name, true))
 	}
 	return nil
 }
@@ -391,7 +391,7 @@ func waiting(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time, name
 		what := name + " ends again and again"
 		logs := known.logsOf(pod, s.Name, true)
 		if last := s.LastTerminationState.Terminated; last != nil {
-			c := gone(fmt.Sprintf("%s was restarted %s and has ended again: it %s", name, times(s.RestartCount), ended(pod, s.Name, last)), last, known, s.Name, logs)
+			c := gone(pod, fmt.Sprintf("%s was restarted %s and has ended again: it %s", name, times(s.RestartCount), ended(pod, s.Name, last)), last, known, s.Name, logs)
 			if left := backoffLeft(w.Message, last.FinishedAt.Time, now); left > 0 {
 				c.what += fmt.Sprintf(" It is started again in %s.", left)
 			}
@@ -579,6 +579,13 @@ func memoryLimit(pod *v1.Pod, name string) string {
 	return ""
 }
 
+// unlimited is whether only the host's memory ends what a container takes. An ephemeral container has no limits and is in a
+// pod's cgroup that may have one.
+func unlimited(pod *v1.Pod, name string) bool {
+	isIt := func(c v1.Container) bool { return c.Name == name }
+	return slices.ContainsFunc(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers), isIt) && memoryLimit(pod, name) == ""
+}
+
 // exitMeaning is what an exit code usually stands for.
 func exitMeaning(code, signal int32) string {
 	switch {
@@ -602,8 +609,10 @@ func signalName(n int32) string {
 }
 
 // nextAfter is what to do about a container that ended so.
-func nextAfter(t *v1.ContainerStateTerminated, logs string) string {
+func nextAfter(pod *v1.Pod, name string, t *v1.ContainerStateTerminated, logs string) string {
 	switch {
+	case t.Reason == "OOMKilled" && unlimited(pod, name):
+		return "It has no limit of memory, so the host had none left. Give one to what takes so much: podctl top pod --containers -A, " + logs
 	case t.Reason == "OOMKilled":
 		return "Raise spec.containers[].resources.limits.memory, or find what takes so much: podctl top pod --containers, " + logs
 	case t.Reason == "StartError":
@@ -621,10 +630,10 @@ func nextAfter(t *v1.ContainerStateTerminated, logs string) string {
 }
 
 // gone is that a container has ended, and what to do about it. what is how it ended.
-func gone(what string, t *v1.ContainerStateTerminated, known facts, container, logs string) *cause {
+func gone(pod *v1.Pod, what string, t *v1.ContainerStateTerminated, known facts, container, logs string) *cause {
 	switch why := condemned(t, known, container); why {
 	case "":
-		return &cause{sentence(what, ""), nextAfter(t, logs)}
+		return &cause{sentence(what, ""), nextAfter(pod, container, t, logs)}
 	case "FailedPostStartHook":
 		c := &cause{what + ". podd ended it because its postStart hook failed.",
 			"Correct lifecycle.postStart of the container. What a hook prints is not in the log, which has what came before: " + logs}

@@ -75,6 +75,8 @@ func TestDiagnose(t *testing.T) {
 		"crash": {app("restartCount: 2, lastState: {terminated: {exitCode: 143, startedAt: '2026-01-02T11:59:20Z', finishedAt: '2026-01-02T11:59:50Z'}}, state: {waiting: {reason: CrashLoopBackOff, message: back-off 40s restarting failed container=app pod=p}}"), nil,
 			"is started again and again. | Container app was restarted 2 times and has ended again: it ended with exit code 143 (SIGTERM) after 30s. It is started again in 30s. -> See what it said: podctl logs p -c app --previous"},
 		"oom": {app("state: {terminated: {exitCode: 137, reason: OOMKilled}}"), nil, "runs and is not ready. | Container app ran out of memory and was killed (its limit is 64Mi). -> Raise"},
+		"host oom": {"spec: {containers: [{name: app}]}\nstatus: {phase: Running, containerStatuses: [{name: app, state: {terminated: {exitCode: 137, reason: OOMKilled}}}]}", nil,
+			"Container app ran out of memory and was killed. -> It has no limit of memory, so the host had none left. Give one to what takes so much: podctl top pod --containers -A"},
 		"restarted": {app("ready: true, started: true, restartCount: 1, lastState: {terminated: {exitCode: 139, finishedAt: '2026-01-02T11:58:00Z'}}, state: {running: {}}"), nil,
 			"| Container app was restarted once, the last time 2m ago: it ended with exit code 139 (SIGSEGV). -> The program crashed."},
 		"notready":    {app("started: true, state: {running: {}}"), unhealthy, "runs and is not ready. | Container app runs and is not ready: Readiness probe failed: 503 -> See what it does: podctl logs p -c app"},
