@@ -38,7 +38,7 @@ func (h *host) recordExit(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 // keepExit stores the end of an instance of pod.
 func (h *host) keepExit(ctx context.Context, pod *v1.Pod, c status.Container) error {
 	return h.change(ctx, func(r record) record {
-		c.Late = status.Late(pod, status.Facts{Now: time.Now(), Started: r.Started, Evicted: r.Evicted}, c.FinishedAt)
+		c.Late = new(status.Late(pod, status.Facts{Now: time.Now(), Started: r.Started, Evicted: r.Evicted}, c.FinishedAt))
 		return r.withExit(c)
 	})
 }

@@ -196,7 +196,7 @@ func TestCondemn(t *testing.T) {
 	}
 }
 
-// TestOverdue: that a pod's deadline has passed is told once, before its first container is ended, also by a podd that comes after.
+// TestOverdue: that a pod's deadline has passed is told once, before its first container is ended.
 func TestOverdue(t *testing.T) {
 	l := newLone(t, v1.Container{})
 	for _, name := range []string{"app", "other"} {

@@ -53,12 +53,13 @@ var errTakenAway = errors.New("taken away meanwhile")
 
 // lock makes a directory and locks it, as long as the file is open.
 func lock(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+	err := os.MkdirAll(dir, 0o755)
+	var f *os.File
+	if err == nil {
+		f, err = os.Open(dir)
 	}
-	f, err := os.Open(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, errTakenAway
+		return nil, errTakenAway // dir, or one above it
 	}
 	if err != nil {
 		return nil, err

@@ -167,8 +167,9 @@ type Container struct {
 	Liveness  Result
 	Condemned *Condemned // podd has decided to end it, though nobody has deleted its pod
 
-	// Late says of an exit that it came no earlier than the pod's deadline or eviction, as these were when it was recorded.
-	Late bool
+	// Late says of an exit whether it came no earlier than the pod's deadline or eviction, as these were when it was recorded.
+	// nil is that an older podd recorded it.
+	Late *bool
 
 	// Replace says of an exit that podd brought it about to run another instance in its place whatever the policies say.
 	Replace bool

@@ -146,5 +146,13 @@ func Late(pod *v1.Pod, f Facts, finished time.Time) bool {
 
 // overran tells whether one of the pod's containers was late.
 func overran(pod *v1.Pod, f Facts) bool {
-	return slices.ContainsFunc(f.Containers, func(i Container) bool { return i.Late && !IsEphemeral(pod, i.Name) })
+	return slices.ContainsFunc(f.Containers, func(i Container) bool {
+		switch {
+		case i.State != Exited || IsEphemeral(pod, i.Name):
+			return false
+		case i.Late == nil:
+			return Late(pod, f, i.FinishedAt)
+		}
+		return *i.Late
+	})
 }

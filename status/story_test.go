@@ -316,6 +316,7 @@ func (s *story) instance(name string, attempt int, state State, words []string) 
 		Image: "docker.io/library/img-" + name + ":latest", ImageID: "docker.io/library/img-" + name + "@sha256:0", Present: true,
 		Recorded: state == Exited, CreatedAt: s.f.Now,
 	}
+	old := false
 	spec := append(s.pod.Spec.InitContainers, s.pod.Spec.Containers...)
 	for i := range spec {
 		if spec[i].Name == name {
@@ -345,6 +346,8 @@ func (s *story) instance(name string, attempt int, state State, words []string) 
 			c.Backoff = s.duration(value)
 		case "unrecorded":
 			c.Recorded = false
+		case "old": // recorded by a podd that did not say whether it was late
+			old = true
 		case "removed":
 			c.Present = false
 		case "replace":
@@ -371,7 +374,9 @@ func (s *story) instance(name string, attempt int, state State, words []string) 
 			s.t.Fatalf("story: an instance has no %q", key)
 		}
 	}
-	c.Late = c.Recorded && Late(s.pod, s.f, c.FinishedAt)
+	if c.Recorded && !old {
+		c.Late = new(Late(s.pod, s.f, c.FinishedAt))
+	}
 	for i := range s.f.Containers {
 		if s.f.Containers[i].Name == name && s.f.Containers[i].Attempt == attempt {
 			s.f.Containers[i] = c

@@ -136,7 +136,7 @@ func serve(t testing.TB) {
 	t.Setenv("PODD_SOCKET", socket)
 	for { // until it answers
 		var out bytes.Buffer
-		if code := run([]string{"get", "namespace", "default"}, genericiooptions.IOStreams{In: &out, Out: &out, ErrOut: &out}, nil); code == 0 {
+		if code := run([]string{"get", "serviceaccount", "default"}, genericiooptions.IOStreams{In: &out, Out: &out, ErrOut: &out}, nil); code == 0 {
 			return
 		}
 		select {

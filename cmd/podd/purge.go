@@ -36,7 +36,7 @@ func (p purge) run(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == claimsDir && kept > 0 {
+		if e.Name() == claimsDir && kept > 0 || e.Name() == madeFile { // which is needed until all else is gone
 			continue
 		}
 		if err := volumes.RemoveAll(ctx, p.root, e.Name()); err != nil { // what is still mounted is not podd's to delete
@@ -44,6 +44,9 @@ func (p purge) run(ctx context.Context) error {
 		}
 	}
 	if kept == 0 {
+		if err := rememberMade(p.root, nil); err != nil {
+			return err
+		}
 		if err := os.Remove(p.root); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

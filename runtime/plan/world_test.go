@@ -249,7 +249,7 @@ func (w *world) effect(s Step) {
 		hook := r.PostStart // why it failed is shown until the next start
 		forget(&r)
 		r.PostStart = hook
-		r.Late = status.Late(w.pod, status.Facts{Now: w.now, Started: w.started, Evicted: w.evicted}, r.FinishedAt)
+		r.Late = new(status.Late(w.pod, status.Facts{Now: w.now, Started: w.started, Evicted: w.evicted}, r.FinishedAt))
 		end, must := (&model{w: w}).end()
 		w.late[c.ID] = must && !r.FinishedAt.Before(end)
 		w.records[c.ID] = &r
