@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -63,7 +64,24 @@ func (a *attendant) Exec(ctx context.Context, pod *v1.Pod, container string, cmd
 	return nil
 }
 
+// starting is how long a question about images waits for a containerd that is being started; pods have a patience of their own.
+const starting = 10 * time.Second
+
+// awaitContainerd returns when containerd answers, or has not for as long as its start may take: what comes then says why.
+func (a *attendant) awaitContainerd(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, starting)
+	defer cancel()
+	for a.client.Ready(ctx) != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 func (a *attendant) Images(ctx context.Context) ([]api.ImageInfo, error) {
+	a.awaitContainerd(ctx)
 	infos, err := a.images.List(ctx)
 	if err != nil {
 		return nil, err
@@ -84,6 +102,7 @@ func infoOf(i images.Info) api.ImageInfo {
 }
 
 func (a *attendant) PullImage(ctx context.Context, ref string, progress func(api.PullProgress)) (api.ImageInfo, error) {
+	a.awaitContainerd(ctx)
 	info, err := a.images.Pull(ctx, ref, func(p images.Progress) {
 		out := api.PullProgress{Ref: p.Ref, Status: p.Status}
 		for _, l := range p.Layers {
@@ -96,6 +115,7 @@ func (a *attendant) PullImage(ctx context.Context, ref string, progress func(api
 }
 
 func (a *attendant) LoadImages(ctx context.Context, r io.Reader) ([]api.ImageInfo, error) {
+	a.awaitContainerd(ctx)
 	infos, err := a.images.Load(ctx, r)
 	a.runtime.ImagesCame()
 	return infosOf(infos), err
@@ -106,6 +126,7 @@ func (a *attendant) History(namespace, name, uid string) ([]history.Pod, error) 
 }
 
 func (a *attendant) RemoveImage(ctx context.Context, ref string) error {
+	a.awaitContainerd(ctx)
 	err := a.images.Remove(ctx, ref, func(name string) ([]string, error) { return a.runtime.ImageUsers(ctx, name) })
 	if errors.Is(err, images.ErrInUse) {
 		return &apierrors.StatusError{ErrStatus: metav1.Status{

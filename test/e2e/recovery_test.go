@@ -86,6 +86,11 @@ func TestContainerdDies(t *testing.T) {
 	eventually(t, func() error { return ended(before[ids["dead"]]) })
 	must(t, syscall.Kill(containerd, syscall.SIGKILL))
 	began = time.Now()
+	listed := make(chan string, 1)
+	go func() {
+		out, errs, code := s.Podctl("image", "ls")
+		listed <- fmt.Sprintf("%s%s%d", out, errs, code)
+	}()
 	pod = s.until(t, "dead", "failed", phase(v1.PodFailed))
 	if end := app(pod).State.Terminated; end == nil || end.ExitCode != 4 || end.Reason != "Error" {
 		t.Errorf("the container that ended while containerd was dead is %v, want exit code 4", app(pod).State)
@@ -94,6 +99,9 @@ func TestContainerdDies(t *testing.T) {
 		s.until(t, fmt.Sprintf("sleeper-%d", i), "running again", phase(v1.PodRunning))
 	}
 	inTime(t, "containerd was killed", time.Since(began), usual, nil)
+	if said := <-listed; !strings.HasSuffix(said, "\n0") { // the exit code
+		t.Errorf("image ls while containerd is started again: %s", said)
+	}
 	s.same(t, before, ids["stopped"], ids["dead"], status.ContainerID(pod.UID, "", 0),
 		status.ContainerID(s.until(t, "stopped", "there", phase(v1.PodFailed)).UID, "", 0))
 }
