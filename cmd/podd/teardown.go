@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -97,6 +99,9 @@ func (t *teardown) run(ctx context.Context) error {
 		t.silent = true
 	}
 	if running {
+		if err := t.fits(ctx); err != nil {
+			return err
+		}
 		if err := end(ctx, pid); err != nil {
 			return err
 		}
@@ -106,6 +111,40 @@ func (t *teardown) run(ctx context.Context) error {
 	}
 	t.say("podd has ended")
 	return t.clear(ctx)
+}
+
+// fits refuses flags by which other things would be taken away than what the podd that runs has made: it would be ended, and its
+// pods would go on.
+func (t *teardown) fits(ctx context.Context) error {
+	client, err := t.client()
+	if err != nil {
+		return err
+	}
+	data, err := client.RESTClient().Get().AbsPath("/configz").DoRaw(ctx)
+	if err != nil {
+		return fmt.Errorf("ask podd at %s for its flags: %w", t.config.Listen, err)
+	}
+	var its struct{ Kubeletconfig config }
+	if err := json.Unmarshal(data, &its); err != nil {
+		return fmt.Errorf("read the flags of podd at %s: %w", t.config.Listen, err)
+	}
+	var wrong []string
+	for _, f := range []struct{ name, has, given string }{
+		{"root", its.Kubeletconfig.Root, t.config.Root}, {"state", its.Kubeletconfig.State, t.config.State},
+		{"config-dir", its.Kubeletconfig.ConfigDir, t.config.ConfigDir}, {"log-dir", its.Kubeletconfig.LogDir, t.config.LogDir},
+		{"cgroup-parent", its.Kubeletconfig.CgroupParent, t.config.CgroupParent}, {"namespace", its.Kubeletconfig.Namespace, t.config.Namespace},
+		{"containerd", its.Kubeletconfig.Containerd, t.config.Containerd}, {"bridge", its.Kubeletconfig.Bridge, t.config.Bridge},
+		{"nft-table", its.Kubeletconfig.NftTable, t.config.NftTable},
+	} {
+		if f.has != f.given && filepath.Clean(f.has) != filepath.Clean(f.given) {
+			wrong = append(wrong, fmt.Sprintf("--%s=%s (here: %s)", f.name, f.has, f.given))
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the podd that listens on %s was started with other flags, and nothing was done; give those that it has: %s",
+		t.config.Listen, strings.Join(wrong, ", "))
 }
 
 // withOwnDaemon deletes the pods with a podd of its own that does not follow the manifest directory, so that no pod of

@@ -38,6 +38,13 @@ func TestTeardown(t *testing.T) {
 	if len(s.whyOf(t, "forced").History) != 1 {
 		t.Error("there is no history to take away")
 	}
+	for _, flag := range []string{"--root=" + t.TempDir(), "--state=" + t.TempDir(), "--log-dir=/elsewhere", "--namespace=other", "--cgroup-parent=/other", "--bridge=other0", "--nft-table=other"} {
+		name, _, _ := strings.Cut(flag, "=")
+		if said, err := s.TryTeardown(flag, "--purge", "--listen="+s.Socket); err == nil || !strings.Contains(said, "was started with other flags, and nothing was done") || !strings.Contains(said, name+"=") {
+			t.Errorf("teardown %s: %v, %s", flag, err, said)
+		}
+	}
+	s.until(t, "usual", "ready", ready)
 	followers := podctlFollows(t, s, map[string]string{"logs -f talks": "hello", "get pods -w -o name": "pod/usual"})
 	s.Teardown()
 	torn()

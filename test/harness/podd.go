@@ -264,7 +264,7 @@ func (p *Podd) TryTeardown(flags ...string) (said string, err error) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "podd"), slices.Concat([]string{"teardown"}, flags, p.flags())...)
+	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "podd"), slices.Concat([]string{"teardown"}, p.flags(), flags)...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -44,8 +44,8 @@ func apply(args []string, env func(string) string, stdout, stderr io.Writer) boo
 			said[w] = true
 		}
 	}
-	_, err = fmt.Fprintln(stdout, "pod/"+m.name+" created")
-	return err == nil // if not, kubectl's apply finds nothing to do, and says that it cannot say so
+	_, _ = fmt.Fprintln(stdout, "pod/"+m.name+" created") // kubectl's apply does not see whether it could, either
+	return true
 }
 
 // making is what is to be made.
