@@ -1,8 +1,9 @@
 //go:build host
 
 // Package cgroupv2 shows podd on a host of cgroup v2, whatever the host of the test has: a virtual machine, emulated in
-// software, with a kernel of the distribution and an initramfs that holds podd and its bundle. What is checked is in
-// guest, which runs in there; here the machine is made, and what it writes to its console becomes the tests' results.
+// software, with a kernel of the distribution and an initramfs that holds podd, its bundle and some of the distribution's
+// programs. What is checked is in guest, which runs in there; here the machine is made, and what it writes to its console
+// becomes the tests' results.
 package cgroupv2
 
 import (
@@ -40,6 +41,7 @@ var checks = []string{
 var modules = []string{
 	"overlay", "bridge", "br_netfilter", "veth", "nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_fib_inet",
 	"brd", "nfsd", "nfs", "nfsv4",
+	"iscsi_tcp", "sd_mod", "iscsi_target_mod", "target_core_file",
 }
 
 func TestCgroupV2(t *testing.T) {
@@ -152,12 +154,15 @@ func pack(ctx context.Context, root, bin, name string) error {
 		return err
 	}
 	a.add("image.tar", fileMode, image)
+	if err := a.addPrograms(filepath.Join(root, ".build/iscsi")); err != nil {
+		return err
+	}
 	sorted, err := inOrder(filepath.Join(root, ".build/kernel/lib/modules"), modules)
 	if err != nil {
 		return err
 	}
 	for i, m := range sorted {
-		a.copy(fmt.Sprintf("modules/%02d-%s", i, filepath.Base(m)), m)
+		a.copy(fmt.Sprintf("modules/%03d-%s", i, filepath.Base(m)), m)
 	}
 	return errors.Join(a.end(), buffered.Flush())
 }
