@@ -29,9 +29,11 @@ const (
 type daemon struct {
 	socket string
 	parent string // path of its cgroup parent in the machine's tree
+	cgroup string // that it is started in
 	args   []string
 	log    string
 	cmd    *exec.Cmd
+	exit   chan error // tells how it ended, and is closed then
 	http   *http.Client
 }
 
@@ -52,16 +54,34 @@ func unshareCgroup() error {
 
 // launch starts a podd of that name in a cgroup and returns when it is ready.
 func launch(name, cgroup, parent string, args ...string) (*daemon, error) {
-	d := &daemon{parent: parent, log: "/run/" + name + ".log", socket: "/run/" + name + "/podd.sock"}
+	d := &daemon{parent: parent, cgroup: cgroup, log: "/run/" + name + ".log", socket: "/run/" + name + "/podd.sock"}
 	d.args = append([]string{"--state", "/run/" + name, "--root", "/var/lib/podd/" + name, "--group", "root"}, args...)
 	d.dial()
-	var err error
-	if d.cmd, err = startIn(cgroup, d.log, append([]string{podd}, d.args...)...); err != nil {
-		return d, err
+	return d, d.start("")
+}
+
+// start starts podd, which is to die at that point if one is named, and returns when it is ready.
+func (d *daemon) start(killAt string) error {
+	err := os.Setenv("PODD_KILL_AT", killAt)
+	if err != nil {
+		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- d.cmd.Wait() }()
-	return d, d.ready(ended)
+	if d.cmd, err = startIn(d.cgroup, d.log, append([]string{podd}, d.args...)...); err != nil {
+		return err
+	}
+	d.exit = make(chan error, 1)
+	go func(cmd *exec.Cmd, exit chan<- error) {
+		exit <- cmd.Wait()
+		close(exit)
+	}(d.cmd, d.exit)
+	return d.ready(d.exit)
+}
+
+// restart kills podd, unless it is dead already, and starts it again.
+func (d *daemon) restart(killAt string) error {
+	_ = d.cmd.Process.Kill()
+	<-d.exit
+	return d.start(killAt)
 }
 
 // dial has requests go to the socket.
@@ -278,6 +298,12 @@ func (d *daemon) removeOne(p *pod) error {
 	if _, err := d.call(http.MethodDelete, pods+"/"+name, nil); err != nil {
 		return err
 	}
+	return d.gone(p)
+}
+
+// gone waits until a pod is gone.
+func (d *daemon) gone(p *pod) error {
+	name := p.Metadata.Name
 	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
 		_, err := d.call(http.MethodGet, pods+"/"+name, nil)
 		if err != nil && strings.Contains(err.Error(), "404") {

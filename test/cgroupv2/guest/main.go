@@ -75,6 +75,9 @@ func boot() error {
 	if err := os.Setenv("PATH", "/bin"); err != nil {
 		return err
 	}
+	if err := loopback(); err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
 	return unix.Sethostname([]byte("guest"))
 }
 
@@ -96,6 +99,21 @@ func loadModules(dir string) error {
 		}
 	}
 	return nil
+}
+
+// loopback brings up the interface by which this machine serves itself.
+func loopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
 // attend runs the checks as a process of their own and reaps whatever is left to process 1 meanwhile.

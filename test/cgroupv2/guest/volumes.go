@@ -130,21 +130,8 @@ func serveNFS() error {
 	return nil
 }
 
-// readyNFS makes what is to be served, and the loopback interface to serve it by.
+// readyNFS makes what is to be served.
 func readyNFS() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err == nil {
-		lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-		err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
-	}
-	if err != nil {
-		return fmt.Errorf("loopback: %w", err)
-	}
 	if err := os.MkdirAll(export, 0o755); err != nil {
 		return err
 	}
