@@ -180,20 +180,8 @@ func TestStreamProtocols(t *testing.T) {
 			}
 			_ = conn.Close()
 		}
-		config := &rest.Config{Host: tcp.URL}
 		for _, protocol := range []string{"v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"} {
-			transport, upgrader, err := spdy.RoundTripperFor(config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			to, err := url.Parse(tcp.URL + path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			executor, err := remotecommand.NewSPDYExecutorForProtocols(transport, upgrader, http.MethodPost, to, protocol)
-			if err != nil {
-				t.Fatal(err)
-			}
+			executor := bySPDY(t, tcp.URL, path, protocol)
 			var out bytes.Buffer
 			ctx, leave := context.WithCancel(t.Context())
 			streams := remotecommand.StreamOptions{Stdin: strings.NewReader("hello"), Stdout: &out}
@@ -201,13 +189,31 @@ func TestStreamProtocols(t *testing.T) {
 			if first {
 				streams.Stdout = io.MultiWriter(&out, &signalWriter{first: leave})
 			}
-			err = executor.StreamWithContext(ctx, streams)
+			err := executor.StreamWithContext(ctx, streams)
 			leave()
 			if out.String() != "hello" || err != nil && !first {
 				t.Errorf("%s SPDY %s: %q %v", path, protocol, out.String(), err)
 			}
 		}
 	}
+}
+
+// bySPDY is client-go's client of one protocol.
+func bySPDY(t *testing.T, server, path, protocol string) remotecommand.Executor {
+	t.Helper()
+	transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: server})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := url.Parse(server + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	executor, err := remotecommand.NewSPDYExecutorForProtocols(transport, upgrader, http.MethodPost, to, protocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return executor
 }
 
 // The exit code of a command arrives in all protocols that have a place for it, and in the older ones that it was not 0.
@@ -239,19 +245,7 @@ func TestExitCodeProtocols(t *testing.T) {
 	}
 	for protocol, want := range map[string]string{"v4.channel.k8s.io": "command terminated with exit code 7", "v3.channel.k8s.io": text,
 		"v2.channel.k8s.io": text} { // the client of the first does not wait for it
-		transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: tcp.URL})
-		if err != nil {
-			t.Fatal(err)
-		}
-		to, err := url.Parse(tcp.URL + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		executor, err := remotecommand.NewSPDYExecutorForProtocols(transport, upgrader, http.MethodPost, to, protocol)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: io.Discard, Stderr: io.Discard})
+		err := bySPDY(t, tcp.URL, path, protocol).StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: io.Discard, Stderr: io.Discard})
 		if err == nil || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("SPDY %s: %v, want %s", protocol, err, want)
 		}
