@@ -27,7 +27,6 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/client-go/transport/spdy"
 
 	"podd/api"
 )
@@ -162,18 +161,7 @@ func TestSPDYWhole(t *testing.T) {
 		"v2.channel.k8s.io": "error executing remote command: command terminated with non-zero exit code: exit 7",
 	} {
 		run := func(command string, in io.Reader, out io.Writer) error {
-			transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: tcp.URL})
-			if err != nil {
-				t.Fatal(err)
-			}
-			to, err := url.Parse(tcp.URL + "/api/v1/namespaces/default/pods/a/exec?stdin=1&stdout=1&command=" + command)
-			if err != nil {
-				t.Fatal(err)
-			}
-			executor, err := remotecommand.NewSPDYExecutorForProtocols(transport, upgrader, http.MethodPost, to, protocol)
-			if err != nil {
-				t.Fatal(err)
-			}
+			executor := bySPDY(t, tcp.URL, "/api/v1/namespaces/default/pods/a/exec?stdin=1&stdout=1&command="+command, protocol)
 			return executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: out})
 		}
 		much := bytes.Repeat([]byte("0123456789abcde\n"), 1<<18) // 4 MiB
