@@ -408,18 +408,18 @@ func TestRefusals(t *testing.T) {
 	e := serve(t)
 	client := e.client.CoreV1().Pods("default")
 	bad := pod("bad")
-	yes := true
-	bad.Spec.Subdomain, bad.Spec.SetHostnameAsFQDN = "sub", &yes
+	bad.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net.ipv4.tcp_syncookies", Value: "1"}}}
+	bad.Spec.Containers[0].SecurityContext = &v1.SecurityContext{AppArmorProfile: &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeUnconfined}}
 	_, err := client.Create(t.Context(), bad, metav1.CreateOptions{})
 	var status *apierrors.StatusError
 	if !errors.As(err, &status) || status.ErrStatus.Code != http.StatusUnprocessableEntity || len(status.ErrStatus.Details.Causes) != 2 {
 		t.Fatalf("refused fields: %#v", err)
 	}
-	if !strings.Contains(err.Error(), "spec.subdomain: Forbidden: not supported by podd yet") {
+	if !strings.Contains(err.Error(), "spec.securityContext.sysctls: Forbidden: not supported by podd yet") {
 		t.Errorf("the message: %v", err)
 	}
 	e.create(t, pod("good"))
-	patch := []byte(`{"spec":{"subdomain":"sub"}}`)
+	patch := []byte(`{"spec":{"securityContext":{"sysctls":[{"name":"net.ipv4.tcp_syncookies","value":"1"}]}}}`)
 	if _, err := client.Patch(t.Context(), "good", types.MergePatchType, patch, metav1.PatchOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("a refused field by patch: %v", err)
 	}

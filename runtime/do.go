@@ -21,6 +21,7 @@ import (
 	"podd/runtime/killpoint"
 	"podd/runtime/logs"
 	"podd/runtime/plan"
+	"podd/sandbox"
 	"podd/status"
 	"podd/volumes"
 )
@@ -130,7 +131,11 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 			return err
 		}
 	}
-	if err := h.ensureHandler(ctx, pod); err != nil {
+	_, err := sandbox.Nodename(pod)
+	if err == nil {
+		err = h.ensureHandler(ctx, pod)
+	}
+	if err != nil {
 		detail(ctx, func(e *told.Entry) { e.What = told.Sandbox })
 		return h.noSandbox(pod, err)
 	}
@@ -138,7 +143,7 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 	if err := h.marks.put("ground", false); err != nil {
 		return err
 	}
-	err := h.r.Volumes.Ensure(ctx, pod)
+	err = h.r.Volumes.Ensure(ctx, pod)
 	if err == nil {
 		err = h.ensureContent(ctx, pod)
 	}

@@ -88,7 +88,11 @@ func (s *Sandboxes) WriteEtc(pod *v1.Pod, ips []string) ([]Note, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, content := range map[string]string{"hosts": hosts, "hostname": Hostname(pod) + "\n", "resolv.conf": resolv} {
+	nodename, err := Nodename(pod)
+	if err != nil {
+		return nil, err
+	}
+	for name, content := range map[string]string{"hosts": hosts, "hostname": nodename + "\n", "resolv.conf": resolv} {
 		if err := rewrite(filepath.Join(etc, name), content); err != nil {
 			return nil, fmt.Errorf("write etc files: %w", err)
 		}
@@ -110,9 +114,9 @@ func (s *Sandboxes) hosts(pod *v1.Pod, ips []string) (string, error) {
 	} else {
 		b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 			"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
-		names := Hostname(pod)
-		if pod.Spec.Subdomain != "" {
-			names = fmt.Sprintf("%s.%s.%s.svc.%s\t%s", names, pod.Spec.Subdomain, pod.Namespace, clusterDomain, names)
+		names, domain := hostnames(pod)
+		if domain != "" {
+			names = fmt.Sprintf("%s.%s\t%s", names, domain, names)
 		}
 		for _, ip := range ips {
 			fmt.Fprintf(&b, "%s\t%s\n", ip, names)

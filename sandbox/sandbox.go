@@ -7,6 +7,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,8 +70,9 @@ func Open(o Options) (*Sandboxes, error) {
 // Ref is what members of the sandbox join, known before there is one. netns is the pod's, "" with hostNetwork.
 func (s *Sandboxes) Ref(pod *v1.Pod, attempt int, netns string) containers.Sandbox {
 	dir := s.nsDir(string(pod.UID), attempt)
+	name, _ := Nodename(pod) // a pod whose name is too long gets no ground
 	ref := containers.Sandbox{
-		ID: s.opts.ID(string(pod.UID), attempt), NetNS: netns, CgroupPath: s.cg.podPath(pod), Hostname: Hostname(pod),
+		ID: s.opts.ID(string(pod.UID), attempt), NetNS: netns, CgroupPath: s.cg.podPath(pod), Hostname: name,
 	}
 	if pod.Spec.HostNetwork {
 		ref.NetNS = ""
@@ -175,23 +177,43 @@ func (s *Sandboxes) Known() ([]string, error) {
 	return uids, nil
 }
 
-// Hostname is the pod's, as pkg/kubelet/kubelet_pods.go makes it: at most 63 characters, then no "-" or "." at the end.
-// With hostNetwork it is the host's.
-func Hostname(pod *v1.Pod) string {
+// maxNodename is what the kernel takes as a nodename.
+const maxNodename = 64
+
+// Nodename is what uname, HOSTNAME and /etc/hostname say in the pod (upstream: GetNodenameForKernel in pkg/kubelet/util):
+// its hostname, or with setHostnameAsFQDN, if it has a subdomain, its whole name, which may be too long. With hostNetwork it
+// is the host's.
+func Nodename(pod *v1.Pod) (string, error) {
+	name, domain := hostnames(pod)
+	if set := pod.Spec.SetHostnameAsFQDN; domain == "" || set == nil || !*set {
+		return name, nil
+	}
+	whole := name + "." + domain
+	if len(whole) > maxNodename {
+		return name, fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
+			whole, maxNodename, len(whole))
+	}
+	return whole, nil
+}
+
+// hostnames is the pod's hostname, and the domain that its subdomain gives it, as pkg/kubelet/kubelet_pods.go makes them: at
+// most 63 characters, then no "-" or "." at the end. hostnameOverride is in place of both.
+func hostnames(pod *v1.Pod) (name, domain string) {
 	if pod.Spec.HostNetwork {
-		name, err := os.Hostname()
-		if err == nil {
-			return name
+		if name, err := os.Hostname(); err == nil {
+			return name, ""
 		}
 	}
-	name := pod.Name
-	if pod.Spec.Hostname != "" {
-		name = pod.Spec.Hostname
+	name = cmp.Or(pod.Spec.Hostname, pod.Name)
+	if override := pod.Spec.HostnameOverride; override != nil {
+		name = *override
+	} else if pod.Spec.Subdomain != "" {
+		domain = fmt.Sprintf("%s.%s.svc.%s", pod.Spec.Subdomain, pod.Namespace, clusterDomain)
 	}
 	if len(name) > 63 {
 		name = strings.TrimRight(name[:63], "-.")
 	}
-	return name
+	return name, domain
 }
 
 func (s *Sandboxes) podDir(uid string) string { return filepath.Join(s.opts.RunDir, "pods", uid) }

@@ -27,19 +27,48 @@ func testPod(change ...func(*v1.Pod)) *v1.Pod {
 
 func ptr[T any](v T) *T { return &v }
 
-func TestHostname(t *testing.T) {
-	long := strings.Repeat("a", 62) + "-bcd"
-	for _, tt := range []struct{ name, hostname, want string }{
-		{"web", "", "web"}, {"web", "db", "db"}, {long, "", strings.Repeat("a", 62)},
-	} {
-		p := testPod(func(p *v1.Pod) { p.Name, p.Spec.Hostname = tt.name, tt.hostname })
-		if got := Hostname(p); got != tt.want {
-			t.Errorf("%q %q: got %q", tt.name, tt.hostname, got)
-		}
-	}
+func TestHostnames(t *testing.T) {
 	host, _ := os.Hostname()
-	if got := Hostname(testPod(func(p *v1.Pod) { p.Spec.HostNetwork = true })); got != host {
-		t.Errorf("hostNetwork: got %q", got)
+	a := func(n int) string { return strings.Repeat("a", n) }
+	const domain = ".sub.default.svc.cluster.local" // 30 characters
+	spec := func(hostname, subdomain string) v1.PodSpec {
+		return v1.PodSpec{Hostname: hostname, Subdomain: subdomain}
+	}
+	whole := func(s v1.PodSpec) v1.PodSpec { s.SetHostnameAsFQDN = ptr(true); return s }
+	over := func(name string, s v1.PodSpec) v1.PodSpec { s.HostnameOverride = &name; return s }
+	onHost := func(s v1.PodSpec) v1.PodSpec { s.HostNetwork = true; return s }
+	for name, tt := range map[string]struct {
+		name  string
+		spec  v1.PodSpec
+		node  string // what uname says
+		hosts string // what the pod's address has in /etc/hosts
+		err   string
+	}{
+		"plain":             {"web", spec("", ""), "web", "web", ""},
+		"hostname":          {"web", spec("db", ""), "db", "db", ""},
+		"long":              {a(62) + "-bcd", spec("", ""), a(62), a(62), ""},
+		"subdomain":         {"web", spec("", "sub"), "web", "web" + domain + "\tweb", ""},
+		"both":              {"web", spec("db", "sub"), "db", "db" + domain + "\tdb", ""},
+		"whole":             {"web", whole(spec("db", "sub")), "db" + domain, "db" + domain + "\tdb", ""},
+		"whole without one": {"web", whole(spec("db", "")), "db", "db", ""},
+		"longest whole":     {a(34), whole(spec("", "sub")), a(34) + domain, a(34) + domain + "\t" + a(34), ""},
+		"too long": {a(35), whole(spec("", "sub")), a(35), a(35) + domain + "\t" + a(35), "failed to construct FQDN from pod hostname and cluster domain, FQDN " +
+			a(35) + domain + " is too long (64 characters is the max, 65 characters requested)"},
+		"long, not whole": {a(35), spec("", "sub"), a(35), a(35) + domain + "\t" + a(35), ""},
+		"override":        {"web", over("x.example", spec("db", "sub")), "x.example", "x.example", ""},
+		"long override":   {"web", over(a(62)+".b", spec("", "")), a(62), a(62), ""},
+		"on the host":     {"web", onHost(whole(spec("db", "sub"))), host, "", ""},
+	} {
+		p := testPod(func(p *v1.Pod) { p.Name, p.Spec = tt.name, tt.spec })
+		got, err := Nodename(p)
+		if got != tt.node || err == nil && tt.err != "" || err != nil && err.Error() != tt.err {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		s := &Sandboxes{opts: Options{Hosts: "/nonexistent"}}
+		hosts, err := s.hosts(p, []string{"10.0.0.1"})
+		if line := "\n10.0.0.1\t" + tt.hosts + "\n"; err != nil || strings.HasSuffix(hosts, line) != (tt.hosts != "") {
+			t.Errorf("%s: /etc/hosts without %q: %q, %v", name, line, hosts, err)
+		}
 	}
 }
 

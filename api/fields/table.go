@@ -92,12 +92,12 @@ var table = withOthers(map[string]Rule{
 	"spec.enableServiceLinks":           honoured,
 	"spec.automountServiceAccountToken": honoured,
 	"spec.hostUsers":                    only(true),
-	"spec.setHostnameAsFQDN":            only(false),
+	"spec.setHostnameAsFQDN":            honoured,
 
 	"spec.activeDeadlineSeconds": honoured, "spec.readinessGates": honoured, "spec.os.name": honoured,
-	"spec.imagePullSecrets": honoured, "spec.subdomain": notYet,
+	"spec.imagePullSecrets": honoured, "spec.subdomain": honoured,
 	"spec.resources.limits": podResources, "spec.resources.requests": podResources, "spec.resources.claims": refused(cluster),
-	"spec.hostnameOverride": notYet,
+	"spec.hostnameOverride": honoured,
 	"spec.resourceClaims":   refused(cluster), "spec.schedulingGroup": refused(cluster),
 
 	"spec.serviceAccountName": honoured, "spec.serviceAccount": honoured, "spec.runtimeClassName": honoured,

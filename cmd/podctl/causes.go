@@ -700,6 +700,8 @@ func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 			next = "Start podd with --runtime-handler NAME=RUNTIME, or give the pod another runtimeClassName (podctl get runtimeclasses)."
 		case strings.Contains(e.Message, "a shim gives each pod namespaces of its own"):
 			next = "Leave them out of the pod, or give it another runtimeClassName, or none."
+		case strings.Contains(e.Message, "failed to construct FQDN"):
+			next = "Make the name, the subdomain or the namespace of the pod shorter, or leave out spec.setHostnameAsFQDN."
 		case strings.Contains(e.Message, `runtime for "`):
 			next = "Put that program there, or start podd with another --runtime-handler NAME=RUNTIME. podd tries again by itself."
 		case strings.Contains(e.Message, "hostPort") && strings.Contains(e.Message, "in use by pod"):

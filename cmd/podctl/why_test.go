@@ -132,6 +132,8 @@ func TestDiagnose(t *testing.T) {
 			"-> Raise resources.limits.ephemeral-storage, or have the pod store less."},
 		"dev":     {app("state: {waiting: {reason: RunContainerError, message: \"can't mask paths: open /dev/null: no such file or directory\"}}"), nil, "-> A volume hides what"},
 		"handler": {"status: {phase: Pending}", warning(`Failed to create pod sandbox: no runtime for "kata" is configured`), "-> Start podd with --runtime-handler NAME=RUNTIME"},
+		"long name": {"status: {phase: Pending}", warning("Failed to create pod sandbox: failed to construct FQDN from pod hostname and cluster domain, FQDN a.b is too long"),
+			"FQDN a.b is too long -> Make the name, the subdomain"},
 		"program": {"status: {phase: Pending}", warning(`Failed to create pod sandbox: runtime for "kata": stat /nope: no such file or directory`), "-> Put that program there"},
 		"root mount": {app("state: {waiting: {reason: CreateContainerConfigError, message: \"volumeMount d: mountPath /: would replace the container's root\"}}"), nil,
 			"-> Correct mountPath in spec.containers[].volumeMounts. Make the pod anew with it."},

@@ -41,6 +41,13 @@ env: [{name: A, value: "a b"}, {name: EMPTY}, {name: IMAGE, value: pod}]`}, "a b
 		{pod{Name: "hostname", Script: "hostname; cat /etc/hostname; uname -n; echo $HOSTNAME", Spec: "hostname: other-name"},
 			"other-name\nother-name\nother-name\nother-name"},
 		{pod{Name: "hostname-" + strings.Repeat("x", 53) + "-cut", Script: "hostname"}, "hostname-" + strings.Repeat("x", 53)},
+		{pod{Name: "subdomain", Script: printNames + "; ping -c 1 -q subdomain.sub.default.svc.cluster.local >/dev/null && echo up", Spec: "subdomain: sub"},
+			"subdomain\nsubdomain\nsubdomain\nsubdomain.sub.default.svc.cluster.local subdomain\nup"},
+		{pod{Name: "fqdn", Script: printNames, Spec: "subdomain: sub\nsetHostnameAsFQDN: true"},
+			strings.Repeat("fqdn.sub.default.svc.cluster.local\n", 3) + "fqdn.sub.default.svc.cluster.local fqdn"},
+		{pod{Name: "fqdn-of-none", Script: printNames, Spec: "hostname: none\nsetHostnameAsFQDN: true"}, "none\nnone\nnone\nnone"},
+		{pod{Name: "hostname-override", Script: printNames, Spec: "hostname: other\nsubdomain: sub\nhostnameOverride: any.name.example"},
+			"any.name.example\nany.name.example\nany.name.example\nany.name.example"},
 		{pod{Name: "host-aliases", Script: "sed '1,/HostAliases/d' /etc/hosts", Spec: `
 hostAliases:
 - {ip: 192.0.2.1, hostnames: [one, two.example]}
@@ -91,6 +98,7 @@ resources: {limits: {cpu: 5m}}`}, "quota 1000 100000"},
 		"sandbox":        testSandbox,
 		"shared-pids":    testSharedPIDs,
 		"node-name":      testNodeName,
+		"fqdn-too-long":  testLongFQDN,
 		"cluster-first":  testClusterFirst,
 		"pod-cgroup":     testPodCgroup,
 		"status-of-node": testHostAddresses,
@@ -255,6 +263,30 @@ func testSharedPIDs(t *testing.T, s *suite) {
 		}
 		return nil
 	})
+}
+
+// printNames shows the names of a pod: of its kernel, its file, its variable, and of its address.
+const printNames = `uname -n; cat /etc/hostname; echo $HOSTNAME; tail -n 1 /etc/hosts | cut -f 2- | tr '\t' ' '`
+
+// A pod whose whole name the kernel does not take waits, with upstream's words, and podctl why has them.
+func testLongFQDN(t *testing.T, s *suite) {
+	p := sleeper("fqdn-" + strings.Repeat("x", 30))
+	p.Spec = "subdomain: sub\nsetHostnameAsFQDN: true"
+	s.apply(t, p)
+	want := "Failed to create pod sandbox: failed to construct FQDN from pod hostname and cluster domain, FQDN " + p.Name +
+		".sub.default.svc.cluster.local is too long (64 characters is the max, 65 characters requested)"
+	if got := s.event(t, p.Name, "FailedCreatePodSandBox"); got != want {
+		t.Errorf("event FailedCreatePodSandBox: %q, want %q", got, want)
+	}
+	waits := s.until(t, p.Name, "there", func(*v1.Pod) bool { return true })
+	if !phase(v1.PodPending)(waits) || !waiting("ContainerCreating")(waits) {
+		t.Errorf("status %+v, want Pending and ContainerCreating", waits.Status)
+	}
+	if why := strings.Join(strings.Fields(s.must(t, "why", p.Name)), " "); !strings.Contains(why, want) || !strings.Contains(why, "leave out spec.setHostnameAsFQDN") {
+		t.Errorf("podctl why:\n%s", why)
+	}
+	s.remove(t, p.Name)
+	s.until(t, p.Name, "gone", gone)
 }
 
 // A pod for this node runs, one for another is kept and left alone.
