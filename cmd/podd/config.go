@@ -25,7 +25,7 @@ import (
 type config struct {
 	ConfigFile string `json:"-"`
 
-	noManifests bool // do not follow the manifest directory: teardown
+	noManifests bool // do not follow the manifest directory, and do not record these settings: teardown
 
 	Root         string `json:"root,omitempty"`
 	SecretsKey   string `json:"secrets-key,omitempty"`

@@ -72,6 +72,11 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	if err := p.api.Listen(ctx); err != nil {
 		return err
 	}
+	if !c.noManifests { // a teardown's own has the flags that it was given
+		if err := recordSettings(c); err != nil {
+			log.Warn("podd teardown will not know the flags of this podd", "err", err)
+		}
+	}
 	p.network.Lead(p.api.Service())
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

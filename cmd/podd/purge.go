@@ -36,12 +36,15 @@ func (p purge) run(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == claimsDir && kept > 0 || e.Name() == madeFile { // which is needed until all else is gone
+		if e.Name() == claimsDir && kept > 0 || e.Name() == madeFile || e.Name() == settingsFile { // which are needed until all else is gone
 			continue
 		}
 		if err := volumes.RemoveAll(ctx, p.root, e.Name()); err != nil { // what is still mounted is not podd's to delete
 			return err
 		}
+	}
+	if err := os.Remove(filepath.Join(p.root, settingsFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	if kept == 0 {
 		if err := rememberMade(p.root, nil); err != nil {

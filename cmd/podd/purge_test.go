@@ -42,7 +42,7 @@ func TestPurge(t *testing.T) {
 		{false, nil, []string{"delete", "nobodys", "other", "retain"}, []string{"kept: volume delete"}},
 	} {
 		root := filepath.Join(t.TempDir(), "root")
-		for _, file := range []string{"state.db", "claims/delete/f", "claims/retain/f", "claims/nobodys/f", "claims/other/f"} {
+		for _, file := range []string{"state.db", settingsFile, "claims/delete/f", "claims/retain/f", "claims/nobodys/f", "claims/other/f"} {
 			if err := errors.Join(os.MkdirAll(filepath.Join(root, filepath.Dir(file)), 0o700), os.WriteFile(filepath.Join(root, file), nil, 0o600)); err != nil {
 				t.Fatal(err)
 			}
@@ -60,8 +60,10 @@ func TestPurge(t *testing.T) {
 				t.Errorf("not said: %s\n%s", want, said)
 			}
 		}
-		if _, err := os.Stat(filepath.Join(root, "state.db")); !errors.Is(err, fs.ErrNotExist) {
-			t.Error("the state is still there")
+		for _, file := range []string{"state.db", settingsFile} {
+			if _, err := os.Stat(filepath.Join(root, file)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s is still there", file)
+			}
 		}
 		for _, name := range []string{"delete", "retain", "nobodys", "other"} {
 			want := strings.Contains(strings.Join(c.stay, " "), name)

@@ -105,6 +105,8 @@ func (t *teardown) run(ctx context.Context) error {
 		if err := end(ctx, pid); err != nil {
 			return err
 		}
+	} else if err := t.fitsRecord(); err != nil {
+		return err
 	}
 	if err := t.withOwnDaemon(ctx); err != nil {
 		return err
@@ -128,23 +130,28 @@ func (t *teardown) fits(ctx context.Context) error {
 	if err := json.Unmarshal(data, &its); err != nil {
 		return fmt.Errorf("read the flags of podd at %s: %w", t.config.Listen, err)
 	}
-	var wrong []string
-	for _, f := range []struct{ name, has, given string }{
-		{"root", its.Kubeletconfig.Root, t.config.Root}, {"state", its.Kubeletconfig.State, t.config.State},
-		{"config-dir", its.Kubeletconfig.ConfigDir, t.config.ConfigDir}, {"log-dir", its.Kubeletconfig.LogDir, t.config.LogDir},
-		{"cgroup-parent", its.Kubeletconfig.CgroupParent, t.config.CgroupParent}, {"namespace", its.Kubeletconfig.Namespace, t.config.Namespace},
-		{"containerd", its.Kubeletconfig.Containerd, t.config.Containerd}, {"bridge", its.Kubeletconfig.Bridge, t.config.Bridge},
-		{"nft-table", its.Kubeletconfig.NftTable, t.config.NftTable},
-	} {
-		if f.has != f.given && filepath.Clean(f.has) != filepath.Clean(f.given) {
-			wrong = append(wrong, fmt.Sprintf("--%s=%s (here: %s)", f.name, f.has, f.given))
+	if wrong := t.config.others(its.Kubeletconfig.byName()); len(wrong) > 0 {
+		return fmt.Errorf("the podd that listens on %s was started with other flags, and nothing was done; give those that it has: %s",
+			t.config.Listen, strings.Join(wrong, ", "))
+	}
+	return nil
+}
+
+// fitsRecord is fits for a podd that does not run, by what it has written down. What cannot be read is said, and holds nothing up.
+func (t *teardown) fitsRecord() error {
+	for _, of := range []struct{ name, dir string }{{"root", t.config.Root}, {"state", t.config.State}} {
+		has, err := recordedSettings(of.dir)
+		if err != nil {
+			t.say("whether podd was started with other flags is not known: %v", err)
+			continue
+		}
+		delete(has, of.name) // the directory is here, whatever it was called
+		if wrong := t.config.others(has); len(wrong) > 0 {
+			return fmt.Errorf("the podd that ran with --%s=%s was started with other flags, and nothing was done; give those that it had: %s\n"+
+				"-> They are from %s; without that file no flag is refused.", of.name, of.dir, strings.Join(wrong, ", "), filepath.Join(of.dir, settingsFile))
 		}
 	}
-	if len(wrong) == 0 {
-		return nil
-	}
-	return fmt.Errorf("the podd that listens on %s was started with other flags, and nothing was done; give those that it has: %s",
-		t.config.Listen, strings.Join(wrong, ", "))
+	return nil
 }
 
 // withOwnDaemon deletes the pods with a podd of its own that does not follow the manifest directory, so that no pod of

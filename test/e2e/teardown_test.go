@@ -38,12 +38,19 @@ func TestTeardown(t *testing.T) {
 	if len(s.whyOf(t, "forced").History) != 1 {
 		t.Error("there is no history to take away")
 	}
-	for _, flag := range []string{"--root=" + t.TempDir(), "--state=" + t.TempDir(), "--log-dir=/elsewhere", "--namespace=other", "--cgroup-parent=/other", "--bridge=other0", "--nft-table=other"} {
-		name, _, _ := strings.Cut(flag, "=")
-		if said, err := s.TryTeardown(flag, "--purge", "--listen="+s.Socket); err == nil || !strings.Contains(said, "was started with other flags, and nothing was done") || !strings.Contains(said, name+"=") {
-			t.Errorf("teardown %s: %v, %s", flag, err, said)
+	refused := func(when string) {
+		t.Helper()
+		for _, flag := range []string{"--root=" + t.TempDir(), "--state=" + t.TempDir(), "--log-dir=/elsewhere", "--namespace=other", "--cgroup-parent=/other", "--bridge=other0", "--nft-table=other"} {
+			name, _, _ := strings.Cut(flag, "=")
+			if said, err := s.TryTeardown(flag, "--purge", "--listen="+s.Socket); err == nil || !strings.Contains(said, "was started with other flags, and nothing was done") || !strings.Contains(said, name+"=") {
+				t.Errorf("teardown %s of a podd that %s: %v, %s", flag, when, err, said)
+			}
 		}
 	}
+	refused("runs")
+	s.Terminate()
+	refused("does not run")
+	s.Restart()
 	s.until(t, "usual", "ready", ready)
 	followers := podctlFollows(t, s, map[string]string{"logs -f talks": "hello", "get pods -w -o name": "pod/usual"})
 	s.Teardown()
