@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +40,7 @@ type teardown struct {
 	out     io.Writer
 
 	list   []v1.PersistentVolume // that there were
+	asked  map[types.UID]string  // the pods that were deleted, by name and namespace
 	silent bool                  // nothing was there that could end
 }
 
@@ -72,7 +75,7 @@ func teardownCommand(c *config) *cobra.Command {
 			if t.volumes && !t.purge {
 				return errors.New("--purge-volumes: is for --purge")
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), t.timeout)
+			ctx, cancel := context.WithTimeoutCause(cmd.Context(), t.timeout, fmt.Errorf("--timeout=%s is over", t.timeout))
 			defer cancel()
 			return t.run(ctx)
 		},
@@ -108,11 +111,16 @@ func (t *teardown) run(ctx context.Context) error {
 	} else if err := t.fitsRecord(); err != nil {
 		return err
 	}
+	parts := bundle.Running((&podd{config: *t.config, log: slog.New(slog.DiscardHandler)}).bundleOptions()) // before one is started for this
 	if err := t.withOwnDaemon(ctx); err != nil {
 		return err
 	}
-	t.say("podd has ended")
-	return t.clear(ctx)
+	if running {
+		t.say("podd has ended")
+	} else {
+		t.say("podd did not run")
+	}
+	return t.clear(ctx, parts)
 }
 
 // fits refuses flags by which other things would be taken away than what the podd that runs has made: it would be ended, and its
@@ -161,8 +169,8 @@ func (t *teardown) withOwnDaemon(ctx context.Context) error {
 		return nil // never ran
 	}
 	c := *t.config
-	c.noManifests, c.TLSListen = true, "" // nobody else is to use it
-	inner, cancel := context.WithCancel(ctx)
+	c.noManifests, c.TLSListen = true, ""                           // nobody else is to use it
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it ends in the end; why that was is said once
 	done := make(chan error, 1)
 	go func() { done <- run(inner, c, slog.New(slog.DiscardHandler)) }()
 	err := t.await(ctx, done)
@@ -187,7 +195,7 @@ func (t *teardown) await(ctx context.Context, done chan error) error {
 			done <- nil
 			return fmt.Errorf("start podd to delete its pods: %w", err)
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("start podd to delete its pods: %w", context.Cause(ctx))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -197,7 +205,7 @@ func (t *teardown) client() (*kubernetes.Clientset, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", t.config.Listen)
 	}
-	return kubernetes.NewForConfig(&rest.Config{Host: "http://podd", Dial: dial})
+	return kubernetes.NewForConfig(&rest.Config{Host: "http://podd", Dial: dial, QPS: -1})
 }
 
 // deletePods deletes every pod and waits until the host has let go of all of them.
@@ -210,31 +218,55 @@ func (t *teardown) deletePods(ctx context.Context) error {
 	if t.grace >= 0 {
 		opts.GracePeriodSeconds = &t.grace
 	}
-	asked := map[types.UID]bool{}
+	t.asked = map[types.UID]string{}
+	var left []string
 	for {
 		list, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			return fmt.Errorf("list pods: %w", err)
 		}
-		if len(list.Items) == 0 {
+		if err == nil && len(list.Items) == 0 {
 			return t.awaitClear(ctx)
 		}
+		if err == nil {
+			left = nil
+		}
 		for _, pod := range list.Items {
-			if asked[pod.UID] {
+			name := pod.Namespace + "/" + pod.Name
+			left = append(left, name)
+			if _, asked := t.asked[pod.UID]; asked || ctx.Err() != nil {
 				continue
 			}
-			asked[pod.UID] = true
-			t.say("pod/%s deleted", pod.Name)
-			if err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, opts); err != nil && !apierrors.IsNotFound(err) {
-				return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
+			t.asked[pod.UID] = name
+			err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, opts)
+			switch {
+			case err == nil:
+				t.say("deleting pod %s", name)
+			case !apierrors.IsNotFound(err) && ctx.Err() == nil:
+				return fmt.Errorf("delete pod %s: %w", name, err)
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %d pods to end: %w", len(list.Items), ctx.Err())
+			return fmt.Errorf("%s: %w\n-> Do it again with a longer --timeout, or with --grace-period=1 (0 is none) for less time to end.\n"+
+				"   podd does not run any more; what has not ended goes on.", haveNot("end", left), context.Cause(ctx))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// haveNot is which pods have not done something.
+func haveNot(done string, names []string) string {
+	const most = 10
+	slices.Sort(names)
+	all := strings.Join(names[:min(len(names), most)], ", ")
+	if more := len(names) - most; more > 0 {
+		all += fmt.Sprintf(" and %d more", more)
+	}
+	if len(names) == 1 {
+		return "pod " + all + " did not " + done
+	}
+	return fmt.Sprintf("%d pods did not %s: %s", len(names), done, all)
 }
 
 // listVolumes keeps what the volumes say of themselves, which is gone with the state.
@@ -264,7 +296,11 @@ func (t *teardown) awaitClear(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait until the host is clear of %d pods, below %s: %w", len(left), dir, ctx.Err())
+			var names []string
+			for _, of := range left {
+				names = append(names, cmp.Or(t.asked[types.UID(of.Name())], of.Name()))
+			}
+			return fmt.Errorf("%s, and something of it is on the host (%s): %w\n-> Do it again with a longer --timeout.", haveNot("go in full", names), dir, context.Cause(ctx))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -314,20 +350,20 @@ func end(ctx context.Context, pid int) error {
 			return fmt.Errorf("end podd: %w", err)
 		}
 	}
-	return fmt.Errorf("end podd: %w", ctx.Err())
+	return fmt.Errorf("end podd (process %d): %w", pid, context.Cause(ctx))
 }
 
-// clear takes away what podd made on the host beside pods, and then the directories that it made for that.
-func (t *teardown) clear(ctx context.Context) error {
+// clear takes away what podd made on the host beside pods, and then the directories that it made for that. parts is what of its bundle ran.
+func (t *teardown) clear(ctx context.Context, parts []string) error {
 	made, err := directoriesMade(t.config.Root)
 	if err != nil {
 		return err
 	}
-	err = t.clearHost(ctx)
+	err = t.clearHost(ctx, parts)
 	return errors.Join(err, removeMade(t.config.Root, made))
 }
 
-func (t *teardown) clearHost(ctx context.Context) error {
+func (t *teardown) clearHost(ctx context.Context, parts []string) error {
 	c := *t.config
 	log := slog.New(slog.DiscardHandler)
 	wanted, err := networkOptions(c, log)
@@ -345,7 +381,12 @@ func (t *teardown) clearHost(ctx context.Context) error {
 	if err := bundle.Stop(ctx, p.bundleOptions()); err != nil {
 		return fmt.Errorf("end containerd: %w", err)
 	}
-	t.say("containerd and the log writer have ended")
+	switch {
+	case len(parts) == 1:
+		t.say("%s has ended", parts[0])
+	case len(parts) > 1:
+		t.say("%s have ended", strings.Join(parts, " and "))
+	}
 	if err := sandbox.ClearHost(ctx, c.CgroupParent); err != nil {
 		return fmt.Errorf("remove cgroups: %w", err)
 	}

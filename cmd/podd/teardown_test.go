@@ -2,10 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -71,5 +76,49 @@ func TestTeardownFinds(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestTeardownLate: a teardown whose time is over says which pods did not end, each with its namespace, and what to do, and of the time
+// only that.
+func TestTeardownLate(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "podd.sock")
+	ctx, late := context.WithCancelCause(t.Context())
+	deleted := 0
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case r.Method == http.MethodDelete:
+			deleted++
+			_, _ = fmt.Fprint(w, `{"kind": "Status", "apiVersion": "v1", "status": "Success"}`)
+		case deleted == 2:
+			late(errors.New("--timeout=3s is over"))
+			fallthrough
+		default:
+			_, _ = fmt.Fprint(w, `{"kind": "PodList", "apiVersion": "v1", "items": [{"metadata": {"namespace": "team", "name": "b", "uid": "1"}},
+				{"metadata": {"namespace": "default", "name": "a", "uid": "2"}}]}`)
+		}
+	}
+	l, err := net.Listen("unix", socket)
+	must(t, err)
+	server := http.Server{Handler: http.HandlerFunc(handler)}
+	go func() { _ = server.Serve(l) }()
+	defer server.Close()
+	var out bytes.Buffer
+	td := teardown{config: &config{State: filepath.Join(dir, "state"), Listen: socket}, out: &out, grace: -1}
+	err = td.deletePods(ctx)
+	if err == nil || !strings.HasPrefix(err.Error(), "2 pods did not end: default/a, team/b: --timeout=3s is over\n-> ") {
+		t.Errorf("the error is %v", err)
+	}
+	if out.String() != "deleting pod team/b\ndeleting pod default/a\n" {
+		t.Errorf("said %s", out.String())
+	}
+	must(t, os.MkdirAll(filepath.Join(dir, "state/pods/2"), 0o700))
+	if err := td.awaitClear(ctx); err == nil || !strings.HasPrefix(err.Error(), "pod default/a did not go in full, and ") {
+		t.Errorf("the error is %v", err)
+	}
+	if got := haveNot("end", strings.Split("k j i h g f e d c b a", " ")); got != "11 pods did not end: a, b, c, d, e, f, g, h, i, j and 1 more" {
+		t.Error(got)
 	}
 }

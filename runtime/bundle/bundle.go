@@ -119,6 +119,17 @@ func Stop(ctx context.Context, o Options) error {
 	return errors.Join(errs...)
 }
 
+// Running is which parts of a bundle with these options run.
+func Running(o Options) (names []string) {
+	for _, s := range New(o).services {
+		if p, err := s.look(); err == nil {
+			p.close()
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
 // answers waits until something accepts connections on socket.
 func answers(ctx context.Context, socket string) error {
 	tick := time.NewTicker(pollEvery)

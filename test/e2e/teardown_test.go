@@ -95,7 +95,7 @@ func TestTeardownDirectories(t *testing.T) {
 	if said, err := podd(); err == nil || !strings.Contains(said, "serve TLS (--tls-listen)") {
 		t.Fatalf("podd: %v, %s", err, said)
 	}
-	if said, err := podd("teardown", "--purge"); err != nil {
+	if said, err := podd("teardown", "--purge"); err != nil || !strings.HasPrefix(said, "podd did not run\nremoved: ") {
 		t.Errorf("podd teardown --purge: %v, %s", err, said)
 	}
 	nothing("after a purge")
