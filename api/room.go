@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
@@ -50,8 +51,11 @@ func (s *Server) place(pod *core.Pod) (stored func()) {
 	if n, err := s.needs(external, node); err != nil || n.why != "" || len(n.delayed) > 0 || n.alone {
 		return nothing
 	}
-	stored, lacks := s.reserve(external, node)
-	if len(lacks) > 0 {
+	if keyed(external) { // its registry has yet to make selectors of its label keys
+		return nothing
+	}
+	stored, lacks, why := s.reserve(external, node)
+	if len(lacks) > 0 || why != "" {
 		return nothing
 	}
 	pod.Spec.NodeName = s.NodeName
@@ -64,6 +68,7 @@ type room struct {
 	settled  sync.Cond // something promised has been stored, or given back
 	promised fit.Amount
 	ports    []fit.Port
+	pods     []*v1.Pod
 }
 
 func newRoom() *room {
@@ -72,53 +77,72 @@ func newRoom() *room {
 	return r
 }
 
-// reserve promises the pod what it asks for, until stored is called. lacks says what there is too little of; nothing is
-// promised then. If it is only too little because of what is promised to others, it waits for what becomes of that: they
-// may be stored by now, and count twice.
-func (s *Server) reserve(pod *v1.Pod, node *v1.Node) (stored func(), lacks []fit.Lack) {
-	if len(node.Status.Allocatable) == 0 { // it was made just now
-		return func() {}, nil
-	}
+// reserve promises the pod what it asks for, until stored is called. lacks says what there is too little of, why what the
+// others of the node, or their absence, have against it; nothing is promised then. If that is only because of what is promised
+// to others, it waits for what becomes of that: they may be stored by now, and count twice.
+func (s *Server) reserve(pod *v1.Pod, node *v1.Node) (stored func(), lacks []fit.Lack, why string) {
 	want, all, ports := fit.Of(pod), fit.Capacity(node.Status.Allocatable), fit.Ports(pod)
+	counts := len(node.Status.Allocatable) > 0 // else it was made just now
+	others := fit.Others{Labels: node.Labels, Namespace: s.namespaceLabels()}
 	r := s.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-		used, taken := s.used(len(ports) > 0)
-		if lacks = fit.Taken(ports, taken); len(lacks) > 0 { // a scheduler looks at these first, and no further
-			return nil, lacks
+		others.Pods = slices.DeleteFunc(s.Store.Pods(), func(other *v1.Pod) bool { return !s.takesRoom(other) })
+		used, taken := fit.Together(others.Pods, len(ports) > 0)
+		if lacks = fit.Taken(ports, taken); counts && len(lacks) > 0 { // a scheduler looks at these first, and no further
+			return nil, lacks, ""
 		}
-		if lacks = fit.Lacks(want, used, all); len(lacks) > 0 {
-			return nil, lacks
+		if lacks = fit.Lacks(want, used, all); counts && len(lacks) > 0 {
+			return nil, lacks, ""
 		}
-		if len(fit.Lacks(want, used.Plus(r.promised), all)) == 0 && len(fit.Taken(ports, r.ports)) == 0 {
+		if why = fit.Beside(pod, others); why != "" {
+			return nil, nil, why
+		}
+		room := !counts || len(fit.Lacks(want, used.Plus(r.promised), all)) == 0 && len(fit.Taken(ports, r.ports)) == 0
+		if others.Pods = append(others.Pods, r.pods...); room && fit.Beside(pod, others) == "" {
 			break
 		}
 		r.settled.Wait()
 	}
 	r.promised = r.promised.Plus(want)
-	r.ports = append(r.ports, ports...)
+	r.ports, r.pods = append(r.ports, ports...), append(r.pods, pod)
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.promised = r.promised.Minus(want)
 		r.ports = slices.DeleteFunc(r.ports, func(p fit.Port) bool { return slices.Contains(ports, p) })
+		r.pods = slices.DeleteFunc(r.pods, func(p *v1.Pod) bool { return p == pod })
 		r.settled.Broadcast()
-	}, nil
+	}, nil, ""
 }
 
-// used is what the pods of this node take together, and, if that is asked for, which ports of the host.
-func (s *Server) used(withPorts bool) (sum fit.Amount, ports []fit.Port) {
-	for _, pod := range s.Store.Pods() {
-		if !s.takesRoom(pod) {
-			continue
+// namespaceLabels reads the labels of namespaces, each once.
+func (s *Server) namespaceLabels() func(name string) (labels.Set, bool) {
+	read := s.objects()
+	return func(name string) (labels.Set, bool) {
+		ns, err := read.get(namespacePrefix+name, v1.SchemeGroupVersion)
+		if err != nil || ns == nil {
+			return nil, false
 		}
-		sum = sum.Plus(fit.Counted(pod))
-		if withPorts {
-			ports = append(ports, fit.Ports(pod)...)
-		}
+		return ns.GetLabels(), true
 	}
-	return sum, ports
+}
+
+// keyed tells whether terms of the pod's affinity mean others by its own labels.
+func keyed(pod *v1.Pod) bool {
+	a := pod.Spec.Affinity
+	if a == nil {
+		return false
+	}
+	var terms []v1.PodAffinityTerm
+	if a.PodAffinity != nil {
+		terms = append(terms, a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution...)
+	}
+	if a.PodAntiAffinity != nil {
+		terms = append(terms, a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution...)
+	}
+	return slices.ContainsFunc(terms, func(t v1.PodAffinityTerm) bool { return len(t.MatchLabelKeys)+len(t.MismatchLabelKeys) > 0 })
 }
 
 // takesRoom tells whether the pod is on this node and not over.

@@ -108,6 +108,8 @@ type scheduler struct {
 	due     map[string]bool       // keys of pods to look at
 	pending map[string]bool       // keys of pods that wait for the node to change
 	short   map[string]bool       // those of them that wait for room
+	alone   map[string]bool       // those of them that other pods keep away, or that miss another
+	beside  map[string]standing   // what rules of others look at, of each pod of the node
 	takes   map[string]fit.Amount // what each pod of the node takes
 	leaves  map[string]time.Time  // keys of pods that tolerate a taint of the node until then
 	since   map[v1.Taint]time.Time
@@ -120,6 +122,7 @@ type scheduler struct {
 func (s *scheduler) begin(entries []store.Entry) {
 	s.due, s.pending, s.leaves, s.since = map[string]bool{}, map[string]bool{}, map[string]time.Time{}, map[v1.Taint]time.Time{}
 	s.short, s.takes = map[string]bool{}, map[string]fit.Amount{}
+	s.alone, s.beside = map[string]bool{}, map[string]standing{}
 	s.claiming, s.hushed = map[string]bool{}, map[string]time.Time{}
 	s.node = nil
 	for _, e := range entries {
@@ -134,6 +137,8 @@ func (s *scheduler) change(c store.Change) {
 	case kind == nil:
 	case kind.prefix == "/nodes/" && name == s.server.NodeName:
 		s.lookAtNode()
+	case kind.prefix == namespacePrefix:
+		maps.Copy(s.due, s.alone)
 	case kind.prefix == claimPrefix, kind.prefix == volumePrefix, kind.prefix == classPrefix:
 		maps.Copy(s.due, s.claiming)
 	case kind.prefix != store.PodPrefix:
@@ -141,13 +146,16 @@ func (s *scheduler) change(c store.Change) {
 		s.drop(c.Key)
 		delete(s.due, c.Key)
 		s.take(c.Key, fit.Amount{})
+		s.stand(c.Key, standing{})
 		maps.Copy(s.due, s.claiming) // it may have had a claim for itself
 	default:
 		pod, ok := s.server.Store.Pod(namespace, name)
 		if ok && s.server.takesRoom(pod) {
 			s.take(c.Key, fit.Counted(pod))
+			s.stand(c.Key, standing{here: true, leaves: pod.DeletionTimestamp != nil, labels: pod.Labels})
 		} else {
 			s.take(c.Key, fit.Amount{})
+			s.stand(c.Key, standing{})
 			maps.Copy(s.due, s.claiming)
 		}
 		if ok && (pod.Spec.NodeName != s.server.NodeName || len(s.evicting()) > 0) {
@@ -168,6 +176,25 @@ func (s *scheduler) take(key string, now fit.Amount) {
 		for key := range s.short {
 			s.due[key] = true
 		}
+	}
+}
+
+// standing is what rules of other pods look at, of a pod.
+type standing struct {
+	here, leaves bool
+	labels       map[string]string
+}
+
+// stand notes how a pod stands to others. When that changes, all that wait for others are due.
+func (s *scheduler) stand(key string, now standing) {
+	was := s.beside[key]
+	if now.here {
+		s.beside[key] = now
+	} else {
+		delete(s.beside, key)
+	}
+	if now.here != was.here || now.leaves != was.leaves || !maps.Equal(now.labels, was.labels) {
+		maps.Copy(s.due, s.alone)
 	}
 }
 
@@ -232,6 +259,7 @@ func (s *scheduler) again() (at time.Time) {
 func (s *scheduler) drop(key string) {
 	delete(s.pending, key)
 	delete(s.short, key)
+	delete(s.alone, key)
 	delete(s.claiming, key)
 	delete(s.hushed, key)
 	delete(s.leaves, key)
@@ -328,10 +356,14 @@ func (s *scheduler) look(ctx context.Context, key string, pod *v1.Pod, now time.
 	if claimed.why != "" {
 		return s.awaitClaims(ctx, key, pod, claimed, now)
 	}
-	stored, lacks := s.server.reserve(pod, s.node)
+	stored, lacks, why := s.server.reserve(pod, s.node)
 	if len(lacks) > 0 {
 		s.pending[key], s.short[key] = true, true
 		return s.explain(ctx, pod, v1.PodReasonUnschedulable, unschedulable(lacks))
+	}
+	if why != "" {
+		s.pending[key], s.alone[key] = true, true
+		return s.explain(ctx, pod, v1.PodReasonUnschedulable, "0/1 nodes are available: 1 "+why+".")
 	}
 	defer stored()
 	if len(claimed.delayed) > 0 {

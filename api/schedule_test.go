@@ -1,7 +1,9 @@
 package api_test
 
 import (
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -172,4 +174,132 @@ func TestSeveralTaints(t *testing.T) {
 		p, ok := e.store.Pod("default", "p")
 		return ok && len(p.Status.Conditions) == 1 && strings.Contains(p.Status.Conditions[0].Message, "{example.com/b:NoExecute}")
 	})
+}
+
+// TestBeside: a pod that the others of the node keep away waits, says so in the scheduler's words, and gets its node when they go
+// or change, or the one comes that it misses.
+func TestBeside(t *testing.T) {
+	const (
+		affinity = "0/1 nodes are available: 1 node(s) didn't match pod affinity rules."
+		anti     = "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules."
+		existing = "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules."
+		spread   = "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints."
+		missing  = "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label)."
+	)
+	web := func(p *v1.Pod) { p.Labels = map[string]string{"app": "web", "hash": "1"} }
+	isWeb := v1.PodAffinityTerm{TopologyKey: v1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}
+	near := func(term v1.PodAffinityTerm) func(*v1.Pod) {
+		return func(p *v1.Pod) {
+			p.Spec.Affinity = &v1.Affinity{PodAffinity: &v1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []v1.PodAffinityTerm{term}}}
+		}
+	}
+	apart := func(term v1.PodAffinityTerm) func(*v1.Pod) {
+		return func(p *v1.Pod) {
+			p.Spec.Affinity = &v1.Affinity{PodAntiAffinity: &v1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []v1.PodAffinityTerm{term}}}
+		}
+	}
+	even := func(key string, domains int32) func(*v1.Pod) {
+		return func(p *v1.Pod) {
+			web(p)
+			p.Spec.TopologySpreadConstraints = []v1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: v1.DoNotSchedule,
+				MinDomains: &domains, LabelSelector: isWeb.LabelSelector}}
+		}
+	}
+	byKey, byTeam := isWeb, isWeb
+	byKey.MatchLabelKeys = []string{"hash"}
+	byTeam.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"team": "blue"}}
+	otherGoes := func(t *testing.T, e *env) { e.leave(t, "other") }
+	otherComes := func(t *testing.T, e *env) {
+		p := pod("late")
+		web(p)
+		e.create(t, p)
+	}
+	for name, story := range map[string]struct {
+		other, spec func(*v1.Pod) // what is here, if anything is, and the pod that is made beside it
+		says        string        // nothing: it gets its node at once
+		after       func(t *testing.T, e *env)
+	}{
+		"affinity":                 {spec: near(isWeb), says: affinity, after: otherComes},
+		"affinity, here":           {other: web, spec: near(isWeb)},
+		"affinity, it is labelled": {other: func(*v1.Pod) {}, spec: near(isWeb), says: affinity, after: func(t *testing.T, e *env) { e.patchPod(t, "other", `{"metadata":{"labels":{"app":"web"}}}`) }},
+		"affinity, first":          {spec: func(p *v1.Pod) { web(p); near(isWeb)(p) }},
+		"affinity, topology": {other: web, spec: near(v1.PodAffinityTerm{TopologyKey: "zone", LabelSelector: isWeb.LabelSelector}), says: affinity,
+			after: func(t *testing.T, e *env) { e.patchNode(t, `{"metadata":{"labels":{"zone":"a"}}}`) }},
+		"affinity, namespace": {other: web, spec: near(byTeam), says: affinity, after: func(t *testing.T, e *env) {
+			if _, err := e.client.CoreV1().Namespaces().Patch(t.Context(), "default", types.MergePatchType, []byte(`{"metadata":{"labels":{"team":"blue"}}}`), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"anti":                 {other: web, spec: apart(isWeb), says: anti, after: otherGoes},
+		"anti, it ends":        {other: web, spec: apart(isWeb), says: anti, after: func(t *testing.T, e *env) { e.ends(t, "other", v1.PodSucceeded) }},
+		"anti, it is another":  {other: web, spec: apart(isWeb), says: anti, after: func(t *testing.T, e *env) { e.patchPod(t, "other", `{"metadata":{"labels":{"app":"db"}}}`) }},
+		"anti, none":           {other: func(*v1.Pod) {}, spec: apart(isWeb)},
+		"existing":             {other: apart(isWeb), spec: web, says: existing, after: otherGoes},
+		"existing, relabelled": {other: apart(isWeb), spec: web, says: existing, after: func(t *testing.T, e *env) { e.patchPod(t, "p", `{"metadata":{"labels":{"app":"db"}}}`) }},
+		"spread":               {other: web, spec: even(v1.LabelHostname, 2), says: spread, after: otherGoes},
+		"spread, one domain":   {other: web, spec: even(v1.LabelHostname, 1)},
+		"spread, label":        {spec: even("zone", 1), says: missing, after: func(t *testing.T, e *env) { e.patchNode(t, `{"metadata":{"labels":{"zone":"a"}}}`) }},
+		"keys":                 {other: web, spec: func(p *v1.Pod) { web(p); apart(byKey)(p) }, says: anti, after: func(t *testing.T, e *env) { e.patchPod(t, "other", `{"metadata":{"labels":{"hash":"2"}}}`) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := serve(t)
+			if story.other != nil {
+				other := pod("other")
+				story.other(other)
+				if other = e.create(t, other); other.Spec.NodeName != "host" {
+					t.Fatal("the other pod has no node")
+				}
+			}
+			p := pod("p")
+			story.spec(p)
+			if p = e.create(t, p); (p.Spec.NodeName == "host") != (story.says == "") {
+				t.Errorf("made on %q", p.Spec.NodeName)
+			}
+			if story.says == "" {
+				return
+			}
+			e.scheduled(t, "p", "", "Unschedulable", story.says)
+			e.eventually(t, "p", "FailedScheduling", story.says)
+			story.after(t, e)
+			e.scheduled(t, "p", "host", "", "")
+		})
+	}
+}
+
+// Pods that are made at once keep away from each other as well: one of them gets the node.
+func TestApartAtOnce(t *testing.T) {
+	e := serve(t)
+	const n = 8
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			p := pod(fmt.Sprint("p", i))
+			p.Labels = map[string]string{"app": "web"}
+			p.Spec.Affinity = &v1.Affinity{PodAntiAffinity: &v1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []v1.PodAffinityTerm{
+				{TopologyKey: v1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: p.Labels}}}}}
+			if _, err := e.client.CoreV1().Pods("default").Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for left := n; left > 0; left-- {
+		var here []string
+		e.until(t, "one has the node, and the others say why not", func() bool {
+			here = nil
+			told := 0
+			for _, p := range e.store.Pods() {
+				if p.Spec.NodeName == "host" {
+					here = append(here, p.Name)
+				} else if len(p.Status.Conditions) == 1 {
+					told++
+				}
+			}
+			return len(here) > 0 && len(here)+told == left
+		})
+		if len(here) != 1 {
+			t.Fatalf("%d pods are here: %v", len(here), here)
+		}
+		e.leave(t, here[0])
+	}
 }

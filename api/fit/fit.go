@@ -188,6 +188,17 @@ type Lack struct {
 	Requested, Used, Capacity int64
 }
 
+// Together is what pods take in all, and, if that is asked for, which ports of the host.
+func Together(pods []*v1.Pod, withPorts bool) (sum Amount, ports []Port) {
+	for _, pod := range pods {
+		sum = sum.Plus(Counted(pod))
+		if withPorts {
+			ports = append(ports, Ports(pod)...)
+		}
+	}
+	return sum, ports
+}
+
 // Lacks is what there is too little of for a pod that asks for want, beside those that have used of all. What is not
 // asked for is never lacking (pkg/scheduler/framework/plugins/noderesources/fit.go).
 func Lacks(want, used, all Amount) []Lack {

@@ -227,6 +227,9 @@ func unscheduled(pod *v1.Pod) *cause {
 	if strings.Contains(c.Message, "node(s) were unschedulable") {
 		return &cause{sentence(c.Message, c.Reason), "The host is cordoned. " + instead["uncordon"] + " ends that; podctl get nodes shows its name."}
 	}
+	if strings.Contains(c.Message, "affinity rules.") || strings.Contains(c.Message, "topology spread constraints.") {
+		return &cause{sentence(c.Message, c.Reason), "podctl get pods -A --show-labels shows the pods of this host. It is run as soon as they let it, or the one comes that it misses."}
+	}
 	return &cause{sentence(c.Message, c.Reason), "podctl get nodes shows the name of this host and podctl describe node its labels, taints and room."}
 }
 

@@ -97,6 +97,9 @@ func judge(pod *v1.Pod, events []v1.Event, h *history, r rules, now time.Time) v
 		return verdict{stage: hopeless, why: "somebody else deletes it"}
 	}
 	if c := condition(pod, v1.PodScheduled); c != nil && c.Status == v1.ConditionFalse && c.Reason != v1.PodReasonSchedulingGated {
+		if strings.Contains(c.Message, "didn't match pod affinity rules") && now.Sub(c.LastTransitionTime.Time) < startLimit {
+			return verdict{} // the run may be about to make the pod that this one misses
+		}
 		return verdict{stage: hopeless, why: "no host runs it: " + cmp.Or(c.Message, c.Reason)}
 	}
 	for _, s := range statuses(pod) {

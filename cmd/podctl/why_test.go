@@ -66,6 +66,8 @@ func TestDiagnose(t *testing.T) {
 		"gate": {"spec: {schedulingGates: [{name: a}]}\nstatus: {phase: Pending}", nil, "is not run by this host. | It waits for its scheduling gates to be taken away: a. -> podctl patch pod p --type=json"},
 		"unschedulable": {"status: {phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: no room}]}", nil,
 			"is not run by this host. | no room. -> podctl get nodes"},
+		"apart": {"status: {phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: \"0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.\"}]}", nil,
+			"1 node(s) didn't match pod anti-affinity rules. -> podctl get pods -A --show-labels"},
 		"cordoned": {"status: {phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: '0/1 nodes are available: 1 node(s) were unschedulable.'}]}", nil,
 			"is not run by this host. | 0/1 nodes are available: 1 node(s) were unschedulable. -> The host is cordoned. podctl patch node NAME -p '"},
 		"unknown":  {"status: {phase: Unknown}", nil, "is in an unknown state: podd cannot ask containerd about it. | What was known last may not be true any more. -> podctl doctor"},

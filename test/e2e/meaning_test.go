@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -23,6 +25,7 @@ func TestMeaning(t *testing.T) {
 	t.Run("gates", s.meaningGates)
 	t.Run("elsewhere", s.meaningElsewhere)
 	t.Run("rejected", s.meaningRejected)
+	t.Run("apart", s.meaningApart)
 	t.Run("taint", s.meaningTaint)
 	t.Run("owner", s.meaningOwner)
 	t.Run("namespace", s.meaningNamespace)
@@ -130,6 +133,47 @@ func (s *suite) meaningUnbound(t *testing.T) {
 			t.Errorf("events of %s: %v, %v", name, events, err)
 		}
 	}
+}
+
+// Pods that keep away from each other are here one at a time. One of a manifest file asks nobody, as
+// it is not scheduled, and the others see it.
+func (s *suite) meaningApart(t *testing.T) {
+	const term = "requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: apart}}}]"
+	apart := func(name string) pod {
+		p := sleeper(name)
+		p.Meta, p.Spec = "labels: {app: apart}", "affinity: {podAntiAffinity: {"+term+"}}"
+		return p
+	}
+	const says = "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules."
+	near := sleeper("near")
+	near.Spec = "affinity: {podAffinity: {" + term + "}}"
+	s.apply(t, near)
+	s.meaningPending(t, near.Name, "Unschedulable", "0/1 nodes are available: 1 node(s) didn't match pod affinity rules.")
+	s.running(t, apart("apart-one"))
+	s.until(t, near.Name, "ready", ready)
+	s.apply(t, apart("apart-two"))
+	s.meaningPending(t, "apart-two", "Unschedulable", says)
+	if got := s.event(t, "apart-two", "FailedScheduling"); got != says {
+		t.Errorf("event FailedScheduling: %q", got)
+	}
+	if why := strings.Join(strings.Fields(s.must(t, "why", "apart-two")), " "); !strings.Contains(why, says+" -> podctl get pods -A --show-labels") {
+		t.Errorf("podctl why:\n%s", why)
+	}
+	file := filepath.Join(s.ConfigDir, "manifests", "apart.yaml")
+	must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	must(t, os.WriteFile(file+".new", []byte(apart("apart-file").String()), 0o644))
+	must(t, os.Rename(file+".new", file))
+	t.Cleanup(func() { _ = os.Remove(file) })
+	static := "apart-file-" + s.NodeName
+	s.until(t, static, "ready", ready)
+	s.remove(t, "apart-one")
+	s.until(t, "apart-one", "gone", gone)
+	s.meaningPending(t, "apart-two", "Unschedulable", says)
+	must(t, os.Remove(file))
+	s.until(t, static, "gone", gone)
+	s.until(t, "apart-two", "ready", ready)
+	s.remove(t, "apart-two")
+	s.remove(t, near.Name)
 }
 
 // A pod that names this node is bound, and then refused by it.

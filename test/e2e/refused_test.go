@@ -20,9 +20,6 @@ func testRefused(t *testing.T, s *suite) {
 		path string
 		says string
 	}{
-		{pod{Spec: "affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: z}]}}"}, "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution", notYet},
-		{pod{Spec: "affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: z}]}}"}, "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution", notYet},
-		{pod{Spec: "topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule}]"}, "spec.topologySpreadConstraints[0].whenUnsatisfiable", notYet},
 		{pod{Spec: "hostUsers: false"}, "spec.hostUsers", notYet},
 		{pod{Spec: "securityContext: {sysctls: [{name: net.ipv4.tcp_syncookies, value: '1'}]}"}, "spec.securityContext.sysctls", notYet},
 		{pod{Spec: "securityContext: {supplementalGroupsPolicy: Strict}"}, "spec.securityContext.supplementalGroupsPolicy", notYet},
