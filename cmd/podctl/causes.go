@@ -319,9 +319,9 @@ func container(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time) *c
 	case s.State.Waiting != nil:
 		return waiting(pod, s, known, now, name)
 	case s.State.Terminated != nil && endedWithPod(pod, s.State.Terminated):
-		return &cause{name + " " + ended(pod, s.Name, s.State.Terminated) + ": podd ended it with the pod.", logs}
+		return (&cause{name + " " + howEnded(pod, s.Name, s.State.Terminated) + ": podd ended it with the pod.", logs}).quoting(s.State.Terminated)
 	case s.State.Terminated != nil && (s.State.Terminated.ExitCode != 0 || pod.Status.Phase == v1.PodFailed && s.State.Terminated.Reason != "Completed"):
-		return gone(pod, name+" "+ended(pod, s.Name, s.State.Terminated), s.State.Terminated, known, s.Name, logs)
+		return gone(pod, name+" "+howEnded(pod, s.Name, s.State.Terminated), s.State.Terminated, known, s.Name, logs).quoting(s.State.Terminated)
 	case s.State.Running != nil && !s.Ready && (s.Started == nil || !*s.Started):
 		message := lastWarning(known.events, "Unhealthy", s.Name)
 		next := "See what it does: " + logs
@@ -344,8 +344,8 @@ func container(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time) *c
 		return &cause{name + " runs and is not ready: " + cmp.Or(message, "no answer of its readiness probe so far"), next}
 	case s.RestartCount > 0 && s.LastTerminationState.Terminated != nil:
 		last := s.LastTerminationState.Terminated
-		what := fmt.Sprintf("%s was restarted %s, the last time %s ago: it %s", name, times(s.RestartCount), since(last.FinishedAt.Time, now), ended(pod, s.Name, last))
-		return gone(pod, what, last, known, s.Name, known.logsOf(pod, s.Name, true))
+		what := fmt.Sprintf("%s was restarted %s, the last time %s ago: it %s", name, times(s.RestartCount), since(last.FinishedAt.Time, now), howEnded(pod, s.Name, last))
+		return gone(pod, what, last, known, s.Name, known.logsOf(pod, s.Name, true)).quoting(last)
 	}
 	return nil
 }
@@ -397,11 +397,11 @@ func waiting(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time, name
 		what := name + " ends again and again"
 		logs := known.logsOf(pod, s.Name, true)
 		if last := s.LastTerminationState.Terminated; last != nil {
-			c := gone(pod, fmt.Sprintf("%s was restarted %s and has ended again: it %s", name, times(s.RestartCount), ended(pod, s.Name, last)), last, known, s.Name, logs)
+			c := gone(pod, fmt.Sprintf("%s was restarted %s, and again %s", name, times(s.RestartCount), howEnded(pod, s.Name, last)), last, known, s.Name, logs)
 			if left := backoffLeft(w.Message, last.FinishedAt.Time, now); left > 0 {
 				c.what += fmt.Sprintf(" It is started again in %s.", left)
 			}
-			return c
+			return c.quoting(last)
 		}
 		return &cause{what + ".", "See what it said before: " + logs}
 	case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
@@ -548,8 +548,28 @@ func backoffLeft(message string, ended, now time.Time) time.Duration {
 	return ended.Add(d).Sub(now).Round(time.Second)
 }
 
-// ended says how a container ended.
+// ended says how a container ended, and what it said then.
 func ended(pod *v1.Pod, name string, t *v1.ContainerStateTerminated) string {
+	if message := strings.TrimSpace(t.Message); message != "" {
+		return howEnded(pod, name, t) + ", saying: " + message
+	}
+	return howEnded(pod, name, t)
+}
+
+// quoting ends c with what the container said when it ended, or the runtime of it, on lines of its own.
+func (c *cause) quoting(t *v1.ContainerStateTerminated) *cause {
+	said := " It said:\n"
+	if t.Reason == "StartError" {
+		said = " The runtime says:\n"
+	}
+	if message := strings.TrimSpace(t.Message); message != "" {
+		c.what += said + message
+	}
+	return c
+}
+
+// howEnded says how a container ended.
+func howEnded(pod *v1.Pod, name string, t *v1.ContainerStateTerminated) string {
 	var b strings.Builder
 	switch {
 	case t.Reason == "OOMKilled":
@@ -569,9 +589,6 @@ func ended(pod *v1.Pod, name string, t *v1.ContainerStateTerminated) string {
 	}
 	if ran := t.FinishedAt.Sub(t.StartedAt.Time); t.StartedAt.Unix() > 0 && ran >= 0 && t.Reason != "StartError" { // the epoch is that it never began
 		b.WriteString(" after " + duration.HumanDuration(ran))
-	}
-	if message := strings.TrimSpace(t.Message); message != "" {
-		b.WriteString(", saying: " + message)
 	}
 	return b.String()
 }

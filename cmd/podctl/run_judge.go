@@ -233,13 +233,14 @@ func worn(pod *v1.Pod, s v1.ContainerStatus, events []v1.Event, r rules) verdict
 	if r.maxRestarts < 0 || s.RestartCount < r.maxRestarts || s.RestartCount == r.maxRestarts && !again {
 		return verdict{}
 	}
-	v := verdict{stage: hopeless, container: s.Name, why: fmt.Sprintf("container %s has ended", s.Name)}
-	if s.RestartCount > 0 {
-		v.why = fmt.Sprintf("container %s was restarted %s and has ended again", s.Name, times(s.RestartCount))
-	}
+	how := "has ended"
+	v := verdict{stage: hopeless, container: s.Name}
 	if last != nil {
-		v.code = last.ExitCode
-		v.why += ": it " + ended(pod, s.Name, last)
+		v.code, how = last.ExitCode, ended(pod, s.Name, last)
+	}
+	v.why = fmt.Sprintf("container %s %s", s.Name, how)
+	if s.RestartCount > 0 {
+		v.why = fmt.Sprintf("container %s was restarted %s, and again %s", s.Name, times(s.RestartCount), how)
 	}
 	if probe := lastWarning(events, "Unhealthy", s.Name); probe != "" {
 		v.why += ". " + probe

@@ -111,11 +111,11 @@ func TestJudge(t *testing.T) {
 		"is not inspected":         {pod: pull("ImageInspectError", "no such blob"), history: &history{since: map[string]time.Time{"app": noon.Add(-startLimit)}}, stage: hopeless, why: "ImageInspectError: no such blob"},
 		"creating":                 {pod: pull("ContainerCreating", "")},
 		"crashed twice":            {pod: crash("2")},
-		"crashed three times":      {pod: crash("3"), stage: hopeless, why: "container app was restarted 3 times and has ended again: it ended with exit code 3", code: 3},
+		"crashed three times":      {pod: crash("3"), stage: hopeless, why: "container app was restarted 3 times, and again ended with exit code 3", code: 3},
 		"killed by a probe":        {pod: crash("3"), events: []v1.Event{{Type: "Warning", Reason: "Unhealthy", Message: "Liveness probe failed: 503", InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}}}, stage: hopeless, why: "Liveness probe failed: 503", code: 3},
 		"runs again":               {pod: app("restartCount: 3, lastState: " + ended("3") + ", state: {running: {}}")},
 		"runs once more":           {pod: app("restartCount: 4, lastState: " + ended("3") + ", state: {running: {}}"), stage: hopeless, why: "restarted 4 times", code: 3},
-		"ended, runs again soon":   {pod: "spec: {restartPolicy: OnFailure, containers: [{name: app}]}\n" + strings.SplitN(app("restartCount: 3, state: "+ended("4")), "\n", 2)[1], stage: hopeless, why: "restarted 3 times and has ended again: it ended with exit code 4", code: 4},
+		"ended, runs again soon":   {pod: "spec: {restartPolicy: OnFailure, containers: [{name: app}]}\n" + strings.SplitN(app("restartCount: 3, state: "+ended("4")), "\n", 2)[1], stage: hopeless, why: "restarted 3 times, and again ended with exit code 4", code: 4},
 		"no such port":             {pod: probed("readinessProbe: {httpGet: {port: web}}", ""), until: untilReady, stage: hopeless, why: `its readiness probe asks port "web", and it has no port of that name`},
 		"no such port to start":    {pod: probed("startupProbe: {tcpSocket: {port: web}}, "+run, ""), until: untilReady, stage: hopeless, why: `its startup probe asks port "web"`},
 		"port as text":             {pod: probed("readinessProbe: {httpGet: {port: '80'}}", ""), until: untilReady},
@@ -133,7 +133,7 @@ func TestJudge(t *testing.T) {
 		"mounts fail":              {pod: "status: {phase: Pending}", events: warned("FailedMount", "no such directory", mounts), stage: hopeless, why: "FailedMount: no such directory"},
 		"a mount failed":           {pod: "status: {phase: Pending}", events: warned("FailedMount", "no such directory", mounts-1)},
 		"init is done":             {pod: "spec: {initContainers: [{name: i}], containers: [{name: app}]}\nstatus: {phase: Pending, initContainerStatuses: [{name: i, restartCount: 3, state: {terminated: {exitCode: 0}}}]}"},
-		"init":                     {pod: "spec: {initContainers: [{name: i}], containers: [{name: app}]}\nstatus: {phase: Pending, initContainerStatuses: [{name: i, restartCount: 3, state: {waiting: {reason: CrashLoopBackOff}}}]}", stage: hopeless, why: "container i was restarted 3 times and has ended again"},
+		"init":                     {pod: "spec: {initContainers: [{name: i}], containers: [{name: app}]}\nstatus: {phase: Pending, initContainerStatuses: [{name: i, restartCount: 3, state: {waiting: {reason: CrashLoopBackOff}}}]}", stage: hopeless, why: "container i was restarted 3 times, and again has ended"},
 	} {
 		h := c.history
 		if h == nil {

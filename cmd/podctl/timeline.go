@@ -23,8 +23,9 @@ const (
 	screenLines = 50  // of one pod, if there is not much wrong with it
 	leastLines  = 20  // of what happened to it, whatever is wrong
 	entryLines  = 4   // of one entry
-	causesLines = 24  // of what all causes say
-	causeLines  = 6   // of what one says
+	causesLines = 27  // of all causes
+	causeLines  = 6   // of what was said of one
+	leastCause  = 3   // of that, if there are many
 )
 
 // inFull is where all is that a screen has no room for.
@@ -43,7 +44,7 @@ func (r report) tell(out io.Writer, now time.Time) {
 		newest++ // what is known is of others
 	} else {
 		fmt.Fprintf(out, "\n  What happened:\n")
-		timeline(out, r.History[newest].Entries, now, screenLines-2-strings.Count(said.String(), "\n"))
+		timeline(out, unsaid(r.History[newest].Entries, r.Causes), now, screenLines-2-strings.Count(said.String(), "\n"))
 	}
 	for i, pod := range r.History[:newest] {
 		if i == 0 {
@@ -55,6 +56,18 @@ func (r report) tell(out io.Writer, now time.Time) {
 		}
 		fmt.Fprintf(out, "  Another pod of this name was there %s: podctl why %s --uid=%s\n", until, r.Name, pod.UID)
 	}
+}
+
+// unsaid is entries without what the causes quote already of what a container said when it ended.
+func unsaid(entries []apihistory.Entry, causes []cause) []apihistory.Entry {
+	entries = slices.Clone(entries)
+	for i, e := range entries {
+		said := strings.TrimSpace(e.Message)
+		if e.What == apihistory.Exited && slices.ContainsFunc(causes, func(c cause) bool { return strings.HasSuffix(c.what, "\n"+said) }) {
+			entries[i].Message = ""
+		}
+	}
+	return entries
 }
 
 // aside tells whether an event is about a default that nearly every pod here has and that holds none back: without a cluster

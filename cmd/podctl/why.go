@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -39,7 +40,7 @@ func (p *podctl) why(f cmdutil.Factory) *cobra.Command {
 		Long: "Say in plain words why a pod is not running, is not ready, was restarted or was refused, and what to try next; then what\n" +
 			"happened to it: pulls, sandbox, network, mounts, hooks, probes, exits, and until when what is held back. podd remembers that\n" +
 			"over its own restarts, and for an hour after the pod was deleted.\n\n" +
-			"Without a name it looks at every pod of the namespace and tells of those that something is wrong with. Those that are\n" +
+			"Without a name it looks at every pod of the namespace and has a line for each that something is wrong with. Those that are\n" +
 			"new and have met with no trouble so far are only named.",
 		Example: `  podctl why web
   podctl why web --since=10m
@@ -178,7 +179,8 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	if err != nil {
 		return err
 	}
-	told, place, start := 0, rooms{api: api}, []string(nil)
+	place, start := rooms{api: api}, []string(nil)
+	var told []summary
 	for i := range pods.Items {
 		pod := &pods.Items[i]
 		events, err := eventsOf(ctx, api, pod.Namespace, "Pod", pod.Name, pod.UID)
@@ -203,11 +205,7 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 			start = append(start, name)
 			continue
 		}
-		found.causes = append(found.causes, old...)
-		if told++; told > 1 {
-			fmt.Fprintln(p.shown.Out)
-		}
-		tell(p.shown.Out, name, found, events, inFull)
+		told = append(told, summary{name, "podctl why " + pod.Name + inNamespace(pod), found.headline, append(found.causes, old...)})
 	}
 	where := "namespace " + namespace
 	if namespace == metav1.NamespaceAll {
@@ -216,9 +214,12 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	switch {
 	case len(pods.Items) == 0:
 		fmt.Fprintf(p.shown.Out, "There are no pods in %s.\n", where)
-	case told == 0:
+	case len(told) == 0:
 		fmt.Fprintf(p.shown.Out, "Nothing is wrong with the %s in %s.\n", counted(len(pods.Items)), where)
-	case len(start) > 0:
+	default:
+		tellAll(p.shown.Out, told)
+	}
+	if len(told) > 0 && len(start) > 0 {
 		fmt.Fprintln(p.shown.Out)
 	}
 	if n := len(start); n > 0 {
@@ -230,6 +231,39 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 		fmt.Fprintf(p.shown.Out, "Still starting: %s.\n", names)
 	}
 	return nil
+}
+
+// summary is what why says of a pod among others.
+type summary struct {
+	name, ask string // ask is the command that says more
+	headline  string
+	causes    []cause
+}
+
+// tellAll is a line for each pod, and how to learn more.
+func tellAll(out io.Writer, pods []summary) {
+	const longest = 40 // of names that are made as wide as each other
+	width := 0
+	for _, s := range pods {
+		width = max(width, min(len(s.name), longest))
+	}
+	for _, s := range pods {
+		line := fmt.Sprintf("%-*s  ", width, s.name)
+		text, more := strings.TrimSuffix(s.headline, "."), ""
+		if len(s.causes) > 0 {
+			text, _, _ = strings.Cut(text, " (")
+			text += ": " + s.causes[0].brief(s.headline)
+		}
+		if n := len(s.causes) - 1; n > 0 {
+			more = fmt.Sprintf(" (%d more)", n)
+		}
+		fmt.Fprintln(out, line+cleaned(shortened(text, max(screenWidth-len(line)-len(more), screenWidth/3)))+more)
+	}
+	if len(pods) == 1 {
+		fmt.Fprintf(out, "\n-> %s says more, and what to do.\n", pods[0].ask)
+		return
+	}
+	fmt.Fprintf(out, "\n-> %s says more of the first, and what to do.\n", pods[0].ask)
 }
 
 func counted(pods int) string {
@@ -391,16 +425,98 @@ func tell(out io.Writer, name string, d diagnosis, events []v1.Event, whole stri
 	}
 }
 
+// tellCauses prints causes in the lines of a screen that are for them: where they are many, the first ones in full, each of the others
+// as a line, and what has no room for that as a number.
 func tellCauses(out io.Writer, name, headline string, causes []cause, whole string) {
 	fmt.Fprintf(out, "%s %s\n", name, headline)
-	most := min(max(causesLines/max(len(causes), 1), 3), causeLines)
-	for _, c := range causes {
-		what := cut(wrapped(c.what, screenWidth-2), most, whole)
-		fmt.Fprintf(out, "\n  %s\n", strings.Join(what, "\n  "))
-		if c.next != "" {
-			fmt.Fprintf(out, "  -> %s\n", strings.Join(wrapped(c.next, screenWidth-5), "\n     "))
+	var all [][]string
+	for most := causeLines; most >= leastCause; most-- {
+		all = nil
+		for _, c := range causes {
+			all = append(all, c.lines(most, whole))
+		}
+		if len(slices.Concat(all...)) <= causesLines {
+			break
 		}
 	}
+	full, used := 0, 0
+	for full < len(all) {
+		used += len(all[full])
+		if left := len(all) - full - 1; full > 0 && used+left+min(left, 1) > causesLines { // those as lines come after an empty one
+			break
+		}
+		full++
+	}
+	lines := slices.Concat(all[:full]...)
+	if full < len(all) {
+		lines = append(lines, "")
+	}
+	for i, c := range causes[full:] {
+		if left := len(causes) - full - i; left > 1 && len(lines)+1 >= causesLines {
+			lines = append(lines, moreOf(left, whole))
+			break
+		}
+		lines = append(lines, shortened(c.brief(""), screenWidth-2))
+	}
+	for _, line := range lines {
+		fmt.Fprintln(out, strings.TrimRight("  "+line, " "))
+	}
+}
+
+// lines are those of one cause, after an empty one: what is the matter, with at most so many lines of what was said of it, and what to do.
+func (c cause) lines(most int, whole string) []string {
+	lines := []string{""}
+	what, said, _ := strings.Cut(c.what, "\n")
+	head := wrapped(what, screenWidth-2)
+	if len(head) > most || strings.TrimSpace(said) == "" {
+		lines = append(lines, cut(head, most, whole)...)
+	} else {
+		lines = append(lines, head...)
+	}
+	if said = strings.TrimSpace(said); said != "" {
+		for _, line := range cut(wrapped(said, screenWidth-4), most, whole) {
+			lines = append(lines, "  "+line)
+		}
+	}
+	if c.next != "" {
+		for i, line := range wrapped(c.next, screenWidth-5) {
+			lines = append(lines, []string{"-> ", "   "}[min(i, 1)]+line)
+		}
+	}
+	return lines
+}
+
+// What a line has no room for: that a container was restarted, where the headline has it, when it is started again, and who said what follows.
+var (
+	restarts = regexp.MustCompile(`^(Container \S+) was restarted .*, and again `)
+	restart  = regexp.MustCompile(`\. It is started again in [0-9a-z]+\.`)
+	quotes   = regexp.MustCompile(`\.? (It said|The runtime says):\n`)
+)
+
+// brief is what is the matter, for a line.
+func (c cause) brief(headline string) string {
+	text := quotes.ReplaceAllString(restart.ReplaceAllString(c.what, "."), ": ")
+	if strings.Contains(headline, "again and again") {
+		text = restarts.ReplaceAllString(text, "$1 ")
+	}
+	return text
+}
+
+// moreOf tells of what is left out. whole is where it is.
+func moreOf(n int, whole string) string {
+	if whole != "" {
+		whole = ": " + whole
+	}
+	return fmt.Sprintf("%d more%s", n, whole)
+}
+
+// shortened is text as one line of at most so many columns.
+func shortened(text string, width int) string {
+	line := []rune(strings.Join(strings.Fields(text), " "))
+	if len(line) <= width {
+		return string(line)
+	}
+	return strings.TrimRight(string(line[:width-3]), " ") + "..."
 }
 
 // cut leaves of lines at most so many, of which there are three and more: what was done is said at the beginning, and what came

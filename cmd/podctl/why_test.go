@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -75,7 +76,7 @@ func TestDiagnose(t *testing.T) {
 		"ending": {"metadata: {deletionTimestamp: '2026-01-02T12:00:20Z', finalizers: [a/b]}\n" + app("state: {running: {}}"), nil,
 			"is being deleted. | Its containers were asked to end and have 20s left of their grace period. -> A program that ignores SIGTERM takes all of it: podctl delete pod p --now shortens it. | It stays until these finalizers are taken away: a/b."},
 		"crash": {app("restartCount: 2, lastState: {terminated: {exitCode: 143, startedAt: '2026-01-02T11:59:20Z', finishedAt: '2026-01-02T11:59:50Z'}}, state: {waiting: {reason: CrashLoopBackOff, message: back-off 40s restarting failed container=app pod=p}}"), nil,
-			"is started again and again. | Container app was restarted 2 times and has ended again: it ended with exit code 143 (SIGTERM) after 30s. It is started again in 30s. -> See what it said: podctl logs p -c app --previous"},
+			"is started again and again. | Container app was restarted 2 times, and again ended with exit code 143 (SIGTERM) after 30s. It is started again in 30s. -> See what it said: podctl logs p -c app --previous"},
 		"oom": {app("state: {terminated: {exitCode: 137, reason: OOMKilled}}"), nil, "runs and is not ready. | Container app ran out of memory and was killed (its limit is 64Mi). -> Raise"},
 		"host oom": {"spec: {containers: [{name: app}]}\nstatus: {phase: Running, containerStatuses: [{name: app, state: {terminated: {exitCode: 137, reason: OOMKilled}}}]}", nil,
 			"Container app ran out of memory and was killed. -> It has no limit of memory, so the host had none left. Give one to what takes so much: podctl top pod --containers -A"},
@@ -206,8 +207,29 @@ func TestWhyAll(t *testing.T) {
 		t.Fatal(errOut)
 	}
 	out, _, _ := ask("", "why")
-	if !strings.HasPrefix(out, "elsewhere is not run by this host.\n") || !strings.Contains(out, "\n\nnowhere is not run by this host.\n") || !strings.HasSuffix(out, "\n\nStill starting: a, b, c, d, e and 2 more.\n") {
+	if !regexp.MustCompile(`^elsewhere  is not run by this host: 0/1 .*\nnowhere    is not run by this host: 0/1 .*\n\n-> podctl why elsewhere says more of the first, and what to do\.\n\nStill starting: a, b, c, d, e and 2 more\.\n$`).MatchString(out) {
 		t.Error(out)
+	}
+}
+
+// TestSummary: of each pod in trouble there is one line, no wider than a screen, in which what its container said has room.
+func TestSummary(t *testing.T) {
+	crash := cause{"Container app was restarted 5 times, and again ended with exit code 3 after 0s. It is started again in 1m5s. It said:\nno config\nat all", "x"}
+	long := cause{"Container b ended with exit code 3 after 0s. It said:\n" + strings.Repeat("word ", 50), "x"}
+	var out strings.Builder
+	tellAll(&out, []summary{
+		{"team/a", "podctl why a -n team", "is started again and again.", []cause{crash}},
+		{"b", "podctl why b", "has failed and is not started again (restartPolicy Never).", []cause{long, crash, crash}},
+		{strings.Repeat("c", 90), "podctl why c", "is being deleted.", nil},
+	})
+	want := regexp.MustCompile(`^team/a {36}is started again and again: Container app ended with ex\.\.\.\nb {41}has failed and is not started again: Container\.\.\. \(2 more\)\nc{90}  is being deleted\n\n-> podctl why a -n team says more of the first, and what to do\.\n$`)
+	if !want.MatchString(out.String()) {
+		t.Error(out.String())
+	}
+	out.Reset()
+	tellAll(&out, []summary{{"a", "podctl why a", "is started again and again.", []cause{crash}}})
+	if out.String() != "a  is started again and again: Container app ended with exit code 3 after 0s: no config at all\n\n-> podctl why a says more, and what to do.\n" {
+		t.Error(out.String())
 	}
 }
 
@@ -258,13 +280,13 @@ func TestLongReason(t *testing.T) {
 	pod.Spec.Containers = []v1.Container{{Name: "app"}}
 	pod.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "app", State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: 128, Reason: "StartError", Message: message}}}}
 	d := diagnose(pod, facts{}, time.Now())
-	if len(d.causes) != 1 || !strings.Contains(d.causes[0].what, "saying: failed to create containerd task: ") || !strings.HasSuffix(d.causes[0].what, ": not a directory.") ||
+	if len(d.causes) != 1 || !strings.Contains(d.causes[0].what, ". The runtime says:\nfailed to create containerd task: ") || !strings.HasSuffix(d.causes[0].what, ": not a directory") ||
 		!strings.Contains(d.causes[0].next, "such as a key that is not in the ConfigMap or Secret") {
 		t.Errorf("it is %+v", d.causes)
 	}
 	var out strings.Builder
 	tellCauses(&out, "p", d.headline, d.causes, inFull)
-	if got := strings.Join(strings.Fields(out.String()), " "); !utf8.ValidString(got) || !strings.Contains(got, ": not a directory. -> ") {
+	if got := strings.Join(strings.Fields(out.String()), " "); !utf8.ValidString(got) || !strings.Contains(got, ": not a directory -> ") {
 		t.Errorf("it is\n%s", out.String())
 	}
 	out.Reset()
@@ -455,9 +477,15 @@ func TestOneScreen(t *testing.T) {
 	for range 60 {
 		past = append(past, apihistory.Entry{Time: now, What: apihistory.Exited, Container: "app", Exit: &apihistory.Exit{Code: 1}, Message: lines(80, "x")})
 	}
+	of := func(n int) (all []v1.ContainerStatus) {
+		for i := range n {
+			all = append(all, crashed(fmt.Sprintf("c%d", i)))
+		}
+		return all
+	}
 	for name, containers := range map[string][]v1.ContainerStatus{
 		"two that crash": {crashed("app"), crashed("more")}, "a probe and one that crashes": {unhealthy, crashed("more")},
-		"many": {unhealthy, crashed("b"), crashed("c"), crashed("d"), crashed("e")},
+		"many": {unhealthy, crashed("b"), crashed("c"), crashed("d"), crashed("e")}, "8": of(8), "10": of(10), "23": of(23), "100": of(100),
 	} {
 		pod := &v1.Pod{}
 		pod.Name, pod.Status.Phase, pod.Status.ContainerStatuses = "p", v1.PodRunning, containers
@@ -468,7 +496,7 @@ func TestOneScreen(t *testing.T) {
 		var out strings.Builder
 		report{Name: "p", Headline: d.headline, Causes: d.causes, History: []apihistory.Pod{{Entries: past}}}.tell(&out, now)
 		got := strings.Split(strings.TrimSpace(out.String()), "\n")
-		if most := screenLines + (len(containers)-2)*5; len(got) > most {
+		if len(got) > screenLines {
 			t.Errorf("%s: %d lines\n%s", name, len(got), out.String())
 		}
 		for _, line := range got {
@@ -476,11 +504,39 @@ func TestOneScreen(t *testing.T) {
 				t.Errorf("%s: %d columns: %s", name, utf8.RuneCountInString(line), line)
 			}
 		}
-		for _, part := range []string{" more lines: -o yaml shows them\n", "the end. It is started again in 30s.\n", " more: -o yaml shows them\n"} {
+		want := []string{" more lines: -o yaml shows them\n", " 30s. It said:\n", "\n    the end\n  -> ", " more: -o yaml shows them\n"}
+		if last := containers[len(containers)-1].Name; len(containers) > 2 && len(containers) < 20 {
+			want = append(want, "\n  Container "+last+" was restarted 3 times, and again ended with exit code 1 after 10s: goroutine")
+		}
+		for _, part := range want {
 			if !strings.Contains(out.String(), part) {
 				t.Errorf("%s: there is no %q in\n%s", name, part, out.String())
 			}
 		}
+	}
+}
+
+// TestQuoted: of a message of one line the beginning is there, podd says nothing behind it, and what is quoted is not said again.
+func TestQuoted(t *testing.T) {
+	now := time.Now()
+	message := "bad configuration " + strings.Repeat("word ", 120) + "end"
+	var statuses []v1.ContainerStatus
+	for i := range 9 {
+		statuses = append(statuses, v1.ContainerStatus{Name: fmt.Sprintf("c%d", i), RestartCount: 1, State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 40s restarting"}},
+			LastTerminationState: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: 1, Message: message + "\n", FinishedAt: metav1.NewTime(now)}}})
+	}
+	pod := &v1.Pod{}
+	pod.Name, pod.Status.Phase, pod.Status.ContainerStatuses = "p", v1.PodRunning, statuses
+	d := diagnose(pod, facts{}, now)
+	if what := d.causes[0].what; what != "Container c0 was restarted once, and again ended with exit code 1. It is started again in 40s. It said:\n"+message {
+		t.Errorf("it is %s", what)
+	}
+	past := []apihistory.Entry{{Time: now, What: apihistory.Exited, Container: "c0", Exit: &apihistory.Exit{Code: 1}, Message: message + "\n"},
+		{Time: now, What: apihistory.Exited, Container: "c0", Exit: &apihistory.Exit{Code: 1}, Message: "other"}}
+	var out strings.Builder
+	report{Name: "p", Headline: d.headline, Causes: d.causes, History: []apihistory.Pod{{Entries: past}}}.tell(&out, now)
+	if got := out.String(); !strings.Contains(got, " said:\n    bad configuration word word") || !strings.Contains(got, "word end\n  -> ") || !strings.Contains(got, "c0  exited with code 1\n") || !strings.Contains(got, "exited with code 1: other\n") {
+		t.Errorf("it is\n%s", got)
 	}
 }
 

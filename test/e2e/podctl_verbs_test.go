@@ -847,7 +847,7 @@ func testPodctlWhy(t *testing.T, s *suite) {
 	}
 	s.apply(t, manifests...)
 	for name, want := range map[string]string{
-		"crash":     `(?s)crash is started again and again\..*Container app was restarted .*: it ended with exit code 3 .*-> See what it said: podctl logs crash -n why -c app --previous.*What happened:.*exited with code 3.*back-off: `,
+		"crash":     `(?s)crash is started again and again\..*Container app was restarted .*, and again ended with exit code 3 .*-> See what it said: podctl logs crash -n why -c app --previous.*What happened:.*exited with code 3.*back-off: `,
 		"failed":    `(?s)failed has failed and is not started again \(restartPolicy Never\)\..*ended with exit code 139 \(SIGSEGV\)`,
 		"noimage":   `(?s)noimage is not running yet\..*Image localhost:1/nothing:1 of container app could not be had: .*-> The registry does not answer`,
 		"never":     `(?s)Image nothing:1 of container app is not on this host, and imagePullPolicy is Never.*-> podctl image load FILE or podctl image pull nothing:1`,
@@ -867,7 +867,7 @@ func testPodctlWhy(t *testing.T, s *suite) {
 			return nil
 		})
 	}
-	if got := s.must(t, "why", "-A"); !strings.Contains(got, "why/gated is not run by this host.\n") || strings.Contains(got, "why/fine ") {
+	if got := s.must(t, "why", "-A"); !regexp.MustCompile(`(?m)^why/gated +is not run by this host: It waits for its scheduling gates`).MatchString(got) || strings.Contains(got, "why/fine ") {
 		t.Errorf("podctl why of all namespaces: %s", got)
 	}
 	got := s.must(t, "why", "-n", "why")

@@ -182,7 +182,7 @@ func testRunHopeless(t *testing.T, s *suite) {
 		{pod{Name: "run-never", Container: "image: nothing:1\nimagePullPolicy: Never"}, "ready", 125, `image nothing:1 is not on this host, and imagePullPolicy is Never(?s:.*)-> podctl image load`},
 		{pod{Name: "run-bad-name", Container: "image: 'UPPER:1'"}, "complete", 125, `InvalidImageName: `},
 		{pod{Name: "run-config", Script: "exit 0", Container: "securityContext: {runAsNonRoot: true}"}, "complete", 125, `CreateContainerConfigError: .*runAsNonRoot`},
-		{pod{Name: "run-crash", Script: "echo oops; exit 9", Spec: "restartPolicy: Always"}, "ready", 9, `container app was restarted 2 times and has ended again: it ended with exit code 9(?s:.*)    oops`},
+		{pod{Name: "run-crash", Script: "echo oops; exit 9", Spec: "restartPolicy: Always"}, "ready", 9, `container app was restarted 2 times, and again ended with exit code 9(?s:.*)    oops`},
 		{pod{Name: "run-retry", Script: "exit 8", Spec: "restartPolicy: OnFailure"}, "complete", 8, `container app was restarted 2 times`},
 		{pod{Name: "run-nowhere", Script: "exit 0", Spec: "nodeSelector: {a: b}"}, "complete", 125, `no host runs it: .*didn't match Pod's node affinity/selector`},
 	} {
