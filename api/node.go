@@ -44,7 +44,8 @@ type Host struct {
 	Configuration any             // of podd, for /configz; encoded as JSON
 	Handlers      []string        // OCI runtimes beside the default one, by the names of their handlers
 
-	RecursiveReadOnly bool // a mount can be made read-only with all that is mounted below it
+	RecursiveReadOnly bool                     // a mount can be made read-only with all that is mounted below it
+	UserNamespaces    func() (can, known bool) // whether pods can have users of their own, if that is known yet; nil: they cannot
 }
 
 const (
@@ -261,9 +262,14 @@ func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time, due bool) v1.Nod
 			next.DaemonEndpoints.KubeletEndpoint.Port = int32(tcp.Port)
 		}
 	}
-	no, recursive := false, s.Host.RecursiveReadOnly
+	users, recursive := usersBefore(old), s.Host.RecursiveReadOnly
+	if s.Host.UserNamespaces != nil {
+		if can, known := s.Host.UserNamespaces(); known {
+			users = can
+		}
+	}
 	next.RuntimeHandlers = []v1.NodeRuntimeHandler{{Name: "", Features: &v1.NodeRuntimeHandlerFeatures{
-		RecursiveReadOnlyMounts: &recursive, UserNamespaces: &no}}}
+		RecursiveReadOnlyMounts: &recursive, UserNamespaces: &users}}}
 	runc := next.RuntimeHandlers[0]
 	runc.Name = defaultHandler
 	next.RuntimeHandlers = append(next.RuntimeHandlers, runc)
@@ -271,6 +277,12 @@ func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time, due bool) v1.Nod
 		next.RuntimeHandlers = append(next.RuntimeHandlers, v1.NodeRuntimeHandler{Name: name})
 	}
 	return next
+}
+
+// usersBefore is what a status says of user namespaces.
+func usersBefore(old v1.NodeStatus) bool {
+	return len(old.RuntimeHandlers) > 0 && old.RuntimeHandlers[0].Features != nil && old.RuntimeHandlers[0].Features.UserNamespaces != nil &&
+		*old.RuntimeHandlers[0].Features.UserNamespaces
 }
 
 func (s *Server) nodeAddresses() []v1.NodeAddress {

@@ -37,7 +37,7 @@ func (n *Network) Netns(ctx context.Context, p Pod) (string, error) {
 	if err := unpin(path); err != nil {
 		return "", err
 	}
-	if err := makeNetns(path); err != nil {
+	if err := makeNetns(path, p.Made); err != nil {
 		return "", fmt.Errorf("network namespace %s: %w", path, err)
 	}
 	return path, nil
@@ -80,7 +80,7 @@ func netnsID(path string) (string, error) {
 
 // makeNetns makes a namespace on a thread that is thrown away after: a thread that has been in another namespace
 // never runs anything else again.
-func makeNetns(path string) error {
+func makeNetns(path, from string) error {
 	killpoint.At("network.netns.before")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
 	if err != nil {
@@ -89,7 +89,7 @@ func makeNetns(path string) error {
 	f.Close()
 	killpoint.At("network.netns.file")
 	made := make(chan error, 1)
-	go onOwnThread(func() { made <- newNetns(path) })
+	go onOwnThread(func() { made <- newNetns(path, from) })
 	if err := <-made; err != nil {
 		return errors.Join(err, unpin(path))
 	}
@@ -111,8 +111,10 @@ func onOwnThread(f func()) {
 	f() // and return while locked: the runtime ends the thread
 }
 
-func newNetns(path string) error {
-	ns, err := netns.New()
+// newNetns has the calling thread enter a new namespace, or the one that is pinned at from, and pins it at path with what
+// every pod's has.
+func newNetns(path, from string) error {
+	ns, err := enterNetns(from)
 	if err != nil {
 		return err
 	}
@@ -134,6 +136,22 @@ func newNetns(path string) error {
 		return fmt.Errorf("pin: %w", err)
 	}
 	return nil
+}
+
+// enterNetns enters the namespace pinned at path, or a new one if that is "".
+func enterNetns(path string) (netns.NsHandle, error) {
+	if path == "" {
+		return netns.New()
+	}
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return ns, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := netns.Set(ns); err != nil {
+		ns.Close()
+		return netns.None(), fmt.Errorf("enter %s: %w", path, err)
+	}
+	return ns, nil
 }
 
 // sysctl writes /proc/sys/net/<key> of the calling thread's namespace, if it has another value.

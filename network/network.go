@@ -70,6 +70,7 @@ type Pod struct {
 	UID, Namespace, Name string
 	Attempt              int // of the sandbox
 	HostNetwork          bool
+	Made                 string             // path of a network namespace that nothing is in yet, to be taken instead of making one; or ""
 	Apart                bool               // its processes may be in a kernel of their own, with another localhost than the namespace has
 	Ports                []v1.ContainerPort // those with a HostPort are mapped, others ignored
 	Bandwidth            Bandwidth

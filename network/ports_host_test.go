@@ -29,7 +29,7 @@ func port(host, container int32, proto v1.Protocol, ip string) v1.ContainerPort 
 func neighbour(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "neighbour")
-	if err := makeNetns(path); err != nil {
+	if err := makeNetns(path, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

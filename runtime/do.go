@@ -135,6 +135,9 @@ func (h *host) ensureGround(ctx context.Context, pod *v1.Pod) error {
 	if err == nil {
 		err = h.ensureHandler(ctx, pod)
 	}
+	if err == nil {
+		err = h.ensureUsers(ctx, pod)
+	}
 	if err != nil {
 		detail(ctx, func(e *told.Entry) { e.What = told.Sandbox })
 		return h.noSandbox(pod, err)
@@ -202,6 +205,9 @@ func (h *host) netPod(pod *v1.Pod, attempt int) network.Pod {
 		UID: string(h.uid), Namespace: pod.Namespace, Name: pod.Name, Attempt: attempt, HostNetwork: pod.Spec.HostNetwork,
 		Apart: h.r.Containers.IsShim(h.handler()),
 	}
+	if h.record().FirstID != 0 {
+		p.Made = h.r.Sandboxes.MadeNetNS(string(h.uid), attempt)
+	}
 	p.Bandwidth.Ingress, p.Bandwidth.Egress, _ = fields.Bandwidth(pod) // what is wrong with them was refused
 	for _, m := range status.Members(pod) {
 		if m.Kind == status.Regular || m.Kind == status.Sidecar { // a plain init container has ended when others listen
@@ -212,6 +218,9 @@ func (h *host) netPod(pod *v1.Pod, attempt int) network.Pod {
 }
 
 func (h *host) ensureNetwork(ctx context.Context, pod *v1.Pod, attempt int) error {
+	if err := h.own(pod, attempt); err != nil {
+		return h.noSandbox(pod, err)
+	}
 	res, err := h.r.Network.Ensure(ctx, h.netPod(pod, attempt))
 	if err != nil {
 		return h.noSandbox(pod, fmt.Errorf("set up network: %w", err))
@@ -237,13 +246,12 @@ func (h *host) ensureSandbox(ctx context.Context, pod *v1.Pod, attempt int) erro
 		h.event(pod, v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
 	err := slot(ctx, h.r.starts, func() error {
-		netns, err := h.r.Network.Netns(ctx, h.netPod(pod, attempt))
+		netns, err := h.namespaces(ctx, pod, attempt)
 		if err != nil {
 			return err
 		}
 		killpoint.At("sandbox.netns")
-		_, err = h.r.Sandboxes.Ensure(ctx, pod, attempt, netns, h.handler())
-		return err
+		return h.r.Sandboxes.Ensure(ctx, pod, attempt, h.sandboxOf(pod, attempt, netns), h.handler())
 	})
 	if err != nil {
 		return h.noSandbox(pod, err)
@@ -329,11 +337,9 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	if err != nil {
 		return because("CreateContainerError", err)
 	}
-	netns := ""
-	if !pod.Spec.HostNetwork {
-		if netns, err = h.r.Network.Netns(ctx, h.netPod(pod, box)); err != nil {
-			return err
-		}
+	netns, err := h.namespaces(ctx, pod, box)
+	if err != nil {
+		return err
 	}
 	if pod, err = h.makeRoom(ctx, pod, s.Name); err != nil {
 		return because("CreateContainerError", err)
@@ -344,8 +350,12 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	cfg := containers.Config{
 		ID: id, Pod: pod, Container: c, Attempt: s.Attempt, Image: image,
 		Key: s.Key, Backoff: s.Backoff, Era: s.Era, Boot: h.r.BootID, Handler: h.handler(),
-		Sandbox: h.r.Sandboxes.Ref(pod, box, netns), Env: env,
+		Sandbox: h.sandboxOf(pod, box, netns), Env: env,
 		Mounts: append(h.r.Sandboxes.EtcMounts(pod, c), mounts...), Devices: devices,
+	}
+	if err := h.mapMounts(ctx, pod, c, cfg.Sandbox, cfg.Mounts); err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because("CreateContainerConfigError", err)
 	}
 	shared := cfg.Sandbox.PIDNS != ""
 	if err := h.aim(ctx, pod, &cfg); err != nil {
@@ -375,7 +385,7 @@ const shimLimit = 5 * time.Second
 func (h *host) prepare(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	box, err := h.sandboxAttempt(s)
 	if err == nil {
-		err = h.r.Sandboxes.EnsureNamespaces(pod, box)
+		err = h.r.Sandboxes.EnsureNamespaces(pod, box, h.record().FirstID)
 	}
 	if err != nil {
 		return because("CreateContainerError", err)

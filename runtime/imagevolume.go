@@ -58,7 +58,7 @@ func (h *host) ensureImageVolumes(ctx context.Context, pod *v1.Pod, c *v1.Contai
 		if !ok {
 			return fmt.Errorf("volume %s: image %s: is not on this host any more", v.Name, ref)
 		}
-		mounts, err := h.r.Containers.View(ctx, uid, v.Name, info.ChainID)
+		mounts, err := h.r.Containers.View(ctx, uid, v.Name, info.ChainID, h.record().FirstID)
 		if err != nil {
 			return fmt.Errorf("volume %s: image %s: %w", v.Name, ref, err)
 		}

@@ -31,6 +31,7 @@ type record struct {
 	Evicted   *status.Eviction                   `json:"evicted,omitempty"`
 	EraBy     string                             `json:"eraBy,omitempty"`
 	Handler   string                             `json:"handler,omitempty"` // of the pod's runtime class, when it was taken up
+	FirstID   uint32                             `json:"firstID,omitempty"` // containers.Sandbox.FirstID
 }
 
 // recordVersion is the format written now. A record of a newer version is not read.

@@ -83,6 +83,7 @@ type Runtime struct {
 
 	accounts accountCache
 	promises promises
+	users    users
 	stdins   feeds
 
 	mu      sync.Mutex

@@ -159,7 +159,7 @@ func (r *Runtime) adopt(ctx context.Context, uid types.UID, s stray) (bool, erro
 	}
 	r.Log.Warn("adopted a pod that the state file had lost", "namespace", s.who.Namespace, "pod", s.who.Name, "uid", uid)
 	// Its next sandbox is to be made by the handler that made this one: another one may isolate it less.
-	data, err := record{Namespace: s.who.Namespace, Name: s.who.Name, Started: s.since, Handler: instances[box].Handler}.encode()
+	data, err := record{Namespace: s.who.Namespace, Name: s.who.Name, Started: s.since, Handler: instances[box].Handler, FirstID: instances[box].FirstID}.encode()
 	if err != nil {
 		return true, err
 	}

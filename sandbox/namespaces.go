@@ -13,21 +13,26 @@ import (
 	"podd/runtime/killpoint"
 )
 
-// EnsureNamespaces has the IPC and UTS namespaces of Ref there, pinned, the hostname set. podd makes them, and pause and
+// EnsureNamespaces has the IPC and UTS namespaces of Ref there, pinned, the hostname set; for a pod with users of its own,
+// whose root first is, its user namespace and all that belong to it as well, the network's too: see MadeNetNS. podd makes them, and pause and
 // the members all join them, so that none of these has to wait for another. A shared PID namespace is made by pause,
 // whose first process it needs.
-func (s *Sandboxes) EnsureNamespaces(pod *v1.Pod, attempt int) error {
-	ref := s.Ref(pod, attempt, "")
+func (s *Sandboxes) EnsureNamespaces(pod *v1.Pod, attempt int, first uint32) error {
+	ref := s.Ref(pod, attempt, s.MadeNetNS(string(pod.UID), attempt), first)
 	s.ns.Lock()
 	defer s.ns.Unlock()
-	if pinned(ref.IPCNS) && pinned(ref.UTSNS) {
+	if pinned(ref.IPCNS) && pinned(ref.UTSNS) && (first == 0 || pinned(ref.UserNS) && pinned(ref.NetNS)) {
 		return nil
 	}
 	if err := os.MkdirAll(s.nsDir(string(pod.UID), attempt), 0o700); err != nil {
 		return err
 	}
+	making := makeNamespaces
+	if first != 0 {
+		making = s.makeOwned
+	}
 	done := make(chan error, 1)
-	go onSpareThread(done, func() error { return makeNamespaces(ref) })
+	go onSpareThread(done, func() error { return making(ref) })
 	if err := <-done; err != nil {
 		return fmt.Errorf("make namespaces: %w", err)
 	}

@@ -103,6 +103,7 @@ func pauseSpec(pod *v1.Pod, ref containers.Sandbox, root string, h containers.Ho
 	if !pod.Spec.HostPID {
 		add(specs.PIDNamespace, "")
 	}
+	ref.Join(spec)
 	containers.Lockdown(spec, h)
 	return spec
 }

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/containerd/containerd/api/types"
 	v1 "k8s.io/api/core/v1"
 
 	"podd/runtime/containers"
@@ -67,8 +68,9 @@ func Open(o Options) (*Sandboxes, error) {
 	return &Sandboxes{opts: o, cg: cg}, nil
 }
 
-// Ref is what members of the sandbox join, known before there is one. netns is the pod's, "" with hostNetwork.
-func (s *Sandboxes) Ref(pod *v1.Pod, attempt int, netns string) containers.Sandbox {
+// Ref is what members of the sandbox join, known before there is one. netns is the pod's, "" with hostNetwork; first is the
+// host's id of the pod's root, 0 for a pod without users of its own.
+func (s *Sandboxes) Ref(pod *v1.Pod, attempt int, netns string, first uint32) containers.Sandbox {
 	dir := s.nsDir(string(pod.UID), attempt)
 	name, _ := Nodename(pod) // a pod whose name is too long gets no ground
 	ref := containers.Sandbox{
@@ -82,6 +84,9 @@ func (s *Sandboxes) Ref(pod *v1.Pod, attempt int, netns string) containers.Sandb
 	if !pod.Spec.HostIPC {
 		ref.IPCNS = filepath.Join(dir, "ipc")
 	}
+	if first != 0 {
+		ref.UserNS, ref.FirstID = filepath.Join(dir, "user"), first
+	}
 	if sharesPID(pod) {
 		ref.PIDNS = filepath.Join(dir, "pid")
 	}
@@ -93,13 +98,12 @@ func sharesPID(pod *v1.Pod) bool {
 }
 
 // Ensure has the pause container running, made by what handler stands for ("" is runc), and its namespaces at the paths of
-// Ref. containers.ErrStopped says that the one of this attempt has ended: it is to be removed, and the next attempt made.
-func (s *Sandboxes) Ensure(ctx context.Context, pod *v1.Pod, attempt int, netns, handler string) (containers.Sandbox, error) {
-	ref := s.Ref(pod, attempt, netns)
+// ref. containers.ErrStopped says that the one of this attempt has ended: it is to be removed, and the next attempt made.
+func (s *Sandboxes) Ensure(ctx context.Context, pod *v1.Pod, attempt int, ref containers.Sandbox, handler string) error {
 	if err := s.ensure(ctx, pod, attempt, ref, handler); err != nil {
-		return ref, fmt.Errorf("ensure sandbox: %w", err)
+		return fmt.Errorf("ensure sandbox: %w", err)
 	}
-	return ref, nil
+	return nil
 }
 
 func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref containers.Sandbox, handler string) error {
@@ -107,16 +111,22 @@ func (s *Sandboxes) ensure(ctx context.Context, pod *v1.Pod, attempt int, ref co
 	if err != nil {
 		return err
 	}
-	if err := s.EnsureNamespaces(pod, attempt); err != nil {
+	if err := s.EnsureNamespaces(pod, attempt, ref.FirstID); err != nil {
 		return err
 	}
 	c := s.opts.Containers
 	spec := pauseSpec(pod, ref, root, c.Host())
-	err = c.EnsureSandbox(ctx, containers.SandboxConfig{ID: ref.ID, Pod: pod, Attempt: attempt, Boot: s.opts.Boot, Handler: handler, Hostname: ref.Hostname, Spec: spec})
+	var mounts []*types.Mount
+	if ref.UserNS != "" { // the pod's root gets to nothing below the state directory, but the runtime's own it may read
+		spec.Root.Path = "rootfs"
+		mounts = []*types.Mount{{Type: "bind", Source: root, Options: []string{"rbind", "ro"}}}
+	}
+	err = c.EnsureSandbox(ctx, containers.SandboxConfig{ID: ref.ID, Pod: pod, Attempt: attempt, Boot: s.opts.Boot, Handler: handler,
+		Hostname: ref.Hostname, FirstID: ref.FirstID, Spec: spec})
 	if err != nil {
 		return err
 	}
-	pid, err := c.CreateSandbox(ctx, ref.ID)
+	pid, err := c.CreateSandbox(ctx, ref.ID, mounts...)
 	if err != nil {
 		return err
 	}

@@ -163,7 +163,7 @@ func TestEtcMounts(t *testing.T) {
 
 func TestRef(t *testing.T) {
 	s := &Sandboxes{opts: Options{RunDir: "/run/podd", ID: func(uid string, n int) string { return fmt.Sprint(uid, n) }}, cg: &cgroups{parent: "/podd"}}
-	if got, want := s.Ref(testPod(), 3, "/netns"), (containers.Sandbox{
+	if got, want := s.Ref(testPod(), 3, "/netns", 0), (containers.Sandbox{
 		ID: "u13", NetNS: "/netns", IPCNS: "/run/podd/pods/u1/ns/3/ipc", UTSNS: "/run/podd/pods/u1/ns/3/uts",
 		CgroupPath: "/podd/kubepods/besteffort/podu1", Hostname: "web",
 	}); got != want {
@@ -171,12 +171,15 @@ func TestRef(t *testing.T) {
 	}
 	host := s.Ref(testPod(func(p *v1.Pod) {
 		p.Spec.HostNetwork, p.Spec.HostIPC, p.Spec.HostPID, p.Spec.ShareProcessNamespace = true, true, true, ptr(true)
-	}), 0, "/netns")
+	}), 0, "/netns", 0)
 	if host.NetNS+host.IPCNS+host.UTSNS+host.PIDNS != "" {
 		t.Errorf("host namespaces: %+v", host)
 	}
-	if shared := s.Ref(testPod(func(p *v1.Pod) { p.Spec.ShareProcessNamespace = ptr(true) }), 0, ""); shared.PIDNS == "" {
+	if shared := s.Ref(testPod(func(p *v1.Pod) { p.Spec.ShareProcessNamespace = ptr(true) }), 0, "", 0); shared.PIDNS == "" {
 		t.Errorf("shared: %+v", shared)
+	}
+	if own := s.Ref(testPod(), 1, "", 65536); own.UserNS != "/run/podd/pods/u1/ns/1/user" || own.FirstID != 65536 {
+		t.Errorf("own users: %+v", own)
 	}
 }
 

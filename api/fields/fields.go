@@ -55,6 +55,7 @@ func Check(pod *v1.Pod) field.ErrorList {
 	errs = append(errs, walk("metadata", field.NewPath("metadata"), reflect.ValueOf(pod.ObjectMeta), reflect.Value{})...)
 	errs = append(errs, walk("spec", field.NewPath("spec"), reflect.ValueOf(pod.Spec), reflect.Value{})...)
 	errs = append(errs, checkAnnotations(pod)...)
+	errs = append(errs, checkOwnUsers(pod)...)
 	_, _, wrong := Bandwidth(pod)
 	return append(errs, wrong...)
 }
@@ -157,6 +158,22 @@ keys:
 			}
 		}
 		errs = append(errs, field.Forbidden(path.Key(key.String()), "not supported by podd yet"))
+	}
+	return errs
+}
+
+// checkOwnUsers refuses volumes whose files cannot be shown with the ids of a pod with users of its own. Others that cannot are
+// found when the container is made.
+func checkOwnUsers(pod *v1.Pod) field.ErrorList {
+	if pod.Spec.HostUsers == nil || *pod.Spec.HostUsers {
+		return nil
+	}
+	var errs field.ErrorList
+	for i, v := range pod.Spec.Volumes {
+		if v.NFS != nil {
+			errs = append(errs, field.Forbidden(field.NewPath("spec", "volumes").Index(i).Child("nfs"),
+				"does not go with hostUsers: false (files of an NFS server cannot be shown with other ids)"))
+		}
 	}
 	return errs
 }

@@ -161,8 +161,7 @@ func TestValues(t *testing.T) {
 		}), ""},
 		{"another message path", container(func(c *v1.Container) { c.TerminationMessagePath = "/x" }), ""},
 		{"a stop signal", container(func(c *v1.Container) { c.Lifecycle = &v1.Lifecycle{StopSignal: &usr1} }), ""},
-		{"unmasked proc", container(func(c *v1.Container) { c.SecurityContext = &v1.SecurityContext{ProcMount: &unmasked} }),
-			"spec.containers[0].securityContext.procMount"},
+		{"unmasked proc", container(func(c *v1.Container) { c.SecurityContext = &v1.SecurityContext{ProcMount: &unmasked} }), ""}, // validation wants hostUsers: false
 		{"huge pages", container(func(c *v1.Container) {
 			c.Resources.Limits = v1.ResourceList{"hugepages-2Mi": sized, "cpu": sized}
 		}), ""},
@@ -173,7 +172,8 @@ func TestValues(t *testing.T) {
 			Limits: v1.ResourceList{"hugepages-2Mi": sized, "cpu": sized}}}}, ""},
 		{"no token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &no}}, ""},
 		{"a token", &v1.Pod{Spec: v1.PodSpec{AutomountServiceAccountToken: &yes}}, ""},
-		{"user namespace", &v1.Pod{Spec: v1.PodSpec{HostUsers: &no}}, "spec.hostUsers"},
+		{"user namespace", &v1.Pod{Spec: v1.PodSpec{HostUsers: &no}}, ""},
+		{"nfs in a user namespace", &v1.Pod{Spec: v1.PodSpec{HostUsers: &no, Volumes: []v1.Volume{{VolumeSource: v1.VolumeSource{NFS: &v1.NFSVolumeSource{}}}}}}, "spec.volumes[0].nfs"},
 		{"disk", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}), ""},
 		{"memory with a limit", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "Memory", SizeLimit: &sized}}), ""},
 		{"disk with a limit", volume(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &sized}}), ""},

@@ -91,7 +91,7 @@ var table = withOthers(map[string]Rule{
 
 	"spec.enableServiceLinks":           honoured,
 	"spec.automountServiceAccountToken": honoured,
-	"spec.hostUsers":                    only(true),
+	"spec.hostUsers":                    honoured,
 	"spec.setHostnameAsFQDN":            honoured,
 
 	"spec.activeDeadlineSeconds": honoured, "spec.readinessGates": honoured, "spec.os.name": honoured,
@@ -160,7 +160,7 @@ var table = withOthers(map[string]Rule{
 	"spec.containers[].securityContext.runAsGroup": honoured, "spec.containers[].securityContext.runAsNonRoot": honoured,
 	"spec.containers[].securityContext.readOnlyRootFilesystem":          honoured,
 	"spec.containers[].securityContext.allowPrivilegeEscalation":        honoured,
-	"spec.containers[].securityContext.procMount":                       only(v1.DefaultProcMount),
+	"spec.containers[].securityContext.procMount":                       honoured,
 	"spec.containers[].securityContext.seccompProfile.type":             seccompTypes,
 	"spec.containers[].securityContext.seccompProfile.localhostProfile": honoured,
 	"spec.containers[].securityContext.appArmorProfile":                 notYet,

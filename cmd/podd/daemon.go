@@ -128,7 +128,10 @@ func (p *podd) runPods(ctx context.Context) error {
 	defer parts.Wait()
 	parts.Go(func() { p.client.EndLeftExecs(ctx) })
 	parts.Go(func() { p.client.SweepLate(ctx, 3*time.Second, 5) })
-	parts.Go(func() { p.bundle.CheckVersions(ctx, p.containerdVersion(ctx)) })
+	parts.Go(func() {
+		p.bundle.CheckVersions(ctx, p.containerdVersion(ctx))
+		_ = p.client.CanMapUsers(ctx, "") // for the node's status; a pod that needs it asks again
+	})
 	if !p.config.noManifests {
 		parts.Go(func() {
 			select { // a pod that the store has lost is not to be made a second time
@@ -317,7 +320,9 @@ func (p *podd) open(boot string) error {
 		SocketPath: c.Listen, SocketGroup: c.Group, ServiceCIDR: c.ServiceCIDR, TLSListen: c.TLSListen, PKIDir: filepath.Join(c.Root, "pki"), Gateways: gateways, Issuer: c.Issuer,
 		Version: version, Containerd: p.containerd, Log: p.log,
 		Directories: directories,
-		Host:        api.Host{RecursiveReadOnly: node.RecursiveReadOnly, Addresses: hostIPs, BootID: boot, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c, Handlers: slices.Sorted(maps.Keys(c.Handlers))},
+		Host: api.Host{RecursiveReadOnly: node.RecursiveReadOnly,
+			UserNamespaces: func() (can, known bool) { return p.client.MapsUsers("") },
+			Addresses:      hostIPs, BootID: boot, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c, Handlers: slices.Sorted(maps.Keys(c.Handlers))},
 	})
 	if err != nil {
 		return err

@@ -77,6 +77,8 @@ type Sandbox struct {
 	NetNS      string // path of the namespace; "" = the host's
 	IPCNS      string // path; "" = the host's
 	UTSNS      string // path; "" = the host's
+	UserNS     string // path; "" = the host's
+	FirstID    uint32 // the host's id of root in UserNS, of IDs
 	PIDNS      string // path of the shared one; "" = the member's own, or the host's with hostPID
 	CgroupPath string // the pod's cgroup, from the cgroup mount point
 	Hostname   string
@@ -133,6 +135,7 @@ type Instance struct {
 	Whole     *v1.ResourceRequirements // what its pod had of its own then; nil of one that an older podd made
 	Boot      string
 	Handler   string // of its runtime class; "" is runc
+	FirstID   uint32 // Sandbox.FirstID
 	Cgroup    string // its path from the cgroup mount point
 	Backoff   time.Duration
 	User      *v1.ContainerUser

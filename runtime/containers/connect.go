@@ -33,6 +33,8 @@ type Client struct {
 	left     []leftExec     // of an earlier podd
 
 	accounts sync.Mutex // one reading of account files at a time: they share a mount point
+
+	canMap sync.Map // answers of CanMapUsers that stay, by handler
 }
 
 // reconnect is the longest pause between two tries to reach a containerd that went away.

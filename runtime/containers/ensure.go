@@ -28,6 +28,7 @@ type SandboxConfig struct {
 	Boot     string
 	Handler  string      // of its runtime class; "" is runc
 	Hostname string      // the pod's, which its UTS namespace has already
+	FirstID  uint32      // Sandbox.FirstID
 	Spec     *specs.Spec // its root is a directory of the host: a sandbox has no snapshot
 }
 
@@ -48,8 +49,9 @@ func (c *Client) Ensure(ctx context.Context, cfg Config) error {
 		Boot: cfg.Boot, Backoff: cfg.Backoff, User: user, Cgroup: spec.Linux.CgroupsPath,
 		StopSignal: stopSignal(stopSignalOf(cfg)),
 		Handler:    cfg.Handler, Ref: cfg.Container.Image, Era: cfg.Era, Resources: &cfg.Container.Resources, Whole: whole(cfg.Pod),
+		FirstID: cfg.Sandbox.FirstID,
 	}
-	if err := c.ensureSnapshot(ctx, r.UID, cfg.ID, cfg.Image.ChainID); err != nil {
+	if err := c.ensureSnapshot(ctx, r, cfg.ID, cfg.Image.ChainID); err != nil {
 		return fmt.Errorf("create %s: %w", r.Name, err)
 	}
 	if err := c.ensureRecord(ctx, cfg.ID, cfg.ID, spec, r); err != nil {
@@ -75,6 +77,7 @@ func (c *Client) EnsureSandbox(ctx context.Context, cfg SandboxConfig) error {
 	r := record{
 		UID: string(cfg.Pod.UID), Namespace: cfg.Pod.Namespace, Pod: cfg.Pod.Name, Attempt: cfg.Attempt, Boot: cfg.Boot,
 		StopSignal: "SIGTERM", Cgroup: path.Clean(cfg.Spec.Linux.CgroupsPath), Spec: cfg.Pod, Handler: cfg.Handler,
+		FirstID: cfg.FirstID,
 	}
 	if err := c.ensureRecord(ctx, cfg.ID, "", cfg.Spec, r); err != nil {
 		return fmt.Errorf("create sandbox: %w", err)
@@ -83,16 +86,16 @@ func (c *Client) EnsureSandbox(ctx context.Context, cfg SandboxConfig) error {
 }
 
 // ensureSnapshot has the writable layer. One left by a crash was never run on: it is as good as new.
-func (c *Client) ensureSnapshot(ctx context.Context, uid, key, parent string) error {
+func (c *Client) ensureSnapshot(ctx context.Context, r record, key, parent string) error {
 	sn := c.cc.SnapshotService(c.opts.Snapshotter)
-	lctx := c.lease(ctx, uid)
+	lctx, opts := c.lease(ctx, r.UID), snapshotOpts(r.FirstID)
 	killpoint.At("containers.create.snapshot")
-	_, err := sn.Prepare(lctx, key, parent)
+	_, err := sn.Prepare(lctx, key, parent, opts...)
 	if errdefs.IsNotFound(err) { // the pod's first container, or the image is gone
-		if err := c.EnsureLease(ctx, uid); err != nil {
+		if err := c.EnsureLease(ctx, r.UID); err != nil {
 			return err
 		}
-		_, err = sn.Prepare(lctx, key, parent)
+		_, err = sn.Prepare(lctx, key, parent, opts...)
 	}
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("prepare snapshot on %s: %w", parent, err)
@@ -132,7 +135,7 @@ func (c *Client) replace(ctx context.Context, made containers.Container, r recor
 		return err
 	}
 	old, err := readRecord(there)
-	if err == nil && old.UID == r.UID && old.Name == r.Name && old.Key == r.Key && old.Sandbox == r.Sandbox && old.Era == r.Era {
+	if err == nil && old.UID == r.UID && old.Name == r.Name && old.Key == r.Key && old.Sandbox == r.Sandbox && old.Era == r.Era && old.FirstID == r.FirstID {
 		return nil
 	}
 	t, err := c.task(c.Context(ctx), made.ID)
@@ -164,7 +167,7 @@ func (c *Client) container(id, snapshot string, spec *specs.Spec, r record) (con
 	if out.Spec, err = typeurl.MarshalAny(spec); err != nil {
 		return out, fmt.Errorf("encode spec: %w", err)
 	}
-	out.Runtime, err = c.runtimeInfo(r.Handler)
+	out.Runtime, err = c.runtimeInfo(r.Handler, r.FirstID)
 	return out, err
 }
 

@@ -47,15 +47,16 @@ func (c *Client) IsShim(name string) bool {
 	return err == nil && h.Shim()
 }
 
-// runtimeInfo is what containerd is told of a handler.
-func (c *Client) runtimeInfo(name string) (info containers.RuntimeInfo, err error) {
+// runtimeInfo is what containerd is told of a handler. The pipes of a container are its root's, so that it can open them by
+// /dev/stdout.
+func (c *Client) runtimeInfo(name string, root uint32) (info containers.RuntimeInfo, err error) {
 	h, err := c.handler(name)
 	if err != nil {
 		return info, err
 	}
 	if !h.Shim() {
 		info.Name = runtimeName
-		info.Options, err = typeurl.MarshalAny(&options.Options{BinaryName: h.Path, Root: c.opts.RuncRoot})
+		info.Options, err = typeurl.MarshalAny(&options.Options{BinaryName: h.Path, Root: c.opts.RuncRoot, IoUid: root, IoGid: root})
 		return info, err
 	}
 	info.Name = h.Type

@@ -156,8 +156,8 @@ func newPod(t *testing.T, change ...func(*v1.Pod)) *pod {
 	if _, err := boxes.WriteEtc(p.Pod, nil); err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if p.ref, err = boxes.Ensure(ctx, p.Pod, 0, p.netns, ""); err != nil {
+	p.ref = boxes.Ref(p.Pod, 0, p.netns, 0)
+	if err := boxes.Ensure(ctx, p.Pod, 0, p.ref, ""); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := boxes.WriteEtc(p.Pod, []string{"10.0.0.7"}); err != nil {
@@ -493,7 +493,7 @@ func TestKillCgroupReachesAll(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := boxes.Ensure(context.Background(), p.Pod, 0, p.netns, ""); !errors.Is(err, containers.ErrStopped) {
+	if err := boxes.Ensure(context.Background(), p.Pod, 0, boxes.Ref(p.Pod, 0, p.netns, 0), ""); !errors.Is(err, containers.ErrStopped) {
 		t.Errorf("ensure of a dead sandbox: %v", err)
 	}
 }
@@ -683,7 +683,7 @@ func TestRemoveWhatNeverStarted(t *testing.T) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := boxes.Ensure(ctx, p.Pod, 0, p.netns, ""); err == nil {
+		if err := boxes.Ensure(ctx, p.Pod, 0, boxes.Ref(p.Pod, 0, p.netns, 0), ""); err == nil {
 			t.Fatal("ensure: no error")
 		} else if !strings.Contains(err.Error(), "is a directory") {
 			t.Fatal(err)
@@ -695,7 +695,7 @@ func TestRemoveWhatNeverStarted(t *testing.T) {
 			t.Fatal(err)
 		}
 		if then == "ensure" {
-			if _, err := boxes.Ensure(ctx, p.Pod, 0, p.netns, ""); err != nil {
+			if err := boxes.Ensure(ctx, p.Pod, 0, boxes.Ref(p.Pod, 0, p.netns, 0), ""); err != nil {
 				t.Error(err)
 			}
 			if i := p.look(p.ref.ID); i.Task != containers.TaskRunning {
@@ -794,14 +794,14 @@ func BenchmarkPod(b *testing.B) {
 		p := &pod{Pod: &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: types.UID(fmt.Sprintf("bench-%d-%d", b.N, n))}}}
 		p.Spec.HostNetwork = true
 		uid := string(p.UID)
-		p.ref = boxes.Ref(p.Pod, 0, "")
+		p.ref = boxes.Ref(p.Pod, 0, "", 0)
 		cfg := p.config("app", "exec sleep 1000")
 		step("1 ground", func() error {
 			_, err := boxes.WriteEtc(p.Pod, nil)
 			return errors.Join(err, boxes.EnsureCgroup(ctx, p.Pod), client.EnsureLease(ctx, uid))
 		})
 		step("2 create app", func() error { return client.Ensure(ctx, cfg) })
-		step("3 sandbox", func() error { _, err := boxes.Ensure(ctx, p.Pod, 0, "", ""); return err })
+		step("3 sandbox", func() error { return boxes.Ensure(ctx, p.Pod, 0, p.ref, "") })
 		step("4 start app", func() error { _, err := client.Start(ctx, cfg.ID, containers.IO{}); return err })
 		step("5 look", func() error { _, err := client.Look(ctx, uid); return err })
 		step("6 remove app", func() error { return client.Remove(ctx, cfg.ID) })

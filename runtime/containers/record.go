@@ -40,6 +40,7 @@ type record struct {
 	Era        int               `json:"era,omitempty"`
 	Boot       string            `json:"boot,omitempty"`
 	Handler    string            `json:"handler,omitempty"`
+	FirstID    uint32            `json:"firstID,omitempty"`
 	Backoff    time.Duration     `json:"backoff,omitempty"`
 	StopSignal string            `json:"stopSignal,omitempty"`
 	Cgroup     string            `json:"cgroup,omitempty"`
@@ -79,7 +80,7 @@ func (r record) instance(c containers.Container) Instance {
 	return Instance{
 		ID: c.ID, UID: r.UID, Namespace: r.Namespace, Pod: r.Pod, Name: r.Name, Attempt: r.Attempt, Sandbox: r.Sandbox,
 		Key: r.Key, Image: r.Image, ImageID: r.ImageID, Boot: r.Boot, Handler: r.Handler, Cgroup: r.Cgroup, Backoff: r.Backoff, User: r.User,
-		CreatedAt: c.CreatedAt, StopSignal: r.StopSignal, PodSpec: r.Spec, Ref: r.Ref, Era: r.Era, Resources: r.Resources, Whole: r.Whole,
+		CreatedAt: c.CreatedAt, StopSignal: r.StopSignal, PodSpec: r.Spec, Ref: r.Ref, Era: r.Era, Resources: r.Resources, Whole: r.Whole, FirstID: r.FirstID,
 	}
 }
 

@@ -20,6 +20,7 @@ type security struct {
 	privileged            bool
 	noNewPrivs            bool
 	readOnlyRoot          bool
+	unmasked              bool // /proc is shown whole; only with a user namespace of its own
 	caps                  *v1.Capabilities
 	seccomp               *v1.SeccompProfile
 }
@@ -56,6 +57,7 @@ func effective(pod *v1.Pod, c *v1.Container) security {
 	s.caps = c0.Capabilities
 	s.privileged = c0.Privileged != nil && *c0.Privileged
 	s.readOnlyRoot = c0.ReadOnlyRootFilesystem != nil && *c0.ReadOnlyRootFilesystem
+	s.unmasked = OwnUsers(pod) && c0.ProcMount != nil && *c0.ProcMount == v1.UnmaskedProcMount
 	s.noNewPrivs = c0.AllowPrivilegeEscalation != nil && !*c0.AllowPrivilegeEscalation
 	return s
 }

@@ -28,6 +28,9 @@ func Spec(c Config, h Host) (*specs.Spec, *v1.ContainerUser, error) {
 		return nil, nil, err
 	}
 	s := effective(c.Pod, c.Container)
+	if err := c.Sandbox.checkIDs(user); err != nil {
+		return nil, nil, err
+	}
 	caps, err := capabilities(s, h)
 	if err != nil {
 		return nil, nil, err
@@ -65,9 +68,13 @@ func Spec(c Config, h Host) (*specs.Spec, *v1.ContainerUser, error) {
 			RootfsPropagation: propagation,
 		},
 	}
-	if s.privileged {
+	c.Sandbox.Join(spec)
+	switch {
+	case s.privileged:
 		err = privileged(spec, h)
-	} else {
+	case s.unmasked:
+		err = setSeccomp(spec, s, h)
+	default:
 		spec.Linux.MaskedPaths = slices.Concat(maskedPaths, h.MaskedPaths)
 		spec.Linux.ReadonlyPaths = slices.Clone(readonlyPaths)
 		err = setSeccomp(spec, s, h)

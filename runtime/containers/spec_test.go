@@ -89,6 +89,11 @@ func TestSpecGolden(t *testing.T) {
 			c.Pod.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{"hugepages-2Mi": resource.MustParse("8Mi"), "hugepages-1Gi": resource.MustParse("2Gi")}}
 			c.Container.Resources.Limits = v1.ResourceList{v1.ResourceCPU: resource.MustParse("1"), "hugepages-2Mi": resource.MustParse("4Mi"), "hugepages-3Mi": resource.MustParse("3Mi")}
 		},
+		"own-users": func(c *Config, _ *Host) {
+			c.Pod.Spec.HostUsers = ptr(false)
+			c.Sandbox.UserNS, c.Sandbox.FirstID = "/ns/user", 0x70000000
+			c.Container.SecurityContext = &v1.SecurityContext{RunAsUser: ptr(int64(65535)), ProcMount: ptr(v1.UnmaskedProcMount)}
+		},
 		"privileged-host": func(c *Config, _ *Host) {
 			c.Pod.Spec.HostPID, c.Pod.Spec.HostNetwork = true, true
 			c.Sandbox.NetNS, c.Sandbox.UTSNS, c.Sandbox.IPCNS = "", "", ""

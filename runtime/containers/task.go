@@ -80,17 +80,18 @@ func shimEnded(err error) bool { return strings.Contains(err.Error(), "ttrpc: cl
 const sandboxTries = 3
 
 // CreateSandbox creates the task of a pause container, so that its namespaces are there, without starting it.
-// One that runs is fine. The answer is its pid.
-func (c *Client) CreateSandbox(ctx context.Context, id string) (pid uint32, err error) {
+// One that runs is fine. The answer is its pid. root is mounted as its root, if its spec does not name a directory of the
+// host.
+func (c *Client) CreateSandbox(ctx context.Context, id string, root ...*types.Mount) (pid uint32, err error) {
 	for range sandboxTries {
-		if pid, err = c.createSandbox(ctx, id); !errors.Is(err, ErrShimEnded) || ctx.Err() != nil {
+		if pid, err = c.createSandbox(ctx, id, root); !errors.Is(err, ErrShimEnded) || ctx.Err() != nil {
 			break
 		}
 	}
 	return pid, err
 }
 
-func (c *Client) createSandbox(ctx context.Context, id string) (uint32, error) {
+func (c *Client) createSandbox(ctx context.Context, id string, root []*types.Mount) (uint32, error) {
 	ctx = c.Context(ctx)
 	if _, ok := c.quiet.Load(id); !ok {
 		if _, err := c.task(ctx, id); errors.Is(err, ErrGone) {
@@ -99,7 +100,7 @@ func (c *Client) createSandbox(ctx context.Context, id string) (uint32, error) {
 			}
 		}
 	}
-	return c.create(ctx, &tasks.CreateTaskRequest{ContainerID: id})
+	return c.create(ctx, &tasks.CreateTaskRequest{ContainerID: id, Rootfs: root})
 }
 
 // StartSandbox starts the process of a pause container that CreateSandbox created. A running one is fine.

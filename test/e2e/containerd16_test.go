@@ -55,6 +55,13 @@ func TestContainerd16(t *testing.T) {
 	s.Restart()
 	s.until(t, "pair", "ready", ready)
 	s.same(t, before)
+	own := sleeper("own-users")
+	own.Spec = "hostUsers: false"
+	s.apply(t, own)
+	if got, want := s.event(t, own.Name, "FailedCreatePodSandBox"), "Failed to create pod sandbox: hostUsers: false: containerd's snapshotter overlayfs cannot show layers with other ids: it takes containerd 2.0 and Linux 5.19"; got != want {
+		t.Errorf("event %q, want %q", got, want)
+	}
+	s.remove(t, own.Name)
 	s.must(t, "delete", "pod", "pair")
 	if left := s.mustTasks(t); len(left) > 0 {
 		t.Errorf("containerd still has %v", left)

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,4 +77,16 @@ func TestRuntimeHandler(t *testing.T) {
 	if !slices.Equal(names, []string{"", "runc", "wrapped"}) {
 		t.Errorf("the node's handlers are %q", names)
 	}
+	eventually(t, func() error { // containerd is asked meanwhile
+		node, err := s.client.CoreV1().Nodes().Get(t.Context(), s.NodeName, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, h := range node.Status.RuntimeHandlers[:2] {
+			if h.Features == nil || h.Features.UserNamespaces == nil || !*h.Features.UserNamespaces {
+				return fmt.Errorf("the node does not say that %q can make user namespaces", h.Name)
+			}
+		}
+		return nil
+	})
 }

@@ -263,6 +263,7 @@ type mortal struct {
 	name      string // of the victim
 	hostPort  int
 	sharePID  bool // the victim's containers share a PID namespace
+	ownUsers  bool // it has users of its own
 	watched   bool // the victim has probes and hooks
 	bystander *v1.Pod
 	processes map[string]process       // of the bystander, by container id
@@ -336,6 +337,8 @@ var special = map[string]struct {
 	"network.conf.before":       {(*mortal).dropNetworkConf, life},
 	"network.conf.after":        {(*mortal).dropNetworkConf, life},
 	"sandbox.pinned":            {func(m *mortal, _ *testing.T) { m.sharePID = true }, shortLife},
+	"sandbox.users.made":        {func(m *mortal, _ *testing.T) { m.ownUsers = true }, shortLife},
+	"sandbox.users.pinned":      {func(m *mortal, _ *testing.T) { m.ownUsers = true }, shortLife},
 	"allocate.before":           {nil, resizedLife},
 	"allocate.after":            {nil, resizedLife},
 	"claims.directory":          {nil, claimedLife},
@@ -419,7 +422,7 @@ func (m *mortal) lifeTo(point string) []stage {
 // die has podd die at a point, early in the first life that passes it and then in the deletion, and looks.
 func (m *mortal) die(t *testing.T, point string) {
 	stages := m.lifeTo(point)
-	defer func() { m.sharePID, m.watched = false, false }()
+	defer func() { m.sharePID, m.ownUsers, m.watched = false, false, false }()
 	if s, ok := special[point]; ok {
 		if stages = s.life; s.prepare != nil {
 			s.prepare(m, t)
@@ -667,7 +670,10 @@ func (m *mortal) clear() error {
 func beWatched(m *mortal, _ *testing.T) { m.watched = true }
 
 func (m *mortal) manifest() string {
-	watched := ""
+	watched, share := "", "nfs: {server: stand-in, path: /x}"
+	if m.ownUsers { // with which nfs does not go
+		share = "emptyDir: {}"
+	}
 	if m.watched {
 		watched = `
 lifecycle: {postStart: {exec: {command: ['true']}}, preStop: {exec: {command: ['true']}}}
@@ -680,6 +686,7 @@ readinessProbe: {exec: {command: [test, -e, /data/made]}, periodSeconds: 1, time
 restartPolicy: Always
 terminationGracePeriodSeconds: 2
 shareProcessNamespace: ` + strconv.FormatBool(m.sharePID) + `
+hostUsers: ` + strconv.FormatBool(!m.ownUsers) + `
 volumes:
 - {name: data, emptyDir: {}}
 - {name: memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
@@ -687,7 +694,7 @@ volumes:
 - {name: dir, hostPath: {path: ` + m.Dir + `/host/dir, type: DirectoryOrCreate}}
 - {name: file, hostPath: {path: ` + m.Dir + `/host/file, type: FileOrCreate}}
 - {name: image, image: {reference: '` + busybox + `', pullPolicy: Never}}
-- {name: share, nfs: {server: stand-in, path: /x}}
+- {name: share, ` + share + `}
 initContainers:
 - {name: init, image: ` + busybox + `, command: [cp, /etc/passwd, /data/made], volumeMounts: [{name: data, mountPath: /data}]}
 - {name: near, image: ` + busybox + `, command: [sh, -c, "` + sleepScript + `"], restartPolicy: Always}`,

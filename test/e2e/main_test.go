@@ -140,7 +140,7 @@ func TestPods(t *testing.T) {
 	s := start(t, harness.WithArgs("--restart-backoff=1s", "--pull-backoff=1s"))
 	s.huge = huge
 	for name, part := range map[string]func(*testing.T, *suite){
-		"fields": testFields, "security": testSecurity, "refused": testRefused, "volumes": testVolumes, "mounts": testMounts, "content": testContent, "documented": testDocumented, "network": testNetwork, "life": testLife, "init": testInit, "logs": testLogs, "images": testImages, "events": testEvents, "exec": testExec, "attach": testAttach, "podctl": testPodctl, "whole": testWhole,
+		"fields": testFields, "users": testUsers, "security": testSecurity, "refused": testRefused, "volumes": testVolumes, "mounts": testMounts, "content": testContent, "documented": testDocumented, "network": testNetwork, "life": testLife, "init": testInit, "logs": testLogs, "images": testImages, "events": testEvents, "exec": testExec, "attach": testAttach, "podctl": testPodctl, "whole": testWhole,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); part(t, s) })
 	}

@@ -20,14 +20,13 @@ func testRefused(t *testing.T, s *suite) {
 		path string
 		says string
 	}{
-		{pod{Spec: "hostUsers: false"}, "spec.hostUsers", notYet},
 		{pod{Spec: "securityContext: {sysctls: [{name: net.ipv4.tcp_syncookies, value: '1'}]}"}, "spec.securityContext.sysctls", notYet},
 		{pod{Spec: "securityContext: {supplementalGroupsPolicy: Strict}"}, "spec.securityContext.supplementalGroupsPolicy", notYet},
 		{pod{Spec: "securityContext: {appArmorProfile: {type: Unconfined}}"}, "spec.securityContext.appArmorProfile", notYet},
 		{pod{Spec: "securityContext: {seLinuxOptions: {level: s0}}"}, "spec.securityContext.seLinuxOptions", notYet},
 		{pod{Spec: "securityContext: {windowsOptions: {runAsUserName: x}}"}, "spec.securityContext.windowsOptions", "this is a Linux host"},
 
-		{pod{Container: "securityContext: {procMount: Unmasked}", Spec: "hostUsers: false"}, c + "securityContext.procMount", notYet},
+		{pod{Container: "securityContext: {procMount: Unmasked}"}, c + "securityContext.procMount", "`hostUsers` must be false to use `Unmasked`"},
 		{pod{Container: "securityContext: {appArmorProfile: {type: Unconfined}}"}, c + "securityContext.appArmorProfile", notYet},
 		{pod{Container: "securityContext: {seLinuxOptions: {level: s0}}"}, c + "securityContext.seLinuxOptions", notYet},
 

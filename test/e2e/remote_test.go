@@ -108,7 +108,7 @@ func testNFS(t *testing.T, s *suite, programs string) {
 func testNFSSources(t *testing.T, s *suite, programs string) {
 	for pod, group := range map[string]bool{"nfs-plain": false, "nfs-grouped": true} {
 		sourceDirs(t, filepath.Join(programs, pod+"-"))
-		remotes.test(t, s, pod, group, "", "SERVER", pod)
+		remotes.test(t, s, pod, group, false, "", "SERVER", pod)
 	}
 }
 

@@ -120,8 +120,9 @@ func TestShim(t *testing.T) {
 
 	t.Run("refused", func(t *testing.T) {
 		for name, want := range map[string]struct{ spec, message string }{
-			"host": {"runtimeClassName: twin\nhostNetwork: true", "runtime for \"twin\": a shim gives each pod namespaces of its own: hostNetwork, hostPID and hostIPC are not to be had with it"},
-			"none": {"runtimeClassName: none", "runtime for \"none\": containerd-shim-none-v1: is not in "},
+			"host":  {"runtimeClassName: twin\nhostNetwork: true", "runtime for \"twin\": a shim gives each pod namespaces of its own: hostNetwork, hostPID and hostIPC are not to be had with it"},
+			"users": {"runtimeClassName: twin\nhostUsers: false", "hostUsers: false: the shim for \"twin\" is not known to make user namespaces"},
+			"none":  {"runtimeClassName: none", "runtime for \"none\": containerd-shim-none-v1: is not in "},
 		} {
 			p := sleeper(name)
 			p.Spec = want.spec

@@ -96,7 +96,7 @@ var remotes = table{
 
 const ephemeral = "ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}}"
 
-// Every kind of volume and every option of a mount, in a pod without and one with fsGroup, in a container of root and one of
+// Every kind of volume and every option of a mount, in a pod without and one with fsGroup, with users of the host and of its own, in a container of root and one of
 // uid 1001: modes, owners, who may read and write, and that each reads what the other wrote.
 func testSources(t *testing.T, s *suite) {
 	s.configMap(t, "sources", map[string]string{"k": "content"})
@@ -106,11 +106,13 @@ func testSources(t *testing.T, s *suite) {
 	}
 	for _, group := range []bool{false, true} {
 		for _, privileged := range []bool{false, true} {
-			name := "sources-" + map[bool]string{false: "plain", true: "grouped"}[group] + map[bool]string{true: "-privileged"}[privileged]
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				testSourcesOf(t, s, name, group, privileged)
-			})
+			for _, own := range []bool{false, true} {
+				name := "sources-" + map[bool]string{false: "plain", true: "grouped"}[group] + map[bool]string{true: "-privileged"}[privileged] + map[bool]string{true: "-own-users"}[own]
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					testSourcesOf(t, s, name, group, privileged, own)
+				})
+			}
 		}
 	}
 }
@@ -130,13 +132,13 @@ func sourceDirs(t *testing.T, before string) {
 	}
 }
 
-func testSourcesOf(t *testing.T, s *suite, pod string, group, privileged bool) {
+func testSourcesOf(t *testing.T, s *suite, pod string, group, privileged, own bool) {
 	rows := maps.Clone(sources)
 	maps.DeleteFunc(rows, func(_ string, v source) bool { return v.privileged != privileged || v.needsHuge && s.huge != nil })
 	if privileged {
 		shared := sharedDir(t)
 		must(t, os.Chmod(shared, 0o755))
-		rows.test(t, s, pod, group, "privileged: true", "SHARED", shared)
+		rows.test(t, s, pod, group, own, "privileged: true", "SHARED", shared)
 		return
 	}
 	dir := t.TempDir()
@@ -145,19 +147,22 @@ func testSourcesOf(t *testing.T, s *suite, pod string, group, privileged bool) {
 	local := pod + "-local"
 	s.apply(t, claim{Name: pod}, staticVolume(local, local, "local: {path: "+dir+"/local}"+anyNode(s)),
 		claim{Name: local, Spec: "accessModes: [ReadWriteOnce]\nstorageClassName: " + local})
-	rows.test(t, s, pod, group, "", "DIR", dir, "CLAIM", pod)
+	rows.test(t, s, pod, group, own, "", "DIR", dir, "CLAIM", pod)
 	s.must(t, "delete", "pvc/"+pod, "pvc/"+local, "pv/"+local)
 }
 
 // test makes a pod with all of these volumes and two containers, and has both look, write, and read what the other wrote. more is
 // of the security contexts of both; words are what the volumes say, and what that is here.
-func (rows table) test(t *testing.T, s *suite, pod string, group bool, more string, words ...string) {
+func (rows table) test(t *testing.T, s *suite, pod string, group, own bool, more string, words ...string) {
 	where := strings.NewReplacer(words...)
 	names := slices.Sorted(maps.Keys(rows))
 	p := sleeper(pod)
 	p.Spec = "securityContext: {supplementalGroups: [6000]}\nvolumes:\n"
 	if group {
 		p.Spec = "securityContext: {supplementalGroups: [6000], fsGroup: 5000}\nvolumes:\n"
+	}
+	if own {
+		p.Spec = "hostUsers: false\n" + p.Spec
 	}
 	mounts := "env: [{name: WHO, value: them}, {name: KEY, value: k}]\nvolumeMounts:\n"
 	var look, count, resources string
