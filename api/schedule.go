@@ -82,20 +82,28 @@ func tolerates(pod *v1.Pod, taint v1.Taint) bool {
 // Rejects says why this node does not take a pod that names it, past all scheduling, as the kubelet does
 // (pkg/kubelet/lifecycle/predicate.go); no reason is that it takes it.
 func (s *Server) Rejects(pod *v1.Pod) (reason, message string) {
+	if os, ok := pod.Labels[v1.LabelOSStable]; ok && os != string(v1.Linux) {
+		return "PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"
+	}
 	if os := pod.Spec.OS; os != nil && os.Name != v1.Linux {
 		return "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
-	}
-	if pod.Spec.NodeSelector == nil && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil) {
-		return "", ""
 	}
 	node := s.thisNode()
 	if node == nil {
 		return "", ""
 	}
-	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err == nil && ok {
-		return "", ""
+	if pod.Spec.NodeSelector != nil || pod.Spec.Affinity != nil && pod.Spec.Affinity.NodeAffinity != nil {
+		if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !ok {
+			return "NodeAffinity", "Predicate NodeAffinity failed: " + unmatched
+		}
 	}
-	return "NodeAffinity", "Predicate NodeAffinity failed: " + unmatched
+	exempt := pod.Annotations[SourceAnnotation] == SourceFile || pod.DeletionTimestamp != nil // perhaps by the taint
+	if !exempt && slices.ContainsFunc(node.Spec.Taints, func(taint v1.Taint) bool {
+		return taint.Effect == v1.TaintEffectNoExecute && !tolerates(pod, taint)
+	}) {
+		return "TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
+	}
+	return "", ""
 }
 
 // unmatched is upstream's word for a node that the pod did not ask for.

@@ -9,6 +9,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"podd/api"
 )
 
 func (e *env) patchNode(t testing.TB, patch string) {
@@ -301,5 +303,41 @@ func TestApartAtOnce(t *testing.T) {
 			t.Fatalf("%d pods are here: %v", len(here), here)
 		}
 		e.leave(t, here[0])
+	}
+}
+
+// TestRejects: what the kubelet does not take, though it was bound here past all scheduling.
+func TestRejects(t *testing.T) {
+	e := serve(t)
+	for name, c := range map[string]struct {
+		taint  v1.TaintEffect
+		change func(*v1.Pod)
+		reason string
+	}{
+		"plain":             {},
+		"tainted":           {taint: v1.TaintEffectNoExecute, reason: "TaintToleration"},
+		"not to be started": {taint: v1.TaintEffectNoSchedule},
+		"of a file":         {taint: v1.TaintEffectNoExecute, change: func(p *v1.Pod) { p.Annotations = map[string]string{api.SourceAnnotation: api.SourceFile} }},
+		"on its way":        {taint: v1.TaintEffectNoExecute, change: func(p *v1.Pod) { p.DeletionTimestamp = &metav1.Time{} }},
+		"tolerant for now": {taint: v1.TaintEffectNoExecute, change: func(p *v1.Pod) {
+			p.Spec.Tolerations = []v1.Toleration{{Operator: v1.TolerationOpExists, TolerationSeconds: new(int64), Effect: v1.TaintEffectNoExecute}}
+		}},
+		"selector":     {change: func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"zone": "a"} }, reason: "NodeAffinity"},
+		"os":           {change: func(p *v1.Pod) { p.Spec.OS = &v1.PodOS{Name: v1.Windows} }, reason: "PodOSNotSupported"},
+		"label of os":  {change: func(p *v1.Pod) { p.Labels = map[string]string{v1.LabelOSStable: "windows"} }, reason: "PodOSSelectorNodeLabelDoesNotMatch"},
+		"label, linux": {change: func(p *v1.Pod) { p.Labels = map[string]string{v1.LabelOSStable: "linux"} }},
+	} {
+		taints := `[]`
+		if c.taint != "" {
+			taints = fmt.Sprintf(`[{"key":"example.com/t","effect":%q}]`, c.taint)
+		}
+		e.patchNode(t, `{"spec":{"taints":`+taints+`}}`)
+		p := pod("p")
+		if c.change != nil {
+			c.change(p)
+		}
+		if reason, message := e.server.Rejects(p); reason != c.reason || (message == "") != (reason == "") {
+			t.Errorf("%s: %q, %q, want %q", name, reason, message, c.reason)
+		}
 	}
 }
