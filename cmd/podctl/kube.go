@@ -84,7 +84,7 @@ func (p *podctl) lookVerbs(f cmdutil.Factory) []verb {
 		{"get", nil, basic, "List pods and other objects", func() *cobra.Command { return p.get(f) }},
 		{"logs", nil, basic, "Print what a container has written", func() *cobra.Command {
 			streams := p.shown
-			streams.ErrOut = once{streams.ErrOut}
+			streams.ErrOut = &once{w: streams.ErrOut, said: map[string]bool{}}
 			cmd := logs.NewCmdLogs(f, streams)
 			cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
 			return cmd

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -133,12 +134,27 @@ func (p *podctl) goneWords() string {
 		"-> Start it again (`systemctl start podd` or `podd`), then repeat the command. More: podctl doctor."
 }
 
-// once leaves out of what a command prints the error that it ends with as well.
-type once struct{ w io.Writer }
+// once leaves out of what a command prints the error that it ends with as well, and what it said already: logs -f
+// asks every second whether a container still waits.
+type once struct {
+	w io.Writer
 
-func (o once) Write(p []byte) (int, error) {
-	if line := bytes.TrimSuffix(p, []byte("\n")); bytes.Equal(line, []byte(io.ErrUnexpectedEOF.Error())) || bytes.Equal(line, []byte(io.ErrClosedPipe.Error())) {
+	mu   sync.Mutex
+	said map[string]bool
+}
+
+func (o *once) Write(p []byte) (int, error) {
+	line := string(bytes.TrimSuffix(p, []byte("\n")))
+	if line == io.ErrUnexpectedEOF.Error() || line == io.ErrClosedPipe.Error() || o.again(line) {
 		return len(p), nil
 	}
 	return o.w.Write(p)
+}
+
+func (o *once) again(line string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	was := o.said[line]
+	o.said[line] = true
+	return was
 }

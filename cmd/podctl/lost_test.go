@@ -151,3 +151,24 @@ func TestLook(t *testing.T) {
 		}
 	}
 }
+
+// TestOnce: that a container waits is said once, and each time that something else is said of it.
+func TestOnce(t *testing.T) {
+	var out strings.Builder
+	o := &once{w: &out, said: map[string]bool{}}
+	for _, line := range []string{`container "a" in pod "p" is waiting to start: ContainerCreating`, `container "b" in pod "p" is waiting to start: ContainerCreating`,
+		`container "a" in pod "p" is waiting to start: ContainerCreating`, `container "a" in pod "p" is waiting to start: ErrImagePull`,
+		`container "b" in pod "p" is waiting to start: ContainerCreating`, "unexpected EOF", "twice", "twice"} {
+		if n, err := fmt.Fprintln(o, line); n != len(line)+1 || err != nil {
+			t.Errorf("%s: %d, %v", line, n, err)
+		}
+	}
+	want := `container "a" in pod "p" is waiting to start: ContainerCreating
+container "b" in pod "p" is waiting to start: ContainerCreating
+container "a" in pod "p" is waiting to start: ErrImagePull
+twice
+`
+	if out.String() != want {
+		t.Error(out.String())
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	stdlog "log"
 	"log/slog"
 	"os"
@@ -109,7 +110,26 @@ func (l libraries) Enabled(ctx context.Context, level slog.Level) bool {
 
 func (l libraries) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = quieter(r.Level)
+	if typedOn(r) {
+		if r.Level = slog.LevelDebug; !l.Handler.Enabled(ctx, r.Level) {
+			return nil
+		}
+	}
 	return l.Handler.Handle(ctx, r)
+}
+
+// typedOn tells whether a record is that of k8s.io/streaming (httpstream/wsstream) for what a client sends to a command that has ended: nothing
+// is wrong then, and it comes with every command that ends while somebody types.
+func typedOn(r slog.Record) (is bool) {
+	if r.Message != "Unable to write frame" {
+		return false
+	}
+	r.Attrs(func(a slog.Attr) bool {
+		err, ok := a.Value.Any().(error)
+		is = ok && errors.Is(err, io.ErrClosedPipe)
+		return !is
+	})
+	return is
 }
 
 func (l libraries) WithAttrs(attrs []slog.Attr) slog.Handler {

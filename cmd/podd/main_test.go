@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+
 	"podd/sandbox"
 	"podd/store"
 )
@@ -23,6 +26,28 @@ func TestLibraries(t *testing.T) {
 	if s := out.String(); strings.Contains(s, "ERROR") || strings.Count(s, "level=WARN") != 2 || strings.Contains(s, "news") {
 		t.Error(s)
 	}
+}
+
+// TestTypedOn: that a client still sends to a command that has ended is news for podd's developers alone, and any other frame that cannot be
+// written is a warning. The library logs by klog.
+func TestTypedOn(t *testing.T) {
+	for level, want := range map[slog.Level]string{slog.LevelInfo: "WARN", slog.LevelDebug: "DEBUG WARN"} {
+		var out bytes.Buffer
+		klog.SetSlogLogger(slog.New(libraries{slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level})}))
+		for _, err := range []error{io.ErrClosedPipe, errors.New("no space left on device")} {
+			klog.FromContext(t.Context()).Error(err, "Unable to write frame", "sendLength", 5, "channel", 0, "err", err)
+		}
+		var got []string
+		for line := range strings.Lines(out.String()) {
+			_, after, _ := strings.Cut(line, "level=")
+			name, _, _ := strings.Cut(after, " ")
+			got = append(got, name)
+		}
+		if strings.Join(got, " ") != want || strings.Count(out.String(), "no space left") == 0 {
+			t.Errorf("at %v there is\n%s", level, out.String())
+		}
+	}
+	klog.SetLogger(logr.Discard())
 }
 
 // TestWhatToDo: what people get wrong at podd's start is answered with what helps.
