@@ -48,6 +48,10 @@ func (a *admit) Admit(ctx context.Context, attr admission.Attributes, _ admissio
 		return a.volume(attr, obj)
 	case *storage.StorageClass:
 		return checkClass(obj)
+	case *core.Binding:
+		if attr.GetResource().Resource == "pods" {
+			a.server.labelPlace(&obj.ObjectMeta, obj.Target.Name)
+		}
 	case *core.Service:
 		if attr.GetOperation() == admission.Create && attr.GetSubresource() == "" {
 			a.service(ctx, obj)

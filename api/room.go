@@ -36,6 +36,9 @@ func (p *podREST) Create(ctx context.Context, obj runtime.Object, valid rest.Val
 // Pending, and the scheduler says why. stored is to be called when the pod is stored, or will not be.
 func (s *Server) place(pod *core.Pod) (stored func()) {
 	nothing := func() {}
+	if pod.Spec.NodeName != "" && pod.Annotations[SourceAnnotation] != SourceFile { // of which only the file decides
+		s.labelPlace(&pod.ObjectMeta, pod.Spec.NodeName)
+	}
 	if pod.Spec.NodeName != "" || len(pod.Spec.SchedulingGates) > 0 || pod.Spec.SchedulerName != v1.DefaultSchedulerName {
 		return nothing
 	}
@@ -59,7 +62,22 @@ func (s *Server) place(pod *core.Pod) (stored func()) {
 		return nothing
 	}
 	pod.Spec.NodeName = s.NodeName
+	s.labelPlace(&pod.ObjectMeta, s.NodeName)
 	return stored
+}
+
+// labelPlace gives a pod, or what binds one, the node's labels of its place, if that is this node and has them (upstream: the
+// admission plugin PodTopologyLabels).
+func (s *Server) labelPlace(of *metav1.ObjectMeta, nodeName string) {
+	if nodeName != s.NodeName {
+		return
+	}
+	has := s.Labels()
+	for _, key := range []string{v1.LabelTopologyZone, v1.LabelTopologyRegion} {
+		if value, ok := has[key]; ok {
+			metav1.SetMetaDataLabel(of, key, value)
+		}
+	}
 }
 
 // room is what of the node is promised to pods that are just being bound to it, so that no two get the same.

@@ -386,6 +386,7 @@ func (s *scheduler) look(ctx context.Context, key string, pod *v1.Pod, now time.
 func (s *scheduler) bind(ctx context.Context, pod *v1.Pod) error {
 	binding := &core.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
 		Target: core.ObjectReference{Kind: "Node", Name: s.server.NodeName}}
+	s.server.labelPlace(&binding.ObjectMeta, s.server.NodeName)
 	kind := s.server.stored.byPrefix["pods"]
 	_, err := s.server.registry.bindings.Create(kind.scope(ctx, pod.Namespace), pod.Name, binding, rest.ValidateAllObjectFunc,
 		&metav1.CreateOptions{})

@@ -341,3 +341,31 @@ func TestRejects(t *testing.T) {
 		}
 	}
 }
+
+// TestLabelsOfPlace: a pod has the labels that say where its node is, however it got there.
+func TestLabelsOfPlace(t *testing.T) {
+	e := serve(t)
+	e.patchNode(t, `{"metadata":{"labels":{"topology.kubernetes.io/zone":"a","other":"b"}}}`)
+	made := func(name string, change func(*v1.Pod)) {
+		p := pod(name)
+		p.Labels = map[string]string{v1.LabelTopologyZone: "mine"}
+		change(p)
+		e.create(t, p)
+	}
+	made("plain", func(*v1.Pod) {})
+	made("named", func(p *v1.Pod) { p.Spec.NodeName = "host" })
+	made("elsewhere", func(p *v1.Pod) { p.Spec.NodeName = "elsewhere" })
+	made("gated", func(p *v1.Pod) { p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "example.com/one"}} })
+	made("bound", func(p *v1.Pod) { p.Spec.SchedulerName = "mine" })
+	e.patchPod(t, "gated", `{"spec":{"schedulingGates":[{"$patch":"delete","name":"example.com/one"}]}}`)
+	e.scheduled(t, "gated", "host", "", "")
+	binding := &v1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "bound"}, Target: v1.ObjectReference{Kind: "Node", Name: "host"}}
+	if err := e.client.CoreV1().Pods("default").Bind(t.Context(), binding, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"plain": "a", "named": "a", "elsewhere": "mine", "gated": "a", "bound": "a"} {
+		if p, _ := e.store.Pod("default", name); p.Labels[v1.LabelTopologyZone] != want || len(p.Labels) != 1 {
+			t.Errorf("%s: labels %v, want zone %s", name, p.Labels, want)
+		}
+	}
+}
