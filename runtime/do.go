@@ -193,7 +193,7 @@ func (h *host) writeEtc(pod *v1.Pod, ips []string) error {
 	}
 	notes, err := h.r.Sandboxes.WriteEtc(pod, ips)
 	for _, n := range notes {
-		if h.tell(n.Reason, time.Hour) {
+		if h.tell(n.Reason+n.Message, time.Hour) { // of one reason there may be two
 			h.event(pod, n.Type, n.Reason, "%s", n.Message)
 		}
 	}

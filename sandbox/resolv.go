@@ -115,7 +115,7 @@ func (d *dns) limit() []Note {
 	if len(d.servers) > maxNameservers {
 		d.servers = d.servers[:maxNameservers]
 		notes = append(notes, Note{v1.EventTypeWarning, "DNSConfigForming", fmt.Sprintf(
-			"more than %d nameservers: some were left out, the line in force is: %s", maxNameservers, strings.Join(d.servers, " "))})
+			"Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: %s", strings.Join(d.servers, " "))})
 	}
 	before := len(d.searches)
 	d.searches = slices.DeleteFunc(d.searches[:min(before, maxSearches)], func(s string) bool { return len(s) > maxSearch })
@@ -124,7 +124,7 @@ func (d *dns) limit() []Note {
 	}
 	if len(d.searches) < before {
 		notes = append(notes, Note{v1.EventTypeWarning, "DNSConfigForming", fmt.Sprintf(
-			"search list beyond its limits: some paths were left out, the line in force is: %s", strings.Join(d.searches, " "))})
+			"Search Line limits were exceeded, some search paths have been omitted, the applied search line is: %s", strings.Join(d.searches, " "))})
 	}
 	return notes
 }
