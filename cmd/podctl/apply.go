@@ -51,6 +51,7 @@ func (p *podctl) apply(f cmdutil.Factory) *cobra.Command {
 			}
 			if flags.Prune && len(flags.PruneAllowlist) == 0 {
 				flags.PruneAllowlist = pruned
+				p.client.unasked = "v1 Endpoints is deprecated"
 			}
 			o, err := flags.ToOptions(f, cmd, "podctl", args)
 			cmdutil.CheckErr(err)
@@ -111,14 +112,45 @@ func (p *podctl) applyAll(ctx context.Context, f cmdutil.Factory, o *apply.Apply
 		builder.Stream(bytes.NewReader(doc.Raw), called(doc))
 	}
 	infos, err := builder.LabelSelectorParam(o.Selector).Flatten().Do().Infos()
-	if err == nil {
+	sent := err == nil
+	if sent {
 		err = send(o, infos)
 	}
 	if err != nil && p.client.unreachable() == "" {
-		fmt.Fprintln(p.shown.ErrOut, strings.Join(positioned(err, docs), "\n"))
+		lines := positioned(err, docs)
+		if missing := noNamespace.FindStringSubmatch(err.Error()); missing != nil {
+			lines = append(lines, "-> "+namespaceHint("", missing[1]))
+		}
+		if sent && o.DryRunStrategy == cmdutil.DryRunNone {
+			lines = append(lines, others(len(infos), refusals(err, docs))...)
+		}
+		fmt.Fprintln(p.shown.ErrOut, strings.Join(lines, "\n"))
 		err = cmdutil.ErrExit
 	}
 	cmdutil.CheckErr(err)
+}
+
+// refusals is how many documents an error is about.
+func refusals(err error, docs []manifest.Document) (n int) {
+	for _, doc := range docs {
+		if strings.Contains(err.Error(), strconv.Quote(called(doc))) {
+			n++
+		}
+	}
+	return n
+}
+
+// others says what became of the others of several objects of which some were refused.
+func others(all, refused int) []string {
+	switch {
+	case all < 2 || refused == 0:
+		return nil
+	case refused >= all:
+		return []string{"error: nothing was applied"}
+	case refused == 1:
+		return []string{fmt.Sprintf("error: 1 of %d objects was not applied; the others were", all)}
+	}
+	return []string{fmt.Sprintf("error: %d of %d objects were not applied; the others were", refused, all)}
 }
 
 func send(o *apply.ApplyOptions, infos []*resource.Info) error {

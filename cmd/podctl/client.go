@@ -50,6 +50,8 @@ type client struct {
 	flags  *pflag.FlagSet
 	warn   io.Writer // for warnings of the server
 
+	unasked string // what a warning begins with that is about what nobody has asked for; "" for none
+
 	tunnel tunnel
 	broken atomic.Bool // podd went away in the middle of an answer
 
@@ -200,8 +202,20 @@ func (c *client) ToRESTConfig() (*rest.Config, error) {
 	config.Wrap(c.wired)
 	config.UserAgent = "podctl/" + release()
 	config.QPS = -1 // a client of one host need not hold itself back
-	config.WarningHandler = rest.NewWarningWriter(c.warn, rest.WarningWriterOptions{Deduplicate: true})
+	config.WarningHandler = asked{rest.NewWarningWriter(c.warn, rest.WarningWriterOptions{Deduplicate: true}), c}
 	return config, nil
+}
+
+// asked leaves out the warnings that nobody has asked for.
+type asked struct {
+	rest.WarningHandler
+	of *client
+}
+
+func (a asked) HandleWarningHeader(code int, agent, text string) {
+	if a.of.unasked == "" || !strings.HasPrefix(text, a.of.unasked) {
+		a.WarningHandler.HandleWarningHeader(code, agent, text)
+	}
 }
 
 func (c *client) wired(inner http.RoundTripper) http.RoundTripper { return wire{inner, &c.broken} }

@@ -109,7 +109,13 @@ var unclear = []struct{ command, words, hint string }{
 	{"get", "couldn't find any field with path ", "--sort-by takes the path of a field, such as .metadata.name or .status.startTime: podctl explain shows which there are."},
 	{"exec", "must specify at least one command", "podctl exec NAME -- COMMAND, or for a shell: podctl exec -it NAME -- sh"},
 	{"wait", "unrecognized condition: ", "Say what for: --for=condition=Ready, --for=delete, --for=create or --for=jsonpath='{.status.phase}'=Succeeded."},
-	{"port-forward", "value out of range", aPort},
+	{"port-forward", " is no port", aPort},
+	{"port-forward", "list of ports are required", aPort},
+	{"port-forward", "does not have a named port", "The ports that have names are in spec.containers[].ports: podctl get pod NAME -o yaml. One that is not there is given by its number."},
+	{"exec", "pod, type/name or --filename must be specified", "podctl exec NAME -- COMMAND, or for a shell: podctl exec -it NAME -- sh; podctl get pods shows which there are."},
+	{"attach", "at least 1 argument is required", "podctl attach NAME, or podctl attach -it NAME to type as well; podctl get pods shows which there are."},
+	{"logs", "context deadline exceeded", "The container was waited for as long as --pod-running-timeout says. What it waits for: podctl why NAME"},
+	{"logs", "is waiting to start", "What it waits for: podctl why NAME"},
 	{"port-forward", "port must be > 0", aPort},
 	{"top", `unknown command "`, "podctl top pod NAME, podctl top node"},
 	{"top", "podmetrics.metrics.k8s.io ", "Only pods that run are measured: podctl get pods shows which do, also of other namespaces with -A."},
@@ -150,6 +156,8 @@ var unserved = func() map[string]string {
 }()
 
 var (
+	noPort      = regexp.MustCompile(`error parsing (?:local|remote) port '([^']*)': .*`)
+	noNamespace = regexp.MustCompile(`namespaces "([^"]+)" not found`)
 	unknownKind = regexp.MustCompile(`doesn't have a resource type "([^"]*)"`)
 	wrongFlags  = regexp.MustCompile(`^error: (unknown (shorthand )?flag: |required flag\(s\) "image" not set)`)
 	notACommand = regexp.MustCompile(`^error: (unknown command "|unknown (shorthand )?flag: |Unexpected args: )`)
@@ -163,6 +171,12 @@ func (p *podctl) elsewhere(args []string, message string) string {
 	}
 	name, rest := target(args, p.client.flags)
 	first, after := target(rest, p.client.flags)
+	if name == "port-forward" {
+		message = noPort.ReplaceAllString(message, "'$1' is no port")
+	}
+	if missing := noNamespace.FindStringSubmatch(message); missing != nil {
+		return advise(message, namespaceHint(first, missing[1]), nil)
+	}
 	for _, u := range unclear {
 		if u.command == name && strings.Contains(message, u.words) {
 			return advise(message, u.hint, rest)
@@ -184,6 +198,16 @@ func (p *podctl) elsewhere(args []string, message string) string {
 		return advise(line, instead[name], rest)
 	}
 	return message
+}
+
+// namespaceHint is what to do about a namespace that is not there. kind is what a command was given first: where it is about namespaces
+// nobody wants to have that one.
+func namespaceHint(kind, missing string) string {
+	kind, _, _ = strings.Cut(kind, "/")
+	if kind == "namespace" || kind == "namespaces" || kind == "ns" {
+		return "podctl get namespaces shows which there are."
+	}
+	return "podctl create namespace " + missing + " makes it; podctl get namespaces shows which there are."
 }
 
 // kindFirst are the commands that take the kind of an object before its name; those with true may need more after it.

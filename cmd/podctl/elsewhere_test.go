@@ -80,6 +80,14 @@ func TestUnclear(t *testing.T) {
 		"delete pods":                         "Name what is meant, or take all with --all",
 		"patch pod web --subresource=x -p {}": "There is no such subresource. Pods have status, resize",
 		"get pod web --subresource=x":         "There is no such subresource. Pods have status, resize",
+		"run x --image=y -n nope":             "podctl create namespace nope makes it; podctl get namespaces shows",
+		"create configmap x -n nope":          "podctl create namespace nope makes it; podctl get namespaces shows",
+		"why -n nope":                         "podctl create namespace nope makes it; podctl get namespaces shows",
+		"get namespace nope":                  "podctl get namespaces shows",
+		"delete ns/nope":                      "podctl get namespaces shows",
+		"exec -- ls":                          "podctl exec NAME -- COMMAND, or for a shell: podctl exec -it NAME -- sh; podctl get pods shows",
+		"port-forward web":                    "A port is a number from 1 to 65535",
+		"attach":                              "podctl attach NAME, or podctl attach -it NAME to type as well",
 	} {
 		if out, errOut, code := ask("", strings.Fields(args)...); code != 1 || out != "" || !strings.Contains(errOut, "\n-> "+want) || strings.Count(errOut, "->") != 1 {
 			t.Errorf("podctl %s: exit code %d\n%s%s", args, code, out, errOut)
@@ -87,8 +95,14 @@ func TestUnclear(t *testing.T) {
 	}
 	p := &podctl{}
 	p.root(nil)
+	const badPort = `error: error parsing local port '99999': strconv.ParseUint: parsing "99999": value out of range`
+	if said := p.elsewhere([]string{"port-forward", "web", "99999"}, badPort); !strings.HasPrefix(said, "error: '99999' is no port\n-> A port is a number from 1 to 65535") {
+		t.Error(said)
+	}
 	for _, c := range [][3]string{ // of pods that run, as here is none
-		{"port-forward web 99999", `error: error parsing local port '99999': strconv.ParseUint: parsing "99999": value out of range`, "A port is a number from 1 to 65535"},
+		{"port-forward web 80:x", "error: Pod 'web' does not have a named port 'x'", "The ports that have names are in spec.containers[].ports: podctl get pod web"},
+		{"logs web", `Error from server (BadRequest): container "a" in pod "web" is waiting to start: ErrImagePull`, "What it waits for: podctl why web"},
+		{"logs -f web", "error: context deadline exceeded", "The container was waited for as long as --pod-running-timeout says."},
 		{"port-forward web 0", "error: remote port must be > 0", "A port is a number from 1 to 65535"},
 		{"top pod nope", `Error from server (NotFound): podmetrics.metrics.k8s.io "default/nope" not found`, "Only pods that run are measured"},
 	} {

@@ -38,3 +38,23 @@ func TestSortBy(t *testing.T) {
 		t.Errorf("sorted by name: exit code %d, %s%s", code, out, errOut)
 	}
 }
+
+// TestNoNamespace: where nothing was found it is said if that is because there is no such namespace, by whichever way pods are listed.
+func TestNoNamespace(t *testing.T) {
+	serve(t)
+	if _, errOut, code := ask("", "create", "namespace", "empty"); code != 0 {
+		t.Fatal(errOut)
+	}
+	for args, want := range map[string]string{
+		"get pods -n nope":              "No resources found in nope namespace.\n-> There is no namespace nope: podctl get namespaces shows which there are.\n",
+		"get configmaps -n nope":        "No resources found in nope namespace.\n-> There is no namespace nope: podctl get namespaces shows which there are.\n",
+		"get pods -n nope --sort-by .a": "No resources found in nope namespace.\n-> There is no namespace nope: podctl get namespaces shows which there are.\n",
+		"get pods -n empty":             "No resources found in empty namespace.\n",
+		"get pods":                      "No resources found in default namespace.\n",
+		"get pods -A -l a=b":            "No resources found\n",
+	} {
+		if out, errOut, code := ask("", strings.Fields(args)...); code != 0 || out != "" || errOut != want {
+			t.Errorf("podctl %s: exit code %d\n%s%s", args, code, out, errOut)
+		}
+	}
+}

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
+	"io"
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/kubectl/pkg/cmd/annotate"
 	"k8s.io/kubectl/pkg/cmd/apiresources"
@@ -119,7 +123,10 @@ func (p *podctl) insideVerbs(f cmdutil.Factory, args []string) []verb {
 			return exec.NewCmdExec(f, s)
 		})},
 		{"attach", nil, inside, "Join the input and output of a container", p.interactive(args, func(s genericiooptions.IOStreams) *cobra.Command {
+			prompt := &promptWords{w: s.ErrOut}
+			s.ErrOut = prompt
 			cmd := attach.NewCmdAttach(f, s)
+			cmd.PreRun = func(cmd *cobra.Command, _ []string) { prompt.flags = cmd.Flags() }
 			cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
 			return cmd
 		})},
@@ -171,6 +178,28 @@ func (p *podctl) interactive(args []string, make func(genericiooptions.IOStreams
 		}
 		return make(p.shown)
 	}
+}
+
+// promptWords is a writer that has kubectl's words about a prompt said only where there may be one, and else where nobody can type that.
+type promptWords struct {
+	w     io.Writer
+	flags *pflag.FlagSet
+}
+
+func (p *promptWords) Write(text []byte) (int, error) {
+	if p.flags == nil || !bytes.HasPrefix(text, []byte("If you don't see a command prompt")) && !bytes.HasPrefix(text, []byte("All commands and output from this session")) {
+		return p.w.Write(text)
+	}
+	stdin, _ := p.flags.GetBool("stdin")
+	tty, _ := p.flags.GetBool("tty")
+	switch {
+	case tty && stdin:
+		return p.w.Write(text)
+	case !stdin && text[0] == 'I':
+		_, err := fmt.Fprintln(p.w, "What is typed does not reach the container: that takes -i. Ctrl-C ends podctl, and not the container.")
+		return len(text), err
+	}
+	return len(text), nil
 }
 
 // completeNamespaces completes --namespace.

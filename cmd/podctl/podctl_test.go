@@ -298,7 +298,7 @@ func TestPrune(t *testing.T) {
 		t.Fatal(errOut)
 	}
 	out, errOut, code := ask(labelled, "apply", "--prune", "-l", "app=shop", "-f", "-")
-	if code != 0 || !strings.Contains(out, "configmap/settings pruned\n") || strings.Count(out, "pruned") != 1 {
+	if code != 0 || !strings.Contains(out, "configmap/settings pruned\n") || strings.Count(out, "pruned") != 1 || errOut != "" { // also no warning of a kind that nobody named
 		t.Errorf("exit code %d\n%s%s", code, out, errOut)
 	}
 	if out, _, _ := ask("", "get", "pods,configmaps", "-o", "name"); strings.Contains(out, "settings") || !strings.Contains(out, "pod/unlabelled\n") || !strings.Contains(out, "pod/web\n") {
@@ -372,6 +372,30 @@ func TestOutputIsRefused(t *testing.T) {
 		p := &podctl{shown: genericiooptions.IOStreams{Out: refusing{}, ErrOut: io.Discard}}
 		if err := p.report([]result{{"kernel", ok, "6.1", ""}}, output); err == nil || !strings.Contains(err.Error(), "no space left") {
 			t.Errorf("output %q: %v", output, err)
+		}
+	}
+}
+
+// TestApplyOthers: where some of several documents are refused it is said what became of the others.
+func TestApplyOthers(t *testing.T) {
+	serve(t)
+	good := func(name string) string {
+		return "{apiVersion: v1, kind: ConfigMap, metadata: {name: " + name + "}}\n---\n"
+	}
+	bad := func(name string) string {
+		return "{apiVersion: v1, kind: ConfigMap, metadata: {name: " + name + ", namespace: nope}}\n---\n"
+	}
+	const hint = "-> podctl create namespace nope makes it; podctl get namespaces shows which there are.\n"
+	for name, c := range map[string]struct{ in, flags, out, err string }{
+		"one of three": {good("a") + bad("b") + good("c"), "", "configmap/a created\nconfigmap/c created\n", hint + "error: 1 of 3 objects was not applied; the others were\n"},
+		"two of three": {good("d") + bad("e") + bad("f"), "", "configmap/d created\n", hint + "error: 2 of 3 objects were not applied; the others were\n"},
+		"all of two":   {bad("g") + bad("h"), "", "", hint + "error: nothing was applied\n"},
+		"the only one": {bad("i"), "", "", hint},
+		"of a dry run": {good("j") + bad("k"), " --dry-run=server", "configmap/j created (server dry run)\n", hint},
+	} {
+		out, errOut, code := ask(c.in, strings.Fields("apply -f -"+c.flags)...)
+		if code != 1 || out != c.out || !strings.HasSuffix(errOut, "namespaces \"nope\" not found\n"+c.err) || strings.Count(errOut, "->") != 1 {
+			t.Errorf("%s: exit code %d\n%s%s", name, code, out, errOut)
 		}
 	}
 }

@@ -51,10 +51,10 @@ func TestQuick(t *testing.T) {
 			t.Fatal(errOut)
 		}
 	}
-	for _, args := range []string{"get pods", "get pod web", "get pods -o wide", "get po -A -o wide", "get pods -A --no-headers", "get pods -n elsewhere --no-headers"} {
+	for _, args := range []string{"get pods", "get pod web", "get pods -o wide", "get po -A -o wide", "get pods -A --no-headers"} {
 		compare(true, strings.Split(args, " ")...)
 	}
-	for _, args := range []string{"get pods nope", "get pods -o name"} {
+	for _, args := range []string{"get pods nope", "get pods -o name", "get pods -n elsewhere --no-headers"} {
 		compare(false, strings.Split(args, " ")...)
 	}
 }

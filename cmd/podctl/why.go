@@ -213,6 +213,9 @@ func (p *podctl) whyAll(ctx context.Context, api corev1.CoreV1Interface, namespa
 	}
 	switch {
 	case len(pods.Items) == 0:
+		if _, err := api.Namespaces().Get(ctx, namespace, metav1.GetOptions{}); namespace != metav1.NamespaceAll && apierrors.IsNotFound(err) {
+			return err
+		}
 		fmt.Fprintf(p.shown.Out, "There are no pods in %s.\n", where)
 	case len(told) == 0:
 		fmt.Fprintf(p.shown.Out, "Nothing is wrong with the %s in %s.\n", counted(len(pods.Items)), where)

@@ -45,6 +45,10 @@ func whatToDo(err error) string {
 	switch message := err.Error(); {
 	case errors.Is(err, store.ErrInUse), errors.Is(err, sandbox.ErrInUse):
 		return "Another podd beside it needs directories, a socket and names of its own: --root, --state, --listen and more; see podd --help."
+	case strings.HasPrefix(message, "serve TLS (--tls-listen): ") && errors.Is(err, syscall.EADDRINUSE):
+		return "Give another one: --tls-listen 127.0.0.1:0 takes any port that is free, --tls-listen \"\" none, and podctl needs none. ss -ltnp shows who has it."
+	case strings.HasPrefix(message, "serve TLS (--tls-listen): ") && errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "Give an address of this host, or 0.0.0.0 for all of them: --tls-listen ADDRESS:PORT."
 	case strings.HasPrefix(message, "node bundle: "):
 		return "Its place is libexec/podd beside the directory of podd, or the one that --bundle names; make build and make install put it there."
 	case strings.HasPrefix(message, "unknown flag: "), strings.HasPrefix(message, "unknown shorthand flag: "), strings.HasPrefix(message, "unknown command "):

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"podd/sandbox"
@@ -74,6 +75,11 @@ func TestWhatToDo(t *testing.T) {
 	for _, err := range []error{fmt.Errorf("open state x: %w", store.ErrInUse), fmt.Errorf("x: %w", sandbox.ErrInUse), errors.New("node bundle: find podd-logd: stat /nope: no such file")} {
 		if whatToDo(err) == "" {
 			t.Errorf("nothing helps against %v", err)
+		}
+	}
+	for _, err := range []error{unix.EADDRINUSE, unix.EADDRNOTAVAIL} {
+		if got := whatToDo(fmt.Errorf("serve TLS (--tls-listen): %w", err)); !strings.Contains(got, "--tls-listen ") {
+			t.Errorf("%v: %q", err, got)
 		}
 	}
 	if got := whatToDo(errors.New("write: no space left on device")); got != "" {

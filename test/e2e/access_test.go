@@ -160,7 +160,7 @@ func TestAccessPortIsTaken(t *testing.T) {
 		return string(out), err
 	}
 	out, err := run(address)
-	if want := fmt.Sprintf("serve TLS (--tls-listen): listen tcp %s: bind: address already in use", address); err == nil || !strings.Contains(out, want) {
+	if want := fmt.Sprintf("serve TLS (--tls-listen): listen tcp %s: bind: address already in use\n-> Give another one: --tls-listen", address); err == nil || !strings.Contains(out, want) {
 		t.Errorf("podd on a port that is taken: %v\n%s", err, out)
 	}
 	if strings.Contains(out, "started service=") {

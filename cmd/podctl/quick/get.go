@@ -21,6 +21,9 @@ func get(args []string, env func(string) string, stdout, stderr io.Writer) bool 
 	if err != nil || t.Kind != "Table" || t.Metadata.Continue != "" {
 		return false
 	}
+	if len(t.Rows) == 0 && !q.all && q.namespace != "default" { // whether there is such a namespace is to be looked at
+		return false
+	}
 	if len(t.Rows) == 0 {
 		where := " in " + q.namespace + " namespace."
 		if q.all {
