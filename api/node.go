@@ -30,6 +30,7 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/events"
 	nodestorage "k8s.io/kubernetes/pkg/registry/core/node/storage"
 
+	"podd/api/pressure"
 	"podd/store"
 
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
@@ -37,12 +38,13 @@ import (
 
 // Host is what the node object and the kubelet's paths say of this podd beside what the host itself tells.
 type Host struct {
-	Addresses     func() []string // as NodeIPs, at this time; nil: they never change
-	BootID        string          // of this boot; the kernel's when empty
-	StateDir      string          // on the file system that pods may use
-	MaxPods       int             // pods that may be here at the same time; 0 = MaxPods
-	Configuration any             // of podd, for /configz; encoded as JSON
-	Handlers      []string        // OCI runtimes beside the default one, by the names of their handlers
+	Addresses     func() []string               // as NodeIPs, at this time; nil: they never change
+	BootID        string                        // of this boot; the kernel's when empty
+	StateDir      string                        // on the file system that pods may use
+	MaxPods       int                           // pods that may be here at the same time; 0 = MaxPods
+	Pressure      func() []v1.NodeConditionType // conditions of the host that are true; nil: none ever is
+	Configuration any                           // of podd, for /configz; encoded as JSON
+	Handlers      []string                      // OCI runtimes beside the default one, by the names of their handlers
 
 	RecursiveReadOnly bool                     // a mount can be made read-only with all that is mounted below it
 	UserNamespaces    func() (can, known bool) // whether pods can have users of their own, if that is known yet; nil: they cannot
@@ -155,6 +157,8 @@ func (s *Server) keepNode(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now = <-time.After(wait):
+		case <-s.pressed:
+			now = time.Now()
 		}
 		complain("the node's lease is old", s.renewLease(ctx, now))
 	}
@@ -172,6 +176,9 @@ func (s *Server) updateNode(ctx context.Context, images []v1.ContainerImage, due
 	next := s.nodeStatus(old.Status, metav1.Now(), due)
 	if images != nil {
 		next.Images = images
+	}
+	if err := s.taintNode(ctx, old.Spec.Taints, next.Conditions); err != nil {
+		return fmt.Errorf("taint node %s: %w", s.NodeName, err)
 	}
 	if !due && sameNode(old.Status, next) {
 		return nil
@@ -199,6 +206,55 @@ func (s *Server) updateNode(ctx context.Context, images []v1.ContainerImage, due
 	}
 	s.nodeNews(before, next)
 	return nil
+}
+
+// PressureChanged says that Host.Pressure tells something else now. It does not block.
+func (s *Server) PressureChanged() {
+	select {
+	case s.pressed <- struct{}{}:
+	default:
+	}
+}
+
+// taintNode has the node taken for new pods only by those that tolerate its conditions
+// (pkg/controller/nodelifecycle/node_lifecycle_controller.go doNoScheduleTaintingPass). All other taints are the users'.
+func (s *Server) taintNode(ctx context.Context, old []v1.Taint, conditions []v1.NodeCondition) error {
+	same := true
+	change := func(taints []core.Taint) []core.Taint {
+		for _, c := range conditions {
+			key, ok := pressure.Taints[c.Type]
+			if !ok {
+				continue
+			}
+			is := func(t core.Taint) bool { return t.Key == key && t.Effect == core.TaintEffectNoSchedule }
+			switch has := slices.ContainsFunc(taints, is); {
+			case c.Status == v1.ConditionTrue && !has:
+				added := metav1.Now().Rfc3339Copy()
+				taints, same = append(taints, core.Taint{Key: key, Effect: core.TaintEffectNoSchedule, TimeAdded: &added}), false
+			case c.Status != v1.ConditionTrue && has:
+				taints, same = slices.DeleteFunc(taints, is), false
+			}
+		}
+		return taints
+	}
+	var had []core.Taint
+	for _, t := range old {
+		had = append(had, core.Taint{Key: t.Key, Effect: core.TaintEffect(t.Effect)})
+	}
+	if change(had); same {
+		return nil
+	}
+	info := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, current runtimeObject) (runtimeObject, error) {
+		node, ok := current.DeepCopyObject().(*core.Node)
+		if !ok {
+			return nil, fmt.Errorf("not a node: %T", current)
+		}
+		node.Spec.Taints = change(node.Spec.Taints)
+		return node, nil
+	})
+	_, _, err := s.registry.nodes.Update(clusterScope(ctx), s.NodeName, info, rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc,
+		false, &metav1.UpdateOptions{})
+	return err
 }
 
 // nodeNews is the events that a change of the node's status is worth, in upstream's words (pkg/kubelet/nodestatus/setters.go).
@@ -245,7 +301,7 @@ func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time, due bool) v1.Nod
 	next.Capacity = facts.capacity()
 	next.Allocatable = facts.allocatable()
 	next.Addresses = s.nodeAddresses()
-	next.Conditions = s.nodeConditions(old.Conditions, facts, now)
+	next.Conditions = s.nodeConditions(old.Conditions, now)
 	next.NodeInfo = machineInfo()
 	next.NodeInfo.BootID = cmp.Or(s.Host.BootID, next.NodeInfo.BootID)
 	next.NodeInfo.KubeletVersion, next.NodeInfo.ContainerRuntimeVersion = s.gitVersion(), old.NodeInfo.ContainerRuntimeVersion
@@ -301,12 +357,9 @@ func (s *Server) nodeAddresses() []v1.NodeAddress {
 
 // hostFacts is what there is of everything on this host, in bytes.
 type hostFacts struct {
-	memory, memoryFree, swap uint64
-	disk, diskFree           uint64
-	inodes, inodesFree       uint64
-	maxPID, tasks            uint64
-	pods                     int
-	hugepages                map[v1.ResourceName]resource.Quantity
+	memory, swap, disk uint64
+	pods               int
+	hugepages          map[v1.ResourceName]resource.Quantity
 }
 
 func (s *Server) hostFacts() hostFacts {
@@ -321,21 +374,13 @@ func (s *Server) hostFacts() hostFacts {
 		switch key {
 		case "MemTotal":
 			f.memory = kb << 10
-		case "MemAvailable":
-			f.memoryFree = kb << 10
 		case "SwapTotal":
 			f.swap = kb << 10
 		}
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(cmp.Or(s.Host.StateDir, "/"), &st); err == nil {
-		f.disk, f.diskFree = st.Blocks*uint64(st.Bsize), st.Bavail*uint64(st.Bsize)
-		f.inodes, f.inodesFree = st.Files, st.Ffree
-	}
-	_, _ = fmt.Sscan(firstLine("/proc/sys/kernel/pid_max"), &f.maxPID)
-	if load := strings.Fields(firstLine("/proc/loadavg")); len(load) > 3 {
-		_, all, _ := strings.Cut(load[3], "/")
-		_, _ = fmt.Sscan(all, &f.tasks)
+		f.disk = st.Blocks * uint64(st.Bsize)
 	}
 	f.hugepages = map[v1.ResourceName]resource.Quantity{}
 	sizes, _ := os.ReadDir("/sys/kernel/mm/hugepages")
@@ -376,32 +421,25 @@ func (f hostFacts) allocatable() v1.ResourceList {
 	return out
 }
 
-// When there is too little left, as the kubelet's hard eviction has it: memory.available < 100Mi, nodefs.available < 10 %,
-// nodefs.inodesFree < 5 %; of process ids, where it has no limit by itself, the last twentieth.
-const (
-	memoryLeast = 100 << 20
-	diskLeast   = 10 // one part in
-	inodesLeast = 20
-	pidsLeast   = 20
-)
-
-func (s *Server) nodeConditions(old []v1.NodeCondition, f hostFacts, now metav1.Time) []v1.NodeCondition {
-	pressure := func(kind v1.NodeConditionType, low bool, good, bad, of string) v1.NodeCondition {
-		if low {
+func (s *Server) nodeConditions(old []v1.NodeCondition, now metav1.Time) []v1.NodeCondition {
+	var pressed []v1.NodeConditionType
+	if s.Host.Pressure != nil {
+		pressed = s.Host.Pressure()
+	}
+	under := func(kind v1.NodeConditionType, good, bad, of string) v1.NodeCondition {
+		if slices.Contains(pressed, kind) {
 			return v1.NodeCondition{Type: kind, Status: v1.ConditionTrue, Reason: bad, Message: "the host has too little " + of}
 		}
 		return v1.NodeCondition{Type: kind, Status: v1.ConditionFalse, Reason: good, Message: "the host has sufficient " + of + " available"}
 	}
-	low := func(left, all, least uint64) bool { return all > 0 && left < all/least }
 	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "PoddReady", Message: "podd runs pods"}
 	if err := s.Runtime.Healthy(); err != nil {
 		ready.Status, ready.Reason, ready.Message = v1.ConditionFalse, "PoddNotReady", err.Error()
 	}
 	next := []v1.NodeCondition{
-		pressure(v1.NodeMemoryPressure, f.memory > 0 && f.memoryFree < memoryLeast, "KubeletHasSufficientMemory", "KubeletHasInsufficientMemory", "memory"),
-		pressure(v1.NodeDiskPressure, low(f.diskFree, f.disk, diskLeast) || low(f.inodesFree, f.inodes, inodesLeast),
-			"KubeletHasNoDiskPressure", "KubeletHasDiskPressure", "disk space"),
-		pressure(v1.NodePIDPressure, low(f.maxPID-min(f.tasks, f.maxPID), f.maxPID, pidsLeast), "KubeletHasSufficientPID", "KubeletHasInsufficientPID", "process ids"),
+		under(v1.NodeMemoryPressure, "KubeletHasSufficientMemory", "KubeletHasInsufficientMemory", "memory"),
+		under(v1.NodeDiskPressure, "KubeletHasNoDiskPressure", "KubeletHasDiskPressure", "disk space"),
+		under(v1.NodePIDPressure, "KubeletHasSufficientPID", "KubeletHasInsufficientPID", "process ids"),
 		ready,
 	}
 	for i := range next {

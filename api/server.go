@@ -75,11 +75,12 @@ type Server struct {
 
 	serving chan struct{} // closed when Run serves
 
-	stored storedKinds
-	noding sync.Mutex // held while the node's status is made and told of, so that each change is told once
-	known  atomic.Pointer[knownNode]
-	room   *room
-	events chan *v1.Event
+	stored  storedKinds
+	pressed chan struct{} // capacity 1: the host's pressure has changed
+	noding  sync.Mutex    // held while the node's status is made and told of, so that each change is told once
+	known   atomic.Pointer[knownNode]
+	room    *room
+	events  chan *v1.Event
 }
 
 // gates are the features that upstream has off and podd has on. Without theirs, upstream drops the fields.
@@ -100,7 +101,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	capabilities.Setup(true, 0) // upstream's validation refuses privileged containers unless told this; once per process
-	s := &Server{Config: c, events: make(chan *v1.Event, 1000), room: newRoom(), serving: make(chan struct{}),
+	s := &Server{Config: c, events: make(chan *v1.Event, 1000), room: newRoom(), serving: make(chan struct{}), pressed: make(chan struct{}, 1),
 		authorizer: &roles{access: access{c.Store}}, patience: defaultPatience()}
 	s.commands.name, s.commands.limit = "commands in containers", maxCommands
 	if err := s.openPKI(); err != nil {

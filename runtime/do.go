@@ -104,6 +104,8 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return slot(ctx, h.r.ends, func() error { return h.detach(ctx, pod) })
 	case plan.RemoveGround:
 		return h.removeGround(ctx, pod)
+	case plan.Vacate:
+		return h.vacate(ctx)
 	case plan.Refresh:
 		return h.refresh(ctx, pod)
 	case plan.Allocate:
@@ -113,7 +115,7 @@ func (h *host) do(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 	case plan.ResizePod:
 		return h.resizePod(ctx, pod)
 	case plan.Evict:
-		return h.evict(ctx, pod, s.Why)
+		return h.evict(ctx, pod, *s.Eviction)
 	case plan.BeginEra:
 		return h.beginEra(ctx, s)
 	case plan.Conclude:

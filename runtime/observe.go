@@ -109,6 +109,7 @@ func (h *host) Observe(ctx context.Context, changed bool) (*v1.Pod, status.Facts
 		f.Sandboxes = status.WithLost(h.uid, f.Sandboxes, f.Containers)
 	}
 	h.observeGround(&f)
+	f.Stored = f.Evicted != nil && h.r.Volumes.Stored(string(h.uid))
 	if err := h.observeContent(pod, &f); err != nil {
 		return pod, f, err
 	}

@@ -110,11 +110,14 @@ func (r *Runtime) lacks(uid types.UID, want fit.Amount, ports []fit.Port) []fit.
 	return fit.Lacks(want, others, fit.Capacity(all))
 }
 
-// refusal is the verdict over a pod that asks for more than is left of this host, nil if it has its place already. It is
+// refusal is the verdict over a pod that asks for more than is left of this host, or that would add to what presses it, nil if it has its place already. It is
 // the kubelet's (pkg/kubelet/lifecycle/predicate.go), for a pod that was bound past all scheduling.
 func (h *host) refusal(pod *v1.Pod) *status.Verdict {
 	if !h.record().Started.IsZero() || len(h.lastSeen().instances) > 0 {
 		return nil
+	}
+	if v := h.r.unsafe(pod); v != nil {
+		return v
 	}
 	h.r.promises.mu.Lock()
 	defer h.r.promises.mu.Unlock()

@@ -69,7 +69,8 @@ type Options struct {
 	// Tokens, if set, makes the service account tokens of projected volumes.
 	Tokens sources.Tokens
 
-	Timing Timing
+	Timing   Timing
+	Pressure Pressure
 }
 
 // Runtime runs the pods of one host.
@@ -85,15 +86,17 @@ type Runtime struct {
 	promises promises
 	users    users
 	stdins   feeds
+	pressed  pressed
 
 	mu      sync.Mutex
-	beyond  map[types.UID]string // status.Facts.Beyond, of the pods that are; guarded by mu
-	dirty   map[types.UID]bool   // to be looked at; guarded by mu
-	workers map[types.UID]crew   // one per pod; guarded by mu
-	wake    chan struct{}        // capacity 1: dirty is not empty
-	again   chan struct{}        // capacity 1: everything is to be looked at
-	down    chan struct{}        // closed when Run is to end
-	claimed chan struct{}        // closed once the host was searched for pods that the store has lost
+	beyond  map[types.UID]string          // which of its limits a pod is beyond; guarded by mu
+	chosen  map[types.UID]status.Eviction // pods that are to end for the host or another pod, and since when; guarded by mu
+	dirty   map[types.UID]bool            // to be looked at; guarded by mu
+	workers map[types.UID]crew            // one per pod; guarded by mu
+	wake    chan struct{}                 // capacity 1: dirty is not empty
+	again   chan struct{}                 // capacity 1: everything is to be looked at
+	down    chan struct{}                 // closed when Run is to end
+	claimed chan struct{}                 // closed once the host was searched for pods that the store has lost
 	running sync.WaitGroup
 }
 
@@ -120,6 +123,7 @@ func New(o Options) *Runtime {
 		begun:    time.Now(),
 		dirty:    map[types.UID]bool{},
 		beyond:   map[types.UID]string{},
+		chosen:   map[types.UID]status.Eviction{},
 		workers:  map[types.UID]crew{},
 		wake:     make(chan struct{}, 1),
 		again:    make(chan struct{}, 1),
@@ -143,6 +147,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	parts.Go(func() { r.keepHistory(ctx) })
 	parts.Go(func() { r.watchLosses(ctx) })
 	parts.Go(func() { r.keepLimits(ctx) })
+	parts.Go(func() { r.keepRoom(ctx) })
 	if err := r.claimFirst(ctx); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,11 +64,19 @@ func (r *Runtime) keepLimits(ctx context.Context) {
 	}
 }
 
+// critical tells whether the host needs the pod whatever it uses: pods of manifest files, and those of a priority for that.
+func critical(pod *v1.Pod) bool {
+	return pod.Annotations[SourceAnnotation] == SourceFile || pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical
+}
+
+// ends tells whether a pod is over or is to go.
+func ends(pod *v1.Pod) bool {
+	return pod.DeletionTimestamp != nil || pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+}
+
 // evictable tells whether a pod runs, has a limit on what it stores, and may be evicted for it.
 func evictable(pod *v1.Pod) bool {
-	switch {
-	case pod.DeletionTimestamp != nil, pod.Status.Phase == v1.PodSucceeded, pod.Status.Phase == v1.PodFailed,
-		pod.Annotations[SourceAnnotation] == SourceFile, pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical:
+	if ends(pod) || critical(pod) {
 		return false
 	}
 	sized := func(v v1.Volume) bool {
@@ -120,7 +129,7 @@ func (r *Runtime) exceeds(ctx context.Context, pod *v1.Pod) string {
 			continue
 		}
 		n := used(filepath.Dir(logs.Path(r.LogDir, pod.Namespace, pod.Name, string(pod.UID), c.Name, 0)))
-		root, err := r.Containers.LayerSize(ctx, status.ContainerID(pod.UID, c.Name, int(c.RestartCount)))
+		root, _, err := r.Containers.LayerSize(ctx, status.ContainerID(pod.UID, c.Name, int(c.RestartCount)))
 		if err != nil {
 			r.Log.Debug("measure a container's writable layer", "pod", pod.Name, "container", c.Name, "err", err)
 		}
@@ -153,23 +162,39 @@ func (r *Runtime) noteBeyond(uid types.UID, message string) {
 	}
 }
 
-func (r *Runtime) isBeyond(uid types.UID) string {
+// isBeyond says why the pod is to end, if it is.
+func (r *Runtime) isBeyond(uid types.UID) *status.Eviction {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.beyond[uid]
+	if e, ok := r.chosen[uid]; ok {
+		return &e
+	}
+	if message := r.beyond[uid]; message != "" {
+		return &status.Eviction{Message: message}
+	}
+	return nil
 }
 
 // evict notes that the pod is to end for what it uses.
-func (h *host) evict(ctx context.Context, pod *v1.Pod, why string) error {
+func (h *host) evict(ctx context.Context, pod *v1.Pod, e status.Eviction) error {
 	if h.record().Evicted != nil {
 		return nil
 	}
+	e.At = time.Now()
 	if err := h.change(ctx, func(r record) record {
-		r.Evicted = &status.Eviction{At: time.Now(), Message: why}
+		r.Evicted = &e
 		return r
 	}); err != nil {
 		return err
 	}
-	h.event(pod, v1.EventTypeWarning, "Evicted", "%s", why)
+	h.event(pod, v1.EventTypeWarning, cmp.Or(e.Reason, status.Evicted), "%s", e.Message)
 	return nil
+}
+
+// vacate takes the volumes of an evicted pod away.
+func (h *host) vacate(ctx context.Context) error {
+	if err := h.removeImageVolumes(ctx); err != nil {
+		return err
+	}
+	return h.r.Volumes.Vacate(ctx, string(h.uid))
 }

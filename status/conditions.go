@@ -29,7 +29,8 @@ var owned = []v1.PodConditionType{
 // conditions are podd's, in the order in which they are written.
 func conditions(pod *v1.Pod, f Facts, s v1.PodStatus) []v1.PodCondition {
 	containers := containersReady(pod, s)
-	out := append(resizeConditions(pod, f, s.Phase), []v1.PodCondition{
+	out := append(resizeConditions(pod, f, s.Phase), disruption(f, s)...)
+	out = append(out, []v1.PodCondition{
 		{Type: v1.PodReadyToStartContainers, Status: truth(readyToStart(f))},
 		initializedCondition(pod, s),
 		readyCondition(pod, containers),
@@ -48,6 +49,15 @@ func conditions(pod *v1.Pod, f Facts, s v1.PodStatus) []v1.PodCondition {
 		out[i].ObservedGeneration = pod.Generation
 	}
 	return out
+}
+
+// disruption is the condition of a pod that podd has ended for the host's sake or another pod's. It comes with the terminal
+// phase (pkg/kubelet/status/status_manager.go mergePodStatus).
+func disruption(f Facts, s v1.PodStatus) []v1.PodCondition {
+	if e := f.Evicted; e == nil || !e.Disruption || s.Phase != v1.PodFailed || s.Reason != e.reason() {
+		return nil
+	}
+	return []v1.PodCondition{{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: f.Evicted.Message}}
 }
 
 func truth(b bool) v1.ConditionStatus {

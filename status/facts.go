@@ -36,13 +36,14 @@ type Facts struct {
 	Before    *v1.ResourceRequirements
 	Room      v1.ResourceList
 
-	// Beyond says which limit on what it stores the pod is beyond, as it was measured last; "" is none. Evicted is podd's
-	// decision to end it for that, recorded durably.
-	Beyond  string
+	// Beyond is why the pod is to end for what it uses, as it was measured last, without a time; nil: it is not to. Evicted is
+	// podd's decision to end it for that, recorded durably.
+	Beyond  *Eviction
 	Evicted *Eviction
 
 	Ground       bool        // the pod's directories, cgroup and volumes are all there
 	GroundLeft   bool        // some of them are there, complete or not: what an unfinished "ground" or "clear" leaves
+	Stored       bool        // its volumes are there, or some of them; only of a pod that was evicted
 	Stale        int         // what the pod reads was made from sources that have changed since: another number for each change; 0 if not
 	RefreshAt    time.Time   // when it has to be made again though none has changed; zero is never
 	Network      Network     // of the newest sandbox
@@ -95,10 +96,15 @@ type Verdict struct {
 	Message string
 }
 
-// Eviction is podd's decision to end a pod for what it uses. Message is the verdict's.
+// Eviction is podd's decision to end a pod for what it uses. Reason and Message are the verdict's.
 type Eviction struct {
 	At      time.Time
+	Reason  string // "" is Evicted
 	Message string
+
+	// Disruption is that the host or another pod needs what it has. Else it is beyond a limit of its own, which
+	// the condition DisruptionTarget does not tell of.
+	Disruption bool
 }
 
 // Network is what is known of the pod's network.

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -78,7 +79,7 @@ func expired(pod *v1.Pod, f Facts) *Verdict {
 		return nil
 	}
 	if f.Evicted != nil {
-		return &Verdict{Phase: v1.PodFailed, Reason: evicted, Message: f.Evicted.Message}
+		return &Verdict{Phase: v1.PodFailed, Reason: f.Evicted.reason(), Message: f.Evicted.Message}
 	}
 	return &Verdict{Phase: v1.PodFailed, Reason: DeadlineExceeded, Message: Overdue}
 }
@@ -148,15 +149,22 @@ const (
 	Overdue          = "Pod was active on the node longer than the specified deadline"
 )
 
-// evicted is the reason of a pod that uses more than it may.
-const evicted = "Evicted"
+// Evicted is the reason of a pod that uses more than it may, or than the host has left.
+const Evicted = "Evicted"
+
+func (e *Eviction) reason() string { return cmp.Or(e.Reason, Evicted) }
+
+// Expelled tells whether the pod has ended by its eviction, and not by itself before.
+func Expelled(f Facts) bool {
+	return f.Evicted != nil && f.Verdict != nil && f.Verdict.Reason == f.Evicted.reason()
+}
 
 // Unseen is the reason of an end that nobody has seen: the container is not there any more, or its process is not.
 const Unseen = "ContainerStatusUnknown"
 
 // refused tells whether v is that of a pod which the host did not take: there is no container to report on.
 func refused(v Verdict, f Facts) bool {
-	return v.Reason != "" && v.Reason != DeadlineExceeded && v.Reason != evicted && len(f.Containers) == 0
+	return v.Reason != "" && v.Reason != DeadlineExceeded && f.Evicted == nil && len(f.Containers) == 0
 }
 
 // terminate makes the container statuses of a pod with a verdict final: what had a chance to run and has no exit is

@@ -25,7 +25,8 @@ func Stamp(prev, next v1.PodStatus, now time.Time) v1.PodStatus {
 	staysInitialized(out.Conditions, prev.Conditions)
 	var merged, before []v1.PodCondition
 	for _, c := range prev.Conditions {
-		if slices.Contains(owned, c.Type) {
+		ours := func(n v1.PodCondition) bool { return n.Type == c.Type } // DisruptionTarget is whose turn it was
+		if slices.Contains(owned, c.Type) || slices.ContainsFunc(out.Conditions, ours) {
 			before = append(before, c)
 		} else {
 			merged = append(merged, c)

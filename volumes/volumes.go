@@ -373,6 +373,27 @@ func (v *Volumes) Look(uid string, pod *v1.Pod) (bool, error) {
 // Remove unmounts and deletes all volumes of the pod; nil when nothing is left. The pod's directory goes with it when
 // nothing else is in it.
 func (v *Volumes) Remove(ctx context.Context, uid string) error {
+	if err := v.Vacate(ctx, uid); err != nil {
+		return err
+	}
+	pod := filepath.Join(v.dir, uid)
+	err := unix.Rmdir(pod)
+	switch {
+	case err == nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
+		return nil
+	default:
+		return fmt.Errorf("remove volumes: %s: %w", pod, err)
+	}
+}
+
+// Stored tells whether there is anything that Vacate would take away.
+func (v *Volumes) Stored(uid string) bool {
+	_, err := os.Lstat(v.path(uid))
+	return err == nil
+}
+
+// Vacate unmounts and deletes all volumes of the pod, and leaves its directory, by which it is known that more is left.
+func (v *Volumes) Vacate(ctx context.Context, uid string) error {
 	if !validUID.MatchString(uid) {
 		return fmt.Errorf("remove volumes: pod uid %q: not usable as a name", uid)
 	}
@@ -389,13 +410,7 @@ func (v *Volumes) Remove(ctx context.Context, uid string) error {
 		return fmt.Errorf("remove volumes: %w", err)
 	}
 	killpoint.At("volumes.remove.deleted")
-	err := unix.Rmdir(pod)
-	switch {
-	case err == nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
-		return nil
-	default:
-		return fmt.Errorf("remove volumes: %s: %w", pod, err)
-	}
+	return nil
 }
 
 // Known lists the uids that have a directory below Dir.

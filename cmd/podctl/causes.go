@@ -246,8 +246,14 @@ func failedPod(pod *v1.Pod) []cause {
 	return []cause{{pod.Status.Reason + ": " + sentence(pod.Status.Message, "no more is known"), ""}}
 }
 
-// evictionHint is what to do about a limit that a pod was evicted for.
+// evictionHint is what to do about a limit that a pod was evicted for, or about a host that has too little left.
 func evictionHint(message string) string {
+	switch {
+	case strings.Contains(message, "The node was low on resource"):
+		return "Make room on the host (podctl describe node), or have the pod request what it uses: others go first then. Then make it anew."
+	case strings.Contains(message, "The node had condition"):
+		return "Make room on the host (podctl describe node), then make it anew. Without spec.nodeName it waits for that."
+	}
 	limit := "resources.limits.ephemeral-storage"
 	if strings.Contains(message, "EmptyDir") {
 		limit = "emptyDir.sizeLimit"

@@ -131,6 +131,10 @@ func TestDiagnose(t *testing.T) {
 			"containerStatuses: [{name: app, state: {terminated: {exitCode: 137, reason: Error}}}]}", nil,
 			`Usage of EmptyDir volume "d" exceeds the limit "1Mi". -> Raise emptyDir.sizeLimit, or have the pod store less. Then make it anew. | ` +
 				"Container app ended with exit code 137 (SIGKILL): podd ended it with the pod. -> podctl logs p -c app"},
+		"pressure": {"status: {phase: Failed, reason: Evicted, message: 'The node was low on resource: memory. Threshold quantity: 100Mi, available: 80Mi. '}", nil,
+			"available: 80Mi. -> Make room on the host"},
+		"refused": {"status: {phase: Failed, reason: Evicted, message: 'Pod was rejected: The node had condition: [DiskPressure]. '}", nil,
+			"[DiskPressure]. -> Make room on the host (podctl describe node), then make it anew. Without"},
 		"storage": {"status: {phase: Failed, reason: Evicted, message: 'Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. '}", nil,
 			"-> Raise resources.limits.ephemeral-storage, or have the pod store less."},
 		"dev":     {app("state: {waiting: {reason: RunContainerError, message: \"can't mask paths: open /dev/null: no such file or directory\"}}"), nil, "-> A volume hides what"},

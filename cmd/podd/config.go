@@ -19,6 +19,7 @@ import (
 
 	"podd/api"
 	"podd/api/accounts"
+	"podd/api/pressure"
 )
 
 // config is what the flags of podd and its configuration file say; both use the same names, and a flag wins.
@@ -57,6 +58,9 @@ type config struct {
 	Parallel    int      `json:"parallel-starts,omitempty"`
 	MaxPods     int      `json:"max-pods,omitempty"`
 	Handlers    handlers `json:"runtime-handler,omitempty"`
+
+	EvictionHard   string   `json:"eviction-hard"` // "" is none
+	PressurePeriod duration `json:"eviction-pressure-transition-period,omitempty"`
 }
 
 // duration reads "10s" in YAML as well as on the command line.
@@ -87,6 +91,7 @@ func defaults() config {
 		LogMaxSize: 10 << 20, LogMaxFiles: 5,
 		BackoffBase: duration{10 * time.Second}, BackoffMax: duration{300 * time.Second},
 		PullBase: duration{10 * time.Second}, MaxPods: api.MaxPods,
+		EvictionHard: pressure.Default, PressurePeriod: duration{5 * time.Minute},
 	}
 }
 
@@ -120,6 +125,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.DurationVar(&c.PullBase.Duration, "pull-backoff", c.PullBase.Duration, "first back-off after a failed image pull")
 	f.IntVar(&c.MaxPods, "max-pods", c.MaxPods, "pods that may be on this host at the same time")
 	f.Var(&c.Handlers, "runtime-handler", "another OCI runtime or shim for RuntimeClasses, `NAME=RUNTIME`; may be repeated")
+	f.StringVar(&c.EvictionHard, "eviction-hard", c.EvictionHard, "what the host should have left, else pods are evicted; \"\" for none")
+	f.DurationVar(&c.PressurePeriod.Duration, "eviction-pressure-transition-period", c.PressurePeriod.Duration, "how long the node's condition holds after there was too little left")
 	f.IntVar(&c.Parallel, "parallel-starts", c.Parallel, "containers started at the same time (default: twice the processors)")
 }
 
@@ -219,10 +226,14 @@ func (c *config) check() error {
 	}
 	for name, d := range map[string]duration{
 		"restart-backoff": c.BackoffBase, "restart-backoff-max": c.BackoffMax, "pull-backoff": c.PullBase,
+		"eviction-pressure-transition-period": c.PressurePeriod,
 	} {
 		if d.Duration <= 0 {
 			return fmt.Errorf("%s %v: must be more than nothing", name, d.Duration)
 		}
+	}
+	if _, err := pressure.Parse(c.EvictionHard); err != nil {
+		return fmt.Errorf("eviction-hard: %w", err)
 	}
 	if err := c.Handlers.check(); err != nil {
 		return err

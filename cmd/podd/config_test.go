@@ -44,6 +44,7 @@ max-pods: 7
 container-log-max-size: 4096
 restart-backoff: 3s
 restart-backoff-max: 20s
+eviction-hard: ""
 runtime-handler: {crun: /file/crun}
 `
 	c, err := read(t, file)
@@ -51,7 +52,7 @@ runtime-handler: {crun: /file/crun}
 		t.Fatal(err)
 	}
 	if c.Root != "/file/root" || c.PodCIDR != "10.9.0.0/16" || c.MaxPods != 7 || c.LogMaxSize != 4096 ||
-		c.BackoffBase.Duration != 3*time.Second || c.BackoffMax.Duration != 20*time.Second || c.Handlers["crun"] != "/file/crun" {
+		c.BackoffBase.Duration != 3*time.Second || c.BackoffMax.Duration != 20*time.Second || c.Handlers["crun"] != "/file/crun" || c.EvictionHard != "" {
 		t.Errorf("of the file came %+v", c)
 	}
 	if d := defaults(); c.State != d.State || c.LogMaxFiles != d.LogMaxFiles || c.PullBase != d.PullBase {
@@ -78,20 +79,24 @@ runtime-handler: {crun: /file/crun}
 // TestConfigFileIsWrong: what is wrong with the file is an error that names the file and the key.
 func TestConfigFileIsWrong(t *testing.T) {
 	for file, want := range map[string]string{
-		"rot: /var/lib/podd\n":              `unknown key "rot"`,
-		"Root: /var/lib/podd\n":             `unknown key "Root"`,
-		"config: /etc/other.yaml\n":         `unknown key "config"`,
-		"noManifests: true\n":               `unknown key "noManifests"`,
-		"root: /a\nroot: /b\n":              `key "root" already set`,
-		"max-pods: many\n":                  "max-pods: must be a whole number, not a string",
-		"root: [a]\n":                       "root: must be a string, not a",
-		"restart-backoff: 5\n":              "must be a time with its unit",
-		"root: relative\n":                  `root "relative": must be an absolute path`,
-		"pod-cidr: 10.84.0.0/15\n":          "service-cidr",
-		"max-pods: 0\n":                     "max-pods 0: must be at least 1",
-		"- root\n":                          "must be lines of `key: value`",
-		"root: [\n":                         "read configuration",
-		"runtime-handler: {runc: /bin/x}\n": "runc",
+		"rot: /var/lib/podd\n":                      `unknown key "rot"`,
+		"Root: /var/lib/podd\n":                     `unknown key "Root"`,
+		"config: /etc/other.yaml\n":                 `unknown key "config"`,
+		"noManifests: true\n":                       `unknown key "noManifests"`,
+		"root: /a\nroot: /b\n":                      `key "root" already set`,
+		"max-pods: many\n":                          "max-pods: must be a whole number, not a string",
+		"root: [a]\n":                               "root: must be a string, not a",
+		"restart-backoff: 5\n":                      "must be a time with its unit",
+		"root: relative\n":                          `root "relative": must be an absolute path`,
+		"pod-cidr: 10.84.0.0/15\n":                  "service-cidr",
+		"eviction-hard: memory.free<1Gi\n":          `eviction-hard: "memory.free<1Gi": unknown signal "memory.free": there are memory.available,`,
+		"eviction-hard: memory.available\n":         "must be SIGNAL<VALUE",
+		"eviction-hard: {memory.available: 1Gi}\n":  "eviction-hard: must be a string",
+		"eviction-pressure-transition-period: 0s\n": "must be more than nothing",
+		"max-pods: 0\n":                             "max-pods 0: must be at least 1",
+		"- root\n":                                  "must be lines of `key: value`",
+		"root: [\n":                                 "read configuration",
+		"runtime-handler: {runc: /bin/x}\n":         "runc",
 	} {
 		if c, err := read(t, file); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s; it became %+v", file, err, want, c)

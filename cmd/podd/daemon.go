@@ -305,6 +305,7 @@ func (p *podd) open(boot string) error {
 		Allocatable: func() v1.ResourceList { return p.api.Allocatable() },
 		Handler:     func(class string) (string, error) { return p.api.RuntimeHandler(class) },
 		Log:         p.log,
+		Pressure:    p.pressure(),
 		Timing: runtime.Timing{
 			Turn: func(took time.Duration) { p.api.Turn(took) },
 			Step: func(kind string, took time.Duration, err error) { p.api.Step(kind, took, err) },
@@ -322,7 +323,7 @@ func (p *podd) open(boot string) error {
 		Directories: directories,
 		Host: api.Host{RecursiveReadOnly: node.RecursiveReadOnly,
 			UserNamespaces: func() (can, known bool) { return p.client.MapsUsers("") },
-			Addresses:      hostIPs, BootID: boot, StateDir: c.Root, MaxPods: c.MaxPods, Configuration: c, Handlers: slices.Sorted(maps.Keys(c.Handlers))},
+			Addresses:      hostIPs, BootID: boot, StateDir: c.Root, MaxPods: c.MaxPods, Pressure: p.runtime.Pressed, Configuration: c, Handlers: slices.Sorted(maps.Keys(c.Handlers))},
 	})
 	if err != nil {
 		return err

@@ -180,14 +180,14 @@ func native(err error) error {
 	return errgrpc.ToNative(err)
 }
 
-// LayerSize is how many bytes the writable layer of a container takes; 0 if it has none.
-func (c *Client) LayerSize(ctx context.Context, id string) (int64, error) {
+// LayerSize is how many bytes and inodes the writable layer of a container takes; 0 if it has none.
+func (c *Client) LayerSize(ctx context.Context, id string) (size, inodes int64, err error) {
 	usage, err := c.cc.SnapshotService(c.opts.Snapshotter).Usage(c.Context(ctx), id)
 	if errdefs.IsNotFound(err) {
-		return 0, nil
+		return 0, 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("size of snapshot %s: %w", id, err)
+		return 0, 0, fmt.Errorf("size of snapshot %s: %w", id, err)
 	}
-	return usage.Size, nil
+	return usage.Size, usage.Inodes, nil
 }

@@ -40,7 +40,7 @@ func (m *model) judge(s Step) string {
 			return "containerd may know of it"
 		}
 	case Evict:
-		if m.w.d.beyond == "" || m.w.evicted != nil || m.w.gone || m.w.pod.DeletionTimestamp != nil || m.w.verdict != nil {
+		if m.w.d.beyond == nil || m.w.evicted != nil || m.w.gone || m.w.pod.DeletionTimestamp != nil || m.w.verdict != nil {
 			return "there is nothing to evict for"
 		}
 	case BeginEra:

@@ -20,8 +20,8 @@ type daemon struct {
 	jobs     map[status.Task]*job
 	failures map[status.Task]status.Failed
 	pulled   map[string]time.Time
-	beyond   string        // which limit the pod was found to be beyond
-	seen     *status.Facts // the last look while containerd answered
+	beyond   *status.Eviction // why the pod was found to have to end
+	seen     *status.Facts    // the last look while containerd answered
 	prev     v1.PodStatus
 	last     v1.PodStatus // the last result of status.Of
 }
@@ -118,7 +118,7 @@ func (w *world) observe(d *daemon) (*v1.Pod, status.Facts) {
 		Static: w.pod.Annotations["static"] != "",
 		Beyond: d.beyond, Evicted: w.evicted,
 		Era: w.era, EraBy: w.eraBy, Allocated: maps.Clone(w.allocated), Before: w.before, Room: w.room,
-		Ground: w.ground, GroundLeft: w.groundLeft, Network: w.network, NetworkFirst: w.networkFirst,
+		Ground: w.ground, GroundLeft: w.groundLeft, Stored: w.stored && w.evicted != nil, Network: w.network, NetworkFirst: w.networkFirst,
 		Images: map[string]status.Image{}, Pulled: maps.Clone(d.pulled), Mounted: maps.Clone(w.mounted), Failures: maps.Clone(d.failures),
 	}
 	if w.ground && w.written != w.sources {

@@ -20,7 +20,7 @@ func TestEviction(t *testing.T) {
 	const why = `Usage of EmptyDir volume "v" exceeds the limit "1Mi". `
 	f := status.Facts{
 		Now: now, Reachable: true, Limits: status.DefaultLimits(), Started: now.Add(-time.Minute), Ground: true, GroundLeft: true,
-		Network: status.Network{Ready: true}, Beyond: why,
+		Network: status.Network{Ready: true}, Beyond: &status.Eviction{Message: why},
 		Sandboxes: []status.Sandbox{{ID: "box", State: status.Running, Present: true}},
 		Images:    map[string]status.Image{"img-app": {}, "img-crashing": {}},
 		Containers: []status.Container{
@@ -55,7 +55,7 @@ func TestEviction(t *testing.T) {
 	}
 	f.Containers[0].State, f.Containers[0].FinishedAt, f.Containers[0].Recorded = status.Exited, now.Add(time.Second), true
 	f.Now = now.Add(2 * time.Minute)
-	f.Beyond = ""
+	f.Beyond = nil
 	want := status.Verdict{Phase: v1.PodFailed, Reason: "Evicted", Message: why}
 	if s, ok := step(Conclude); !ok || s.Verdict == nil || *s.Verdict != want {
 		t.Errorf("when it has ended: %+v, %v", s, ok)

@@ -196,7 +196,10 @@ func trouble(w *world, rng *rand.Rand) {
 			}
 		case 16:
 			if rng.IntN(3) == 0 {
-				w.happens(func() { w.log("-- it stores too much"); w.d.beyond = "too much" })
+				w.happens(func() {
+					w.d.beyond = &status.Eviction{Message: "too much", Reason: []string{"", "", "Preempting"}[rng.IntN(3)], Disruption: rng.IntN(2) == 0}
+					w.log("-- it is to be evicted: %+v", *w.d.beyond)
+				})
 			}
 		case 12, 13, 14, 15:
 			w.happens(func() { change(w, rng) })
@@ -269,7 +272,7 @@ func atRest(w *world) bool {
 		}
 	}
 	if w.verdict != nil {
-		return len(w.sandboxes)+len(w.containers) == 0 && !w.network.Attached
+		return len(w.sandboxes)+len(w.containers) == 0 && !w.network.Attached && !(newModel(w).expelled() && w.stored)
 	}
 	if len(w.sandboxes) != 1 || w.sandboxes[0].State != status.Running || !w.network.Ready || !w.ground || w.written != w.sources {
 		return false

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -227,6 +228,11 @@ func (m *model) settled() bool {
 // evicted tells whether podd has noted that the pod is to end for what it stores.
 func (m *model) evicted() bool { return m.w.evicted != nil && !m.w.now.Before(m.w.evicted.At) }
 
+// expelled tells whether the pod has failed by its eviction.
+func (m *model) expelled() bool {
+	return m.w.evicted != nil && m.w.verdict != nil && m.w.verdict.Reason == cmp.Or(m.w.evicted.Reason, "Evicted")
+}
+
 // end is when the pod had to end, whatever its containers do: by activeDeadlineSeconds or its eviction.
 func (m *model) end() (at time.Time, ok bool) {
 	if limit := m.w.pod.Spec.ActiveDeadlineSeconds; limit != nil {
@@ -310,7 +316,7 @@ func (m *model) verdict(v *status.Verdict) string {
 		want = "Failed"
 		reason := "DeadlineExceeded"
 		if m.evicted() {
-			reason = "Evicted"
+			reason = cmp.Or(m.w.evicted.Reason, "Evicted")
 		}
 		if v.Reason != reason {
 			return "the model says " + reason
@@ -369,6 +375,9 @@ func (m *model) conditions(phase v1.PodPhase) map[v1.PodConditionType]condition 
 	want["Ready"] = containers
 	if gates := m.gates(); gates != "" && containers.status == "True" {
 		want["Ready"] = condition{"False", "ReadinessGatesNotReady", gates}
+	}
+	if m.expelled() && m.w.evicted.Disruption {
+		want["DisruptionTarget"] = condition{"True", "TerminationByKubelet", m.w.evicted.Message}
 	}
 	if m.mayRestartAll() {
 		c := condition{"False", over, ""}

@@ -55,7 +55,7 @@ func (p *planner) leave() {
 }
 
 // close ends a pod that is over by itself: the sandbox and the network go, the volumes and logs stay until it is
-// deleted.
+// deleted. Of one that was evicted the volumes go, too: their room may be what it was evicted for.
 func (p *planner) close() {
 	p.conclude()
 	until := p.closeTime()
@@ -65,6 +65,7 @@ func (p *planner) close() {
 	p.empty(until)
 	p.removeSandboxes()
 	p.detach()
+	p.vacate()
 }
 
 // live keeps a pod running.
@@ -76,8 +77,8 @@ func (p *planner) live() {
 		p.try(Step{Op: BeginEra, Name: name, Attempt: p.f.Era + 1, Why: "container exited with restart policy rule"})
 		return // nothing is done before it is noted
 	}
-	if p.f.Beyond != "" && p.f.Evicted == nil {
-		p.try(Step{Op: Evict, Why: p.f.Beyond})
+	if p.f.Beyond != nil && p.f.Evicted == nil {
+		p.try(Step{Op: Evict, Eviction: p.f.Beyond, Why: p.f.Beyond.Message})
 	}
 	g := p.target()
 	p.renew(g)

@@ -22,6 +22,7 @@ const (
 	RemoveSandbox status.Op = "remove-sandbox" // kill what is left in it, remove the pause container of Attempt
 	DetachNetwork status.Op = "detach"         // host ports, CNI DEL, namespace
 	RemoveGround  status.Op = "clear"          // unmount and remove volumes, cgroup, directories
+	Vacate        status.Op = "vacate"         // unmount and remove the volumes of a pod that was evicted, and stays to tell of it
 	Conclude      status.Op = "conclude"       // record the verdict (terminal phase) durably
 	Finish        status.Op = "finish"         // all is gone from the host: let the object go from the store
 
@@ -35,7 +36,7 @@ const (
 	Liveness  status.Op = "liveness"
 
 	BeginEra status.Op = "restart-all"   // note durably that era Attempt has begun, by the exit of Name
-	Evict    status.Op = "evict"         // note durably that the pod is to end for what it uses (Why)
+	Evict    status.Op = "evict"         // note durably that the pod is to end for what it uses (Eviction)
 	Refresh  status.Op = "refresh"       // make what the pod reads follow its sources
 	Allocate status.Op = "allocate"      // note durably that the spec's resources of the pod and of all containers are admitted
 	Resize   status.Op = status.OpResize // hold Name at Attempt to its allocated resources
@@ -68,7 +69,7 @@ func Notes(op status.Op) bool {
 // published, since it would hold up those who wait for it.
 func Follows(op status.Op) bool {
 	switch op {
-	case Remove, RemoveSandbox, DetachNetwork, RemoveGround, Conclude, Finish:
+	case Remove, RemoveSandbox, DetachNetwork, RemoveGround, Vacate, Conclude, Finish:
 		return true
 	}
 	return false
@@ -81,13 +82,14 @@ type Step struct {
 	Attempt int    // of the container or the sandbox; Refresh: Facts.Stale
 	Sandbox string // Create, Start: id of the sandbox the container is a member of; it may be under way yet
 
-	Deadline time.Time       // Stop: when to kill; zero or past means at once
-	Backoff  time.Duration   // Create: the crash-loop delay to write on the new instance
-	Key      string          // Create: status.RestartKey
-	Verdict  *status.Verdict // Conclude
-	Cause    status.Cause    // Condemn
-	Era      int             // Create: Facts.Era
-	Why      string          // for events and logs: what the step is for, in a few words
+	Deadline time.Time        // Stop: when to kill; zero or past means at once
+	Backoff  time.Duration    // Create: the crash-loop delay to write on the new instance
+	Key      string           // Create: status.RestartKey
+	Verdict  *status.Verdict  // Conclude
+	Eviction *status.Eviction // Evict
+	Cause    status.Cause     // Condemn
+	Era      int              // Create: Facts.Era
+	Why      string           // for events and logs: what the step is for, in a few words
 }
 
 // Task is the step's identity for failures and for work under way.

@@ -36,6 +36,7 @@ var update = flag.Bool("update", false, "write what the stories tell now into te
 //	> fail STEP, heal                every try of STEP fails; nothing fails any more
 //	> source                         what the pod reads has changed
 //	> beyond LIMIT                   the pod is found to store more than it may, until podd is killed
+//	> pressed MESSAGE                the pod is chosen to go since the host has too little left, until podd is killed
 //	> debug                          the pod gets an ephemeral container, debugger, whose image is on the host
 //	> exit CONTAINER CODE, pause dies, pause vanishes, shim dies, load CONTAINER, unload CONTAINER, delete GRACE, force
 //	> run DURATION                   time passes
@@ -144,7 +145,9 @@ func (s *story) command(words []string) {
 	case "says":
 		s.says(words[1], status.Op(words[2]), status.Result(words[3]))
 	case "beyond":
-		w.happens(func() { w.d.beyond = strings.Join(words[1:], " ") })
+		w.happens(func() { w.d.beyond = &status.Eviction{Message: strings.Join(words[1:], " ")} })
+	case "pressed":
+		w.happens(func() { w.d.beyond = &status.Eviction{Message: strings.Join(words[1:], " "), Disruption: true} })
 	case "source":
 		w.happens(func() { w.sources++ })
 	case "debug":

@@ -200,7 +200,7 @@ func (p *planner) detach() {
 // clear takes the ground away when nothing stands on it, and lets the object go when nothing at all is left.
 func (p *planner) clear() {
 	if p.inhabited("") || p.f.Network.Attached || p.building() ||
-		p.f.BusyWith(EnsureGround, ResizePod, Refresh, EnsureNetwork, RemoveSandbox, DetachNetwork, Stop, Condemn, Record, Remove) {
+		p.f.BusyWith(EnsureGround, ResizePod, Refresh, EnsureNetwork, RemoveSandbox, DetachNetwork, Stop, Condemn, Record, Remove, Vacate) {
 		return
 	}
 	for _, s := range p.f.Sandboxes {
@@ -216,4 +216,16 @@ func (p *planner) clear() {
 	case !p.f.BusyWith(Conclude, Evict, BeginEra, Allocate): // what they store would stay behind
 		p.try(Step{Op: Finish, Why: "nothing is left on the host"})
 	}
+}
+
+// vacate takes the volumes of an evicted pod away when nothing can use them any more, and what has become of it is known.
+func (p *planner) vacate() {
+	if !status.Expelled(p.f) || !p.f.Stored && !p.busy(Vacate, "") || p.inhabited("") || p.building() ||
+		p.f.BusyWith(EnsureGround, ResizePod, Refresh, RemoveSandbox, Remove) {
+		return
+	}
+	if slices.ContainsFunc(p.f.Sandboxes, func(s status.Sandbox) bool { return s.Present }) {
+		return
+	}
+	p.try(Step{Op: Vacate, Why: "the pod was evicted"})
 }

@@ -43,6 +43,7 @@ type world struct {
 	reachable   bool
 	ground      bool
 	groundLeft  bool
+	stored      bool                                          // volumes
 	sources     int                                           // how often what the pod reads has changed
 	written     int                                           // as of which change it was written
 	made        map[string]map[string]v1.ResourceRequirements // what was admitted when the making of a container began, by its name
@@ -178,6 +179,7 @@ func (w *world) half(s Step) {
 	switch s.Op {
 	case EnsureGround, RemoveGround:
 		w.ground, w.groundLeft = false, w.groundLeft || s.Op == EnsureGround
+		w.stored = w.stored || s.Op == EnsureGround
 	case EnsureNetwork:
 		w.network.Attached = !w.pod.Spec.HostNetwork
 	case DetachNetwork:
@@ -222,7 +224,7 @@ func (w *world) effect(s Step) {
 	}
 	switch s.Op {
 	case EnsureGround:
-		w.ground, w.groundLeft, w.written = true, true, w.sources
+		w.ground, w.groundLeft, w.stored, w.written = true, true, true, w.sources
 		w.hold(w.allocated)
 	case Refresh:
 		w.need(s, w.groundLeft, "no ground")
@@ -271,7 +273,11 @@ func (w *world) effect(s Step) {
 		w.network = status.Network{Ready: w.pod.Spec.HostNetwork, IPs: w.network.IPs}
 	case RemoveGround:
 		w.need(s, len(w.containers)+len(w.sandboxes) == 0 && !w.network.Attached, "somebody stands on it")
-		w.ground, w.groundLeft = false, false
+		w.ground, w.groundLeft, w.stored = false, false, false
+	case Vacate:
+		w.need(s, newModel(w).expelled(), "its volumes may be wanted yet")
+		w.need(s, len(w.containers)+len(w.sandboxes) == 0, "somebody uses them")
+		w.stored = false
 	case Condemn:
 		w.note(s, func(c *status.Container) {
 			if c.Condemned == nil {
@@ -301,7 +307,9 @@ func (w *world) effect(s Step) {
 		}
 	case Evict:
 		if w.evicted == nil {
-			w.evicted = &status.Eviction{At: w.now, Message: s.Why}
+			e := *s.Eviction
+			e.At = w.now
+			w.evicted = &e
 		}
 	case Conclude:
 		if wrong := w.misjudged(s); wrong != "" && w.verdict == nil {
@@ -559,8 +567,9 @@ func stamp(d time.Duration) string { return fmt.Sprintf("%.3fs", d.Seconds()) }
 
 // opposites are the pairs that must never be wanted or done at once for the same target.
 var opposites = map[status.Op][]status.Op{
-	EnsureGround:  {RemoveGround, Finish},
-	Refresh:       {RemoveGround, Finish},
+	EnsureGround:  {RemoveGround, Finish, Vacate},
+	Refresh:       {RemoveGround, Finish, Vacate},
+	Vacate:        {RemoveGround, Finish, Create, Start, Remove, EnsureSandbox, RemoveSandbox},
 	EnsureNetwork: {DetachNetwork, RemoveGround, Finish},
 	EnsureSandbox: {RemoveSandbox, DetachNetwork, RemoveGround, Finish},
 	Create:        {RemoveSandbox, RemoveGround, Finish, Remove, Stop},
@@ -684,6 +693,8 @@ func summary(s v1.PodStatus) string {
 	}
 	for _, c := range s.Conditions {
 		switch {
+		case c.Type == v1.DisruptionTarget:
+			line += " disrupted " + c.Reason
 		case c.Type == v1.PodReady && c.Status == v1.ConditionTrue:
 			line += " ready"
 		case c.Type == v1.PodInitialized && c.Status == v1.ConditionFalse:

@@ -337,7 +337,7 @@ func (d *daemon) simple() error {
 // nested runs a podd with the same settings in a privileged container, which sees the whole tree: its pods have to be
 // below that container's cgroup, and the outer podd's pods stay as they are.
 func (d *daemon) nested() error {
-	s := spec(container("podd", `/opt/podd/bin/podd --group root --pod-cidr 10.88.0.0/16 >/run/podd.log 2>&1 & wait`, object{
+	s := spec(container("podd", `/opt/podd/bin/podd --group root --eviction-hard= --pod-cidr 10.88.0.0/16 >/run/podd.log 2>&1 & wait`, object{
 		"securityContext": object{"privileged": true},
 		"volumeMounts": []object{
 			{"name": "opt", "mountPath": "/opt"}, {"name": "state", "mountPath": "/var/lib/podd"}, {"name": "run", "mountPath": "/run"},
