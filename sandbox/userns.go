@@ -29,6 +29,9 @@ func (s *Sandboxes) makeOwned(ref containers.Sandbox) (err error) {
 	p, err := os.StartProcess(s.opts.Pause, []string{"pause"}, &os.ProcAttr{Dir: "/", Sys: &syscall.SysProcAttr{
 		Cloneflags: owned, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true, Pdeathsig: syscall.SIGKILL,
 	}})
+	if errors.Is(err, unix.ENOSPC) {
+		return errors.New("the host has no room for another user namespace (sysctl user.max_user_namespaces)")
+	}
 	if err != nil {
 		return fmt.Errorf("user namespace: %w", err)
 	}

@@ -32,7 +32,7 @@ const limit = 30 * time.Minute
 // checks is what the guest has to report, each: a machine that stops early must not pass.
 var checks = []string{
 	"QoS classes", "what a container sees", "what a privileged container sees", "what metrics say", "OOM kill", "SIGKILL is not an OOM kill",
-	"delete kills everything", "in-place resize", "block devices", "nfs", "nfs of a dead server",
+	"delete kills everything", "in-place resize", "block devices", "users of its own", "nfs", "nfs of a dead server",
 	"iscsi", "iscsi by two portals and of others", "iscsi with chap", "iscsi of a killed podd", "iscsi of a dead target", "podd in a pod of podd", "teardown",
 	"pods below podd's own cgroup", "teardown below podd's own cgroup",
 	"pods in a cgroup namespace",

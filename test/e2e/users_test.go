@@ -37,6 +37,7 @@ echo x >/dev/shm/x; echo "192.0.2.1 x" >>/etc/hosts; tail -n 1 /etc/hosts; hostn
 		{pod{Name: "users-shared-pids", Script: `cat /proc/1/comm; stat -c %u /proc/1`, Spec: "shareProcessNamespace: true"}, "pause\n65535"},
 		{pod{Name: "users-limits", Script: printLimits, Container: "resources: {limits: {cpu: 250m, memory: 32Mi}, requests: {cpu: 100m, memory: 16Mi}}"},
 			limits("33554432", "25000 100000", "102")},
+		{pod{Name: "users-oom-score", Script: "cat /proc/self/oom_score_adj"}, "1000"},
 	} {
 		t.Run(c.pod.Name, func(t *testing.T) {
 			t.Parallel()
@@ -73,6 +74,19 @@ lifecycle: {postStart: {exec: {command: [sh, -c, 'httpd -p 80; touch /ready']}}}
 	if out := s.must(t, "exec", first.Name, "--", "sh", "-c", "id -u; stat -c %u:%g /ready; echo out >/dev/stdout"); out != "0\n0:0\nout\n" {
 		t.Errorf("exec: %q", out)
 	}
+	x := s.terminal(t, "exec", "-it", first.Name, "--", "sh")
+	x.say("stat -c 'tty of %u' $(tty)\n")
+	x.expect(t, `tty of 0\r\n`)
+	x.say("exit\n")
+	s.must(t, "debug", first.Name, "--image="+busybox, "-c", "look", "--target=app", "--", "sh", "-c",
+		"id -u; stat -c %u / /proc/1; tr '\\0' ' ' </proc/1/cmdline | cut -c -5; ls /proc/1/root/ready")
+	eventually(t, func() error {
+		out, errs, _ := s.Podctl("logs", first.Name, "-c", "look")
+		if want := "0\n0\n0\nsh -c\n/proc/1/root/ready\n"; out != want {
+			return fmt.Errorf("a debug container says %q %s, want %q", out, errs, want)
+		}
+		return nil
+	})
 	before := s.until(t, first.Name, "there", ready)
 	must(t, unix.Kill(s.find(t, string(before.UID), "httpd"), unix.SIGKILL)) // its liveness probe fails
 	s.until(t, first.Name, "restarted", func(pod *v1.Pod) bool { return restarts(1)(pod) && ready(pod) })

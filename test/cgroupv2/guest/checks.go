@@ -23,6 +23,7 @@ func onHost() error {
 	}
 	report("in-place resize", d, d.resize)
 	report("block devices", d, d.blockDevices)
+	report("users of its own", d, d.ownUsers)
 	report("nfs", d, d.nfs)
 	report("nfs of a dead server", d, d.deadNFS)
 	report("iscsi", d, d.iscsi)
