@@ -408,18 +408,19 @@ func TestRefusals(t *testing.T) {
 	e := serve(t)
 	client := e.client.CoreV1().Pods("default")
 	bad := pod("bad")
-	bad.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net.ipv4.tcp_syncookies", Value: "1"}}}
-	bad.Spec.Containers[0].SecurityContext = &v1.SecurityContext{AppArmorProfile: &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeUnconfined}}
+	profile := &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeUnconfined}
+	bad.Spec.SecurityContext = &v1.PodSecurityContext{AppArmorProfile: profile}
+	bad.Spec.Containers[0].SecurityContext = &v1.SecurityContext{AppArmorProfile: profile}
 	_, err := client.Create(t.Context(), bad, metav1.CreateOptions{})
 	var status *apierrors.StatusError
 	if !errors.As(err, &status) || status.ErrStatus.Code != http.StatusUnprocessableEntity || len(status.ErrStatus.Details.Causes) != 2 {
 		t.Fatalf("refused fields: %#v", err)
 	}
-	if !strings.Contains(err.Error(), "spec.securityContext.sysctls: Forbidden: not supported by podd yet") {
+	if !strings.Contains(err.Error(), "spec.securityContext.appArmorProfile: Forbidden: not supported by podd yet") {
 		t.Errorf("the message: %v", err)
 	}
 	e.create(t, pod("good"))
-	patch := []byte(`{"spec":{"securityContext":{"sysctls":[{"name":"net.ipv4.tcp_syncookies","value":"1"}]}}}`)
+	patch := []byte(`{"spec":{"securityContext":{"appArmorProfile":{"type":"Unconfined"}}}}`)
 	if _, err := client.Patch(t.Context(), "good", types.MergePatchType, patch, metav1.PatchOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("a refused field by patch: %v", err)
 	}

@@ -329,6 +329,8 @@ func (s *Server) nodeStatus(old v1.NodeStatus, now metav1.Time, due bool) v1.Nod
 	runc := next.RuntimeHandlers[0]
 	runc.Name = defaultHandler
 	next.RuntimeHandlers = append(next.RuntimeHandlers, runc)
+	strict := true
+	next.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: &strict}
 	for _, name := range s.Host.Handlers { // what they can do is not known
 		next.RuntimeHandlers = append(next.RuntimeHandlers, v1.NodeRuntimeHandler{Name: name})
 	}

@@ -82,6 +82,9 @@ func tolerates(pod *v1.Pod, taint v1.Taint) bool {
 // Rejects says why this node does not take a pod that names it, past all scheduling, as the kubelet does
 // (pkg/kubelet/lifecycle/predicate.go); no reason is that it takes it.
 func (s *Server) Rejects(pod *v1.Pod) (reason, message string) {
+	if why := forbiddenSysctl(pod); why != "" {
+		return "SysctlForbidden", why
+	}
 	if os, ok := pod.Labels[v1.LabelOSStable]; ok && os != string(v1.Linux) {
 		return "PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"
 	}

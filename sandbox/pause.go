@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/node/util/sysctl"
 
 	"podd/runtime/containers"
 )
@@ -103,7 +104,20 @@ func pauseSpec(pod *v1.Pod, ref containers.Sandbox, root string, h containers.Ho
 	if !pod.Spec.HostPID {
 		add(specs.PIDNamespace, "")
 	}
+	spec.Linux.Sysctl = sysctls(pod)
 	ref.Join(spec)
 	containers.Lockdown(spec, h)
 	return spec
+}
+
+// sysctls are those that the pod asks for: pause sets them in the namespaces that all share, before a member starts.
+func sysctls(pod *v1.Pod) map[string]string {
+	if pod.Spec.SecurityContext == nil || len(pod.Spec.SecurityContext.Sysctls) == 0 {
+		return nil
+	}
+	all := map[string]string{}
+	for _, s := range pod.Spec.SecurityContext.Sysctls {
+		all[sysctl.NormalizeName(s.Name)] = s.Value
+	}
+	return all
 }

@@ -15,11 +15,13 @@ import (
 // starters are the files that may start programs. None does it through a shell: what pods and images say never becomes
 // words of a command line.
 var starters = []string{
-	"network/plugin.go",          // CNI plugins, found by name in podd's directories
-	"runtime/bundle/service.go",  // containerd and podd-logd
-	"runtime/bundle/versions.go", // runc --version
-	"volumes/program.go",         // mount.nfs, and podd itself to unmount
-	"cmd/podctl/checks.go",       // doctor: runc --version, containerd --version
+	"network/plugin.go",            // CNI plugins, found by name in podd's directories
+	"runtime/bundle/service.go",    // containerd and podd-logd
+	"runtime/bundle/versions.go",   // runc --version
+	"runtime/containers/userns.go", // runc features
+	"sandbox/userns.go",            // pause, to make namespaces
+	"volumes/program.go",           // mount.nfs, and podd itself to unmount
+	"cmd/podctl/checks.go",         // doctor: runc --version, containerd --version
 }
 
 func TestFewStartPrograms(t *testing.T) {

@@ -210,7 +210,7 @@ func TestValues(t *testing.T) {
 
 func TestLookup(t *testing.T) {
 	for path, want := range map[string]Verdict{
-		"spec.containers[].image": Honoured, "spec.securityContext.sysctls": NotYet, "spec.containers[].new": Unknown,
+		"spec.containers[].image": Honoured, "spec.securityContext.seLinuxOptions": NotYet, "spec.containers[].new": Unknown,
 		"spec.volumes[].gitRepo": Refused,
 	} {
 		if got := Lookup(path).Verdict; got != want {

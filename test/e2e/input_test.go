@@ -216,7 +216,7 @@ func testBadRequests(t *testing.T, s *suite) {
 		"unknown-field":   {"POST", pods + "?fieldValidation=Strict", "application/json", strings.NewReader(strings.Replace(good, `"image"`, `"imagee"`, 1)), "400", "spec.containers[0].imagee"},
 		"duplicate-field": {"POST", pods + "?fieldValidation=Strict", "application/json", strings.NewReader(strings.Replace(good, `"name":"app"`, `"name":"app","name":"b"`, 1)), "400", "duplicate"},
 		"wrong-type":      {"POST", pods, "application/json", strings.NewReader(strings.Replace(good, `"app"`, `{}`, 1)), "400", "string"},
-		"refused-field":   {"POST", pods, "application/json", strings.NewReader(strings.Replace(good, `"spec":{`, `"spec":{"securityContext":{"sysctls":[{"name":"net.ipv4.tcp_syncookies","value":"1"}]},`, 1)), "422", "spec.securityContext.sysctls: Forbidden"},
+		"refused-field":   {"POST", pods, "application/json", strings.NewReader(strings.Replace(good, `"spec":{`, `"spec":{"securityContext":{"appArmorProfile":{"type":"Unconfined"}},`, 1)), "422", "spec.securityContext.appArmorProfile: Forbidden"},
 		"other-kind":      {"POST", pods, "application/json", strings.NewReader(`{"apiVersion":"v1","kind":"Node","metadata":{"name":"x"}}`), "400", ""},
 		"empty":           {"POST", pods, "application/json", strings.NewReader(""), "400", ""},
 		"binary":          {"POST", pods, "application/vnd.kubernetes.protobuf", strings.NewReader("k8s\x00\xff\xff\xff\xff"), "400", ""},

@@ -20,9 +20,9 @@ func testRefused(t *testing.T, s *suite) {
 		path string
 		says string
 	}{
-		{pod{Spec: "securityContext: {sysctls: [{name: net.ipv4.tcp_syncookies, value: '1'}]}"}, "spec.securityContext.sysctls", notYet},
-		{pod{Spec: "securityContext: {supplementalGroupsPolicy: Strict}"}, "spec.securityContext.supplementalGroupsPolicy", notYet},
 		{pod{Spec: "securityContext: {appArmorProfile: {type: Unconfined}}"}, "spec.securityContext.appArmorProfile", notYet},
+		{pod{Spec: "hostNetwork: true\nsecurityContext: {sysctls: [{name: net/ipv4/tcp_syncookies, value: '1'}]}"}, "spec.securityContext.sysctls[0].name", "may not be specified when 'hostNetwork' is true"},
+		{pod{Spec: "hostIPC: true\nsecurityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: '1'}]}"}, "spec.securityContext.sysctls[0].name", "may not be specified when 'hostIPC' is true"},
 		{pod{Spec: "securityContext: {seLinuxOptions: {level: s0}}"}, "spec.securityContext.seLinuxOptions", notYet},
 		{pod{Spec: "securityContext: {windowsOptions: {runAsUserName: x}}"}, "spec.securityContext.windowsOptions", "this is a Linux host"},
 

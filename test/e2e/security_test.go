@@ -74,6 +74,7 @@ func testSecurity(t *testing.T, s *suite) {
 		{pod{Name: "proc-masked", Script: "cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c; ls -A /sys/firmware | wc -l"}, "0\n0"},
 		{pod{Name: "proc-read-only", Script: "for f in /proc/sys/kernel/core_pattern /sys/kernel/x; do touch $f 2>&1; (echo x >$f) 2>&1; done | grep -c 'Read-only\\|nonexistent'; mount | grep -cE ' on /(proc/(bus|fs|irq|sys)|sys) .*[(]ro,'"},
 			"4\n5"},
+		{pod{Name: "sysctls", Script: readSysctls, Spec: sysctls}, "80 1\n10\t20"},
 		{pod{Name: "no-open-files", Script: "ls /proc/self/fd | wc -l"}, "4"}, // 0, 1, 2, and that of the directory itself
 	} {
 		t.Run(c.pod.Name, func(t *testing.T) {
@@ -110,10 +111,36 @@ func testSecurity(t *testing.T, s *suite) {
 			s.remove(t, c.pod.Name)
 		})
 	}
+	t.Run("sysctl-unsafe", func(t *testing.T) {
+		t.Parallel()
+		p := pod{Name: "sysctl-unsafe", Script: "true", Spec: "securityContext: {sysctls: [{name: kernel.msgmax, value: '65536'}]}"}
+		s.apply(t, p)
+		pod := s.until(t, p.Name, "failed", phase(v1.PodFailed))
+		if got, want := pod.Status.Reason+": "+pod.Status.Message, `SysctlForbidden: Pod was rejected: forbidden sysctl: "kernel.msgmax" not allowlisted`; got != want {
+			t.Errorf("it is %s, want %s", got, want)
+		}
+		s.remove(t, p.Name)
+	})
+	t.Run("sysctl-of-no-value", func(t *testing.T) {
+		t.Parallel()
+		p := pod{Name: "sysctl-of-no-value", Script: "true", Spec: "securityContext: {sysctls: [{name: net.ipv4.tcp_syncookies, value: many}]}"}
+		s.apply(t, p)
+		if got := s.event(t, p.Name, "FailedCreatePodSandBox"); !strings.Contains(got, "tcp_syncookies: invalid argument") {
+			t.Errorf("event %q", got)
+		}
+		s.remove(t, p.Name)
+	})
 	t.Run("user-at-every-restart", func(t *testing.T) { t.Parallel(); testUserAtRestart(t, s) })
 	t.Run("non-root-at-every-restart", func(t *testing.T) { t.Parallel(); testNonRootAtRestart(t, s) })
 	t.Run("exec-is-confined", func(t *testing.T) { t.Parallel(); testExecIsConfined(t, s) })
 }
+
+// sysctls are of the network and of IPC, the latter written as a path; readSysctls prints them.
+const (
+	sysctls = `securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: "80"}, {name: kernel/shm_rmid_forced, value: "1"},
+  {name: net.ipv4.ping_group_range, value: "10 20"}]}`
+	readSysctls = "cd /proc/sys; echo $(cat net/ipv4/ip_unprivileged_port_start kernel/shm_rmid_forced); cat net/ipv4/ping_group_range"
+)
 
 // held is true when container app waits with a reason and message like that.
 func held(like string) func(*v1.Pod) bool {

@@ -76,8 +76,8 @@ func TestStatic(t *testing.T) {
 	// A slip of the pen is told, where it is, and stops nothing.
 	put("web.yaml", strings.Replace(web.String(), "image:", "imagee:", 1))
 	s.nodeEvent(t, "web.yaml", "imagee")
-	put("refused.yaml", strings.Replace(sleeper("refused").String(), "spec:\n", "spec:\n  securityContext: {sysctls: [{name: net.ipv4.tcp_syncookies, value: '1'}]}\n", 1))
-	s.nodeEvent(t, "refused.yaml", "spec.securityContext.sysctls", "not supported by podd yet")
+	put("refused.yaml", strings.Replace(sleeper("refused").String(), "spec:\n", "spec:\n  securityContext: {appArmorProfile: {type: Unconfined}}\n", 1))
+	s.nodeEvent(t, "refused.yaml", "spec.securityContext.appArmorProfile", "not supported by podd yet")
 	put("truncated.yaml", web.String()[:60])
 	s.nodeEvent(t, "truncated.yaml")
 	if got := s.until(t, name(web), "there", ready); got.UID != second.UID || app(got).RestartCount != 0 {

@@ -37,6 +37,7 @@ echo x >/dev/shm/x; echo "192.0.2.1 x" >>/etc/hosts; tail -n 1 /etc/hosts; hostn
 		{pod{Name: "users-shared-pids", Script: `cat /proc/1/comm; stat -c %u /proc/1`, Spec: "shareProcessNamespace: true"}, "pause\n65535"},
 		{pod{Name: "users-limits", Script: printLimits, Container: "resources: {limits: {cpu: 250m, memory: 32Mi}, requests: {cpu: 100m, memory: 16Mi}}"},
 			limits("33554432", "25000 100000", "102")},
+		{pod{Name: "users-sysctls", Script: readSysctls, Spec: sysctls}, "80 1\n10\t20"},
 		{pod{Name: "users-oom-score", Script: "cat /proc/self/oom_score_adj"}, "1000"},
 	} {
 		t.Run(c.pod.Name, func(t *testing.T) {
