@@ -208,6 +208,9 @@ func (s *Server) updateNode(ctx context.Context, images []v1.ContainerImage, due
 	return nil
 }
 
+// ImagesChanged says that the host has other images now.
+func (s *Server) ImagesChanged() { s.imagesOld.Store(true) }
+
 // PressureChanged says that Host.Pressure tells something else now. It does not block.
 func (s *Server) PressureChanged() {
 	select {

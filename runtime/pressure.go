@@ -126,6 +126,9 @@ func (r *Runtime) going() bool {
 // relieve does what there is to do about a threshold that is met: in the end, one pod has to go.
 func (r *Runtime) relieve(ctx context.Context, t pressure.Threshold, left pressure.Observation) {
 	r.Pressure.Event(v1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", t.Resource())
+	if r.reclaim(ctx, t) {
+		return
+	}
 	pods := r.uses(ctx, t)
 	if len(pods) == 0 {
 		r.Log.Debug("the host has too little left, and no pod that could go for it", "signal", t.Signal, "available", left.Available)
@@ -135,6 +138,19 @@ func (r *Runtime) relieve(ctx context.Context, t pressure.Threshold, left pressu
 	victim := pods[0].Pod
 	r.Log.Warn("a pod is evicted", "signal", t.Signal, "available", left.Available, "pod", victim.Namespace+"/"+victim.Name)
 	r.choose(victim.UID, status.Eviction{At: time.Now(), Message: pressure.Message(t, left, pods[0]), Disruption: true})
+}
+
+// reclaim takes unused images away, if what is lacking is room where they are, and tells whether that was enough.
+func (r *Runtime) reclaim(ctx context.Context, t pressure.Threshold) bool {
+	onImages := t.Signal == pressure.ImageFSAvailable || t.Signal == pressure.ImageFSInodesFree
+	onState := t.Signal == pressure.NodeFSAvailable || t.Signal == pressure.NodeFSInodesFree
+	if r.Collect.High >= 100 || !onImages && !(onState && r.Pressure.OneFS()) {
+		return false
+	}
+	if _, err := r.freeImages(ctx, func() bool { return false }); err != nil {
+		r.Log.Warn("take unused images away", "err", err)
+	}
+	return len(r.Pressure.Thresholds.Met(r.Pressure.Left())) == 0
 }
 
 // choose has a pod end for the host or another pod.

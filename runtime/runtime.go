@@ -71,6 +71,7 @@ type Options struct {
 
 	Timing   Timing
 	Pressure Pressure
+	Collect  Collect
 }
 
 // Runtime runs the pods of one host.
@@ -87,6 +88,7 @@ type Runtime struct {
 	users    users
 	stdins   feeds
 	pressed  pressed
+	unused   unused
 
 	mu      sync.Mutex
 	beyond  map[types.UID]string          // which of its limits a pod is beyond; guarded by mu
@@ -148,6 +150,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	parts.Go(func() { r.watchLosses(ctx) })
 	parts.Go(func() { r.keepLimits(ctx) })
 	parts.Go(func() { r.keepRoom(ctx) })
+	parts.Go(func() { r.keepImages(ctx) })
 	if err := r.claimFirst(ctx); err != nil {
 		return err
 	}

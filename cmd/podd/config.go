@@ -61,6 +61,9 @@ type config struct {
 
 	EvictionHard   string   `json:"eviction-hard"` // "" is none
 	PressurePeriod duration `json:"eviction-pressure-transition-period,omitempty"`
+	ImageHigh      int      `json:"image-gc-high-threshold"`
+	ImageLow       int      `json:"image-gc-low-threshold"`
+	ImageAge       duration `json:"minimum-image-ttl-duration"`
 }
 
 // duration reads "10s" in YAML as well as on the command line.
@@ -92,6 +95,7 @@ func defaults() config {
 		BackoffBase: duration{10 * time.Second}, BackoffMax: duration{300 * time.Second},
 		PullBase: duration{10 * time.Second}, MaxPods: api.MaxPods,
 		EvictionHard: pressure.Default, PressurePeriod: duration{5 * time.Minute},
+		ImageHigh: 85, ImageLow: 80, ImageAge: duration{2 * time.Minute},
 	}
 }
 
@@ -127,6 +131,9 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.Var(&c.Handlers, "runtime-handler", "another OCI runtime or shim for RuntimeClasses, `NAME=RUNTIME`; may be repeated")
 	f.StringVar(&c.EvictionHard, "eviction-hard", c.EvictionHard, "what the host should have left, else pods are evicted; \"\" for none")
 	f.DurationVar(&c.PressurePeriod.Duration, "eviction-pressure-transition-period", c.PressurePeriod.Duration, "how long the node's condition holds after there was too little left")
+	f.IntVar(&c.ImageHigh, "image-gc-high-threshold", c.ImageHigh, "percent of the images' disk in use at which unused images are taken away; 100 for never")
+	f.IntVar(&c.ImageLow, "image-gc-low-threshold", c.ImageLow, "percent down to which they are")
+	f.DurationVar(&c.ImageAge.Duration, "minimum-image-ttl-duration", c.ImageAge.Duration, "how long an image stays at least")
 	f.IntVar(&c.Parallel, "parallel-starts", c.Parallel, "containers started at the same time (default: twice the processors)")
 }
 
@@ -234,6 +241,15 @@ func (c *config) check() error {
 	}
 	if _, err := pressure.Parse(c.EvictionHard); err != nil {
 		return fmt.Errorf("eviction-hard: %w", err)
+	}
+	if c.ImageHigh < 1 || c.ImageHigh > 100 {
+		return fmt.Errorf("image-gc-high-threshold %d: must be from 1 to 100", c.ImageHigh)
+	}
+	if c.ImageLow < 0 || c.ImageLow >= c.ImageHigh {
+		return fmt.Errorf("image-gc-low-threshold %d: must be from 0 to below image-gc-high-threshold, which is %d", c.ImageLow, c.ImageHigh)
+	}
+	if c.ImageAge.Duration < 0 {
+		return fmt.Errorf("minimum-image-ttl-duration %v: must not be negative", c.ImageAge)
 	}
 	if err := c.Handlers.check(); err != nil {
 		return err

@@ -306,6 +306,7 @@ func (p *podd) open(boot string) error {
 		Handler:     func(class string) (string, error) { return p.api.RuntimeHandler(class) },
 		Log:         p.log,
 		Pressure:    p.pressure(),
+		Collect:     runtime.Collect{High: c.ImageHigh, Low: c.ImageLow, Age: c.ImageAge.Duration, Changed: func() { p.api.ImagesChanged() }},
 		Timing: runtime.Timing{
 			Turn: func(took time.Duration) { p.api.Turn(took) },
 			Step: func(kind string, took time.Duration, err error) { p.api.Step(kind, took, err) },

@@ -41,7 +41,15 @@ type Info struct {
 	Size       int64     // bytes of manifest, config and layers as they are transferred
 	Created    time.Time // when the name was last written on this host; Config.Created is when the image was built
 	Config     ocispec.Image
+
+	Pulled bool // podd has pulled it from a registry, and nobody has loaded one of that name since
+	Pinned bool // somebody wants it to stay, by the label that the CRI plugin has for that
 }
+
+const (
+	pulledLabel = "podd/pulled" // of the records of images
+	pinnedLabel = "io.cri-containerd.pinned"
+)
 
 // Images is the images of one containerd namespace.
 type Images struct {

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -188,7 +189,7 @@ func TestPullLookRemove(t *testing.T) {
 		t.Errorf("look: %v %v %+v", ok, err, got)
 	}
 	record, err := im.client.ImageService().Get(ctx, b.Name)
-	if err != nil || len(record.Labels) > 0 {
+	if err != nil || !maps.Equal(record.Labels, map[string]string{pulledLabel: "true"}) { // that is podd's own
 		t.Errorf("labels of the image went to containerd: %v %v", record.Labels, err)
 	}
 	busy := func(string) ([]string, error) { return []string{"a/1", "a/2", "b/3", "b/4", "b/5", "c/6", "c/7"}, nil }

@@ -101,7 +101,7 @@ func (im *Images) place(ctx context.Context, image images.Image) (Info, error) {
 	}
 	service := im.client.ImageService()
 	for {
-		record, err := service.Update(ctx, image, "target")
+		record, err := service.Update(ctx, image, "target", "labels."+pulledLabel)
 		if errdefs.IsNotFound(err) {
 			record, err = service.Create(ctx, image)
 			if errdefs.IsAlreadyExists(err) {

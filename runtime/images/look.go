@@ -126,6 +126,7 @@ func (im *Images) info(ctx context.Context, record images.Image) (Info, error) {
 		im.mu.Unlock()
 	}
 	info.Name, info.Created = record.Name, record.UpdatedAt
+	info.Pulled, info.Pinned = record.Labels[pulledLabel] != "", record.Labels[pinnedLabel] == "pinned"
 	if repo := repository(record.Name); repo != "" {
 		info.RepoDigest = repo + "@" + info.Digest
 	}

@@ -170,6 +170,7 @@ func (im *Images) fetch(ctx context.Context, what wish, t *track) (Info, error) 
 	}()
 	image, err := im.client.Pull(ctx, what.name,
 		containerd.WithPullUnpack,
+		containerd.WithPullLabel(pulledLabel, "true"),
 		containerd.WithPullSnapshotter(im.snapshotter),
 		containerd.WithMaxConcurrentDownloads(pullParallel),
 		containerd.WithResolver(&resolver{Resolver: im.resolver(ctx, what), track: t}),

@@ -17,9 +17,12 @@ import (
 	"podd/test/harness"
 )
 
-// configure has podd started again with another configuration file.
+// configure has podd started again with another configuration file. Without a word of images they stay.
 func (s *suite) configure(t *testing.T, lines ...string) {
 	t.Helper()
+	if !strings.Contains(strings.Join(lines, " "), "image-gc-high") {
+		lines = append(lines, "image-gc-high-threshold: 100")
+	}
 	must(t, os.WriteFile(filepath.Join(s.ConfigDir, "config.yaml"), []byte(strings.Join(lines, "\n")+"\n"), 0o600))
 	s.Restart()
 }
@@ -221,5 +224,42 @@ func TestMemoryPressure(t *testing.T) {
 			t.Errorf("%s did not run: %+v", name, pod.Status)
 		}
 	}
+	s.configure(t, `eviction-hard: ""`)
+}
+
+// TestUnusedImages: while the disk is fuller than it should be, images go that podd has pulled and nobody uses. Those of pods, young
+// ones, and those that were loaded and may be in no registry stay.
+func TestUnusedImages(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, "gc/used:1", "gc/unused:1", "gc/other:1")
+	s := start(t)
+	used, unused, loaded := h.address+"/gc/used:1", h.address+"/gc/unused:1", h.address+"/gc/other:1"
+	for _, name := range []string{used, unused, loaded} {
+		s.must(t, "image", "pull", name)
+	}
+	s.Image(loaded) // from now on another image, which came from a file
+	s.running(t, pod{Name: "user", Script: sleepScript, Container: "image: " + used})
+	there := func(name string) bool { return strings.Contains(s.must(t, "image", "ls", "-o", "name"), name) }
+	settings := []string{`eviction-hard: ""`, "image-gc-high-threshold: 1", "image-gc-low-threshold: 0"}
+	s.configure(t, append(settings, "minimum-image-ttl-duration: 1h")...)
+	if got := s.event(t, s.NodeName, "FreeDiskSpaceFailed"); !strings.HasPrefix(got, "Insufficient free disk space on the node's image filesystem (") || !strings.Contains(got, "(freed ") {
+		t.Errorf("event %q", got)
+	}
+	if !there(unused) {
+		t.Error("a young image was taken away")
+	}
+	s.configure(t, append(settings, "minimum-image-ttl-duration: 0s")...)
+	eventually(t, func() error {
+		if there(unused) {
+			return fmt.Errorf("%s is still there", unused)
+		}
+		return nil
+	})
+	for _, name := range []string{used, loaded, busybox} {
+		if !there(name) {
+			t.Errorf("%s was taken away", name)
+		}
+	}
+	s.until(t, "user", "ready", ready)
 	s.configure(t, `eviction-hard: ""`)
 }

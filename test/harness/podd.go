@@ -131,7 +131,7 @@ func place(t testing.TB) *Podd {
 		}
 	}
 	// The machine may have little room left, which is no concern of most tests.
-	for file, content := range map[string]string{p.BootFile: "boot-1\n", p.ConfigDir + "/config.yaml": "eviction-hard: \"\"\n"} {
+	for file, content := range map[string]string{p.BootFile: "boot-1\n", p.ConfigDir + "/config.yaml": "eviction-hard: \"\"\nimage-gc-high-threshold: 100\n"} {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}

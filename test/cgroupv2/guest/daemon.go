@@ -55,7 +55,7 @@ func unshareCgroup() error {
 // launch starts a podd of that name in a cgroup and returns when it is ready.
 func launch(name, cgroup, parent string, args ...string) (*daemon, error) {
 	d := &daemon{parent: parent, cgroup: cgroup, log: "/run/" + name + ".log", socket: "/run/" + name + "/podd.sock"}
-	d.args = append([]string{"--state", "/run/" + name, "--root", "/var/lib/podd/" + name, "--group", "root", "--eviction-hard="}, args...)
+	d.args = append([]string{"--state", "/run/" + name, "--root", "/var/lib/podd/" + name, "--group", "root", "--eviction-hard=", "--image-gc-high-threshold=100"}, args...)
 	d.dial()
 	return d, d.start("")
 }
