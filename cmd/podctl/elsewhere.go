@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -112,6 +115,9 @@ var unclear = []struct{ command, words, hint string }{
 	{"port-forward", " is no port", aPort},
 	{"port-forward", "list of ports are required", aPort},
 	{"port-forward", "does not have a named port", "The ports that have names are in spec.containers[].ports: podctl get pod NAME -o yaml. One that is not there is given by its number."},
+	{"exec", "executable file not found", "The container has no such program. From another image beside it: podctl debug -it NAME --image=IMAGE"},
+	{"exec", " is not running", "Why it does not run: podctl why NAME"},
+	{"attach", " is not running", "Why it does not run: podctl why NAME"},
 	{"exec", "pod, type/name or --filename must be specified", "podctl exec NAME -- COMMAND, or for a shell: podctl exec -it NAME -- sh; podctl get pods shows which there are."},
 	{"attach", "at least 1 argument is required", "podctl attach NAME, or podctl attach -it NAME to type as well; podctl get pods shows which there are."},
 	{"logs", "context deadline exceeded", "The container was waited for as long as --pod-running-timeout says. What it waits for: podctl why NAME"},
@@ -157,6 +163,7 @@ var unserved = func() map[string]string {
 
 var (
 	noPort      = regexp.MustCompile(`error parsing (?:local|remote) port '([^']*)': .*`)
+	missingPod  = regexp.MustCompile(`(?:pods "|there is no pod )([^" ]+)(?:" not found| in namespace )`)
 	noNamespace = regexp.MustCompile(`namespaces "([^"]+)" not found`)
 	unknownKind = regexp.MustCompile(`doesn't have a resource type "([^"]*)"`)
 	wrongFlags  = regexp.MustCompile(`^error: (unknown (shorthand )?flag: |required flag\(s\) "image" not set)`)
@@ -167,7 +174,7 @@ var (
 func (p *podctl) elsewhere(args []string, message string) string {
 	if kind := unknownKind.FindStringSubmatch(message); kind != nil {
 		name, _, _ := strings.Cut(strings.ToLower(kind[1]), ".")
-		return advise(message, cmp.Or(unserved[name], p.meantPod(args, kind[1])), nil)
+		return advise(message, cmp.Or(unserved[name], p.meantPod(args, kind[1]), meantKind(name)), nil)
 	}
 	name, rest := target(args, p.client.flags)
 	first, after := target(rest, p.client.flags)
@@ -176,6 +183,10 @@ func (p *podctl) elsewhere(args []string, message string) string {
 	}
 	if missing := noNamespace.FindStringSubmatch(message); missing != nil {
 		return advise(message, namespaceHint(first, missing[1]), nil)
+	}
+	if missing := missingPod.FindStringSubmatch(message); missing != nil {
+		message = strings.Replace(message, "error: error from server", "Error from server", 1)
+		return advise(message, p.likePod(name, missing[1], after), nil)
 	}
 	for _, u := range unclear {
 		if u.command == name && strings.Contains(message, u.words) {
@@ -198,6 +209,72 @@ func (p *podctl) elsewhere(args []string, message string) string {
 		return advise(line, instead[name], rest)
 	}
 	return message
+}
+
+// likePod is what to do where there is no pod of a name: there is one in another namespace, or one that is called nearly so. after is
+// what a command was given behind what it took for the name; "" if there is nothing to say.
+func (p *podctl) likePod(verb, missing string, after []string) string {
+	if objectKinds[missing] && len(after) > 0 && !strings.HasPrefix(after[0], "-") {
+		return verb + " takes the name of a pod alone: podctl " + verb + " " + after[0]
+	}
+	if verb == "" { // nothing was asked
+		return ""
+	}
+	namespace, _, err := p.client.ToRawKubeConfigLoader().Namespace()
+	if err != nil {
+		return ""
+	}
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	res, err := p.client.request(ctx, http.MethodGet, "/api/v1/pods", nil, nil)
+	if err != nil {
+		return ""
+	}
+	defer res.Body.Close()
+	var list metav1.PartialObjectMetadataList
+	if json.NewDecoder(res.Body).Decode(&list) != nil {
+		return ""
+	}
+	var here []string
+	for _, pod := range list.Items {
+		switch {
+		case pod.Namespace == namespace:
+			here = append(here, pod.Name)
+		case pod.Name == missing:
+			return "There is a pod of that name in namespace " + pod.Namespace + ": -n " + pod.Namespace
+		}
+	}
+	if name := alike(missing, here); name != "" {
+		return "There is a pod " + name + "."
+	}
+	return ""
+}
+
+// meantKind is what to do about a kind that is written nearly like one that there is.
+func meantKind(typed string) string {
+	if name := alike(typed, slices.Concat(slices.Collect(maps.Values(shortNames)), []string{"secrets", "persistentvolumes", "persistentvolumeclaims", "storageclasses", "runtimeclasses", "priorityclasses"})); name != "" {
+		return "There are " + name + "; podctl api-resources lists all kinds."
+	}
+	return ""
+}
+
+// alike is which of names is written nearly like typed, by cobra's measure; "" if none is.
+func alike(typed string, names []string) string {
+	const short = 5 // letters: of fewer one may be wrong, and of these two
+	of := cobra.Command{SuggestionsMinimumDistance: 2}
+	if len(typed) < short {
+		of.SuggestionsMinimumDistance = 1
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if len(typed) > 2 {
+			of.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
+		}
+	}
+	if found := of.SuggestionsFor(typed); len(found) > 0 {
+		return found[0]
+	}
+	return ""
 }
 
 // namespaceHint is what to do about a namespace that is not there. kind is what a command was given first: where it is about namespaces

@@ -102,6 +102,9 @@ func TestUnclear(t *testing.T) {
 	for _, c := range [][3]string{ // of pods that run, as here is none
 		{"port-forward web 80:x", "error: Pod 'web' does not have a named port 'x'", "The ports that have names are in spec.containers[].ports: podctl get pod web"},
 		{"logs web", `Error from server (BadRequest): container "a" in pod "web" is waiting to start: ErrImagePull`, "What it waits for: podctl why web"},
+		{"exec web -- zsh", `error: Internal error occurred: exec: "zsh": executable file not found in $PATH`, "The container has no such program. From another image beside it: podctl debug -it web --image=IMAGE"},
+		{"exec web -- ls", "error: container a of pod web is not running", "Why it does not run: podctl why web"},
+		{"attach web", "error: container a of pod web is not running", "Why it does not run: podctl why web"},
 		{"logs -f web", "error: context deadline exceeded", "The container was waited for as long as --pod-running-timeout says."},
 		{"port-forward web 0", "error: remote port must be > 0", "A port is a number from 1 to 65535"},
 		{"top pod nope", `Error from server (NotFound): podmetrics.metrics.k8s.io "default/nope" not found`, "Only pods that run are measured"},
@@ -150,6 +153,38 @@ func TestMeantPod(t *testing.T) {
 			want = "\n-> There is a pod of that name: " + want
 		}
 		if _, said, _ := strings.Cut(errOut, `doesn't have a resource type "`); code != 1 || said != strings.Split(said, `"`)[0]+`"`+want+"\n" {
+			t.Errorf("podctl %s: exit code %d, %s", args, code, errOut)
+		}
+	}
+}
+
+// TestAlike: a pod or kind that is written nearly right is named, and so is the namespace in which there is a pod; of others nothing is said.
+func TestAlike(t *testing.T) {
+	serve(t)
+	for _, args := range []string{"create namespace team", "run web --image=x", "run database --image=x", "run deep -n team --image=x"} {
+		if _, errOut, code := ask("", strings.Fields(args)...); code != 0 {
+			t.Fatal(args, errOut)
+		}
+	}
+	for args, want := range map[string]string{
+		"get pod wbe":            "", // two letters of three
+		"get pod wweb":           "There is a pod web.",
+		"delete pod databse":     "There is a pod database.",
+		"logs datbase":           "There is a pod database.",
+		"why databsae":           "There is a pod database.",
+		"describe pod deep":      "There is a pod of that name in namespace team: -n team",
+		"why deep":               "There is a pod of that name in namespace team: -n team",
+		"exec deep -- ls":        "There is a pod of that name in namespace team: -n team",
+		"logs pod web":           "logs takes the name of a pod alone: podctl logs web",
+		"get podz":               "There are pods; podctl api-resources lists all kinds.",
+		"get configmpas":         "There are configmaps; podctl api-resources lists all kinds.",
+		"describe pod elsewhere": "",
+		"get pod w":              "",
+		"get nonsense":           "",
+	} {
+		_, errOut, code := ask("", strings.Fields(args)...)
+		_, hint, _ := strings.Cut(errOut, "\n-> ")
+		if code != 1 || strings.TrimSuffix(hint, "\n") != want || strings.Contains(errOut, "error: error") {
 			t.Errorf("podctl %s: exit code %d, %s", args, code, errOut)
 		}
 	}

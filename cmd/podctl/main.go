@@ -239,7 +239,8 @@ func (p *podctl) explain(message string) {
 	if p.lost(message) {
 		message = p.goneWords()
 	} else if hint := p.client.unreachable(); hint != "" {
-		message = "error: " + hint
+		p.say("error: " + hint)
+		return
 	}
 	p.say(p.elsewhere(p.args, advised.ReplaceAllString(message, "${1}podctl$2")))
 }

@@ -277,7 +277,8 @@ func plainly(err error) string {
 	if what, rest, ok := strings.Cut(s, " into Go struct field config."); ok {
 		key, kind, _ := strings.Cut(rest, " of type ")
 		kind = strings.NewReplacer("int64", "a whole number", "int", "a whole number", "string", "a string").Replace(kind)
-		return fmt.Sprintf("%s: must be %s, not a %s", key, kind, strings.TrimPrefix(what, "cannot unmarshal "))
+		return fmt.Sprintf("%s: must be %s, not %s", key, kind, strings.NewReplacer("array", "a list", "object", "a mapping", "number", "a number", "string", "a string", "bool", "true or false").
+			Replace(strings.TrimPrefix(what, "cannot unmarshal ")))
 	}
 	if strings.Contains(s, " into Go value of type ") {
 		return "must be lines of `key: value`"

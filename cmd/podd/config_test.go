@@ -85,7 +85,7 @@ func TestConfigFileIsWrong(t *testing.T) {
 		"noManifests: true\n":                       `unknown key "noManifests"`,
 		"root: /a\nroot: /b\n":                      `key "root" already set`,
 		"max-pods: many\n":                          "max-pods: must be a whole number, not a string",
-		"root: [a]\n":                               "root: must be a string, not a",
+		"root: [a]\n":                               "root: must be a string, not a list",
 		"restart-backoff: 5\n":                      "must be a time with its unit",
 		"root: relative\n":                          `root "relative": must be an absolute path`,
 		"pod-cidr: 10.84.0.0/15\n":                  "service-cidr",

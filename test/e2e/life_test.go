@@ -519,7 +519,7 @@ func testBrokenMember(t *testing.T, s *suite) {
 		}
 		eventually(t, func() error { // not while the next one is being made
 			got := strings.Join(strings.Fields(s.must(t, "why", name)), " ")
-			if !strings.Contains(got, "not a directory. ") || !strings.Contains(got, "A directory is mounted onto a file") {
+			if !strings.Contains(got, "not a directory -> ") || !strings.Contains(got, "A directory is mounted onto a file") {
 				return fmt.Errorf("podctl why says %s", got)
 			}
 			return nil
