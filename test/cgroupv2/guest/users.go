@@ -25,7 +25,7 @@ chown 65535 /v/x
 		return err
 	}
 	if !old {
-		return errors.Join(d.completes("users", s), d.remove("users"))
+		return d.completes("users", s)
 	}
 	if err := d.create("users", s); err != nil {
 		return err
