@@ -156,7 +156,7 @@ func (t *teardown) fitsRecord() error {
 		delete(has, of.name) // the directory is here, whatever it was called
 		if wrong := t.config.others(has); len(wrong) > 0 {
 			return fmt.Errorf("the podd that ran with --%s=%s was started with other flags, and nothing was done; give those that it had: %s\n"+
-				"-> They are from %s; without that file no flag is refused.", of.name, of.dir, strings.Join(wrong, ", "), filepath.Join(of.dir, settingsFile))
+				"-> They are from %s; without that file no flag is refused", of.name, of.dir, strings.Join(wrong, ", "), filepath.Join(of.dir, settingsFile))
 		}
 	}
 	return nil
@@ -249,7 +249,7 @@ func (t *teardown) deletePods(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w\n-> Do it again with a longer --timeout, or with --grace-period=1 (0 is none) for less time to end.\n"+
-				"   podd does not run any more; what has not ended goes on.", haveNot("end", left), context.Cause(ctx))
+				"   podd does not run any more; what has not ended goes on", haveNot("end", left), context.Cause(ctx))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -300,7 +300,7 @@ func (t *teardown) awaitClear(ctx context.Context) error {
 			for _, of := range left {
 				names = append(names, cmp.Or(t.asked[types.UID(of.Name())], of.Name()))
 			}
-			return fmt.Errorf("%s, and something of it is on the host (%s): %w\n-> Do it again with a longer --timeout.", haveNot("go in full", names), dir, context.Cause(ctx))
+			return fmt.Errorf("%s, and something of it is on the host (%s): %w\n-> Do it again with a longer --timeout", haveNot("go in full", names), dir, context.Cause(ctx))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
