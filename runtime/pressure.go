@@ -165,6 +165,13 @@ func (r *Runtime) choose(uid types.UID, e status.Eviction) {
 	r.Wake(uid)
 }
 
+func (r *Runtime) isChosen(uid types.UID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.chosen[uid]
+	return ok
+}
+
 // uses is what the pods that may go use of what t is about.
 func (r *Runtime) uses(ctx context.Context, t pressure.Threshold) []pressure.Uses {
 	var found []pressure.Uses

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -121,7 +122,36 @@ func (h *host) refusal(pod *v1.Pod) *status.Verdict {
 	}
 	h.r.promises.mu.Lock()
 	defer h.r.promises.mu.Unlock()
-	return refused(h.r.lacks(h.uid, fit.Of(pod), fit.Ports(pod)))
+	lacks := h.r.lacks(h.uid, fit.Of(pod), fit.Ports(pod))
+	if len(lacks) > 0 && critical(pod) && h.r.preempt(pod, lacks) {
+		return nil // it has its place when they are gone
+	}
+	return refused(lacks)
+}
+
+// preempt has pods go for a critical one that lacks something, and tells whether that will do. It may be asked again while they go.
+// promises.mu is held.
+func (r *Runtime) preempt(critically *v1.Pod, lacks []fit.Lack) bool {
+	var going, others []fit.Holder
+	for _, pod := range r.Store.Pods() {
+		p := r.promises.known[pod.UID]
+		if pod.UID == critically.UID || pod.Spec.NodeName != r.Node.Name || ends(pod) || critical(pod) || !p.holds {
+			continue
+		}
+		h := fit.Holder{Pod: pod, Has: p.of(pod)}
+		data, _ := r.Store.Record(pod.UID)
+		if rec, err := decodeRecord(data); r.isChosen(pod.UID) || err == nil && rec.Evicted != nil {
+			going = append(going, h)
+		} else {
+			others = append(others, h)
+		}
+	}
+	victims, ok := fit.Preempt(lacks, going, others)
+	for _, pod := range victims {
+		r.Log.Warn("a pod makes room for a critical one", "pod", pod.Namespace+"/"+pod.Name, "for", critically.Namespace+"/"+critically.Name)
+		r.choose(pod.UID, status.Eviction{At: time.Now(), Reason: status.Preempting, Message: "Preempted in order to admit critical pod", Disruption: true})
+	}
+	return ok
 }
 
 func refused(lacks []fit.Lack) *status.Verdict {

@@ -57,7 +57,11 @@ func disruption(f Facts, s v1.PodStatus) []v1.PodCondition {
 	if e := f.Evicted; e == nil || !e.Disruption || s.Phase != v1.PodFailed || s.Reason != e.reason() {
 		return nil
 	}
-	return []v1.PodCondition{{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: f.Evicted.Message}}
+	message := f.Evicted.Message
+	if f.Evicted.Reason == Preempting { // pkg/kubelet/preemption
+		message = "Pod was preempted by Kubelet to accommodate a critical pod."
+	}
+	return []v1.PodCondition{{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: message}}
 }
 
 func truth(b bool) v1.ConditionStatus {

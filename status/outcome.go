@@ -152,6 +152,9 @@ const (
 // Evicted is the reason of a pod that uses more than it may, or than the host has left.
 const Evicted = "Evicted"
 
+// Preempting is the reason of a pod that has made room for a critical one. Its containers have their own grace period.
+const Preempting = "Preempting"
+
 func (e *Eviction) reason() string { return cmp.Or(e.Reason, Evicted) }
 
 // Expelled tells whether the pod has ended by its eviction, and not by itself before.

@@ -241,7 +241,7 @@ func (m *model) limits(b *being, i *status.Container) (out []time.Time) {
 		if probe != nil && probe.TerminationGracePeriodSeconds != nil {
 			own = time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second
 		}
-		if c.By == "eviction" {
+		if c.By == "eviction" && m.w.evicted.Reason != "Preempting" {
 			own = min(own, time.Second)
 		}
 		return []time.Time{c.At.Add(own)}

@@ -377,7 +377,11 @@ func (m *model) conditions(phase v1.PodPhase) map[v1.PodConditionType]condition 
 		want["Ready"] = condition{"False", "ReadinessGatesNotReady", gates}
 	}
 	if m.expelled() && m.w.evicted.Disruption {
-		want["DisruptionTarget"] = condition{"True", "TerminationByKubelet", m.w.evicted.Message}
+		message := m.w.evicted.Message
+		if m.w.evicted.Reason == "Preempting" {
+			message = "Pod was preempted by Kubelet to accommodate a critical pod."
+		}
+		want["DisruptionTarget"] = condition{"True", "TerminationByKubelet", message}
 	}
 	if m.mayRestartAll() {
 		c := condition{"False", over, ""}

@@ -144,7 +144,7 @@ func (p *planner) condemned(m status.Member, i status.Container) limit {
 	if probe != nil && probe.TerminationGracePeriodSeconds != nil && (i.Condemned.By == status.ByStartup || i.Condemned.By == status.ByLiveness) {
 		grace = time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second
 	}
-	if i.Condemned.By == status.ByEviction {
+	if e := p.f.Evicted; i.Condemned.By == status.ByEviction && (e == nil || e.Reason != status.Preempting) {
 		grace = min(grace, evictionGrace)
 	}
 	return limit{until: i.Condemned.At.Add(grace), least: i.Condemned.At.Add(leastGrace)}

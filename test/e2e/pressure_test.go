@@ -263,3 +263,43 @@ func TestUnusedImages(t *testing.T) {
 	s.until(t, "user", "ready", ready)
 	s.configure(t, `eviction-hard: ""`)
 }
+
+// TestPreemption: a critical pod for which there is no room left is taken all the same: of the others those go that free it, with
+// their own grace period, and no more than are needed.
+func TestPreemption(t *testing.T) {
+	t.Parallel()
+	s := start(t, harness.WithArgs("--max-pods=3"))
+	small, sure, other := sleeper("small"), sleeper("sure"), sleeper("other")
+	sure.Container = "resources: {limits: {cpu: 10m, memory: 16Mi}}"
+	small.Spec, small.Script = "terminationGracePeriodSeconds: 60", "trap 'sleep 3; exit 7' TERM; sleep 1000000 & wait"
+	other.Container = "resources: {requests: {cpu: 10m}}"
+	for _, p := range []pod{small, sure, other} {
+		s.running(t, p)
+	}
+	plain, needed := sleeper("plain"), sleeper("needed")
+	plain.Spec, needed.Spec = "nodeName: "+s.NodeName, "nodeName: "+s.NodeName+"\npriorityClassName: system-node-critical"
+	s.apply(t, plain)
+	if pod := s.until(t, "plain", "failed", phase(v1.PodFailed)); pod.Status.Reason != "OutOfpods" {
+		t.Errorf("one that is not critical: %+v", pod.Status)
+	}
+	s.apply(t, needed)
+	gone := s.until(t, "small", "failed", phase(v1.PodFailed))
+	if got := gone.Status; got.Reason != "Preempting" || got.Message != "Preempted in order to admit critical pod" {
+		t.Errorf("reason %s, message %q", got.Reason, got.Message)
+	}
+	if end := app(gone).State.Terminated; end == nil || end.ExitCode != 7 {
+		t.Errorf("it did not have its grace period: %+v", app(gone).State)
+	}
+	if c := disrupted(t, gone); c.Reason != "TerminationByKubelet" || c.Message != "Pod was preempted by Kubelet to accommodate a critical pod." {
+		t.Errorf("condition %+v", c)
+	}
+	if got := s.event(t, "small", "Preempting"); got != "Preempted in order to admit critical pod" {
+		t.Errorf("event %q", got)
+	}
+	s.until(t, "needed", "ready", ready)
+	for _, name := range []string{"sure", "other"} {
+		if pod := s.until(t, name, "there", func(*v1.Pod) bool { return true }); !ready(pod) {
+			t.Errorf("%s: %+v", name, pod.Status)
+		}
+	}
+}
