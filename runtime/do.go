@@ -220,7 +220,7 @@ func (h *host) netPod(pod *v1.Pod, attempt int) network.Pod {
 }
 
 func (h *host) ensureNetwork(ctx context.Context, pod *v1.Pod, attempt int) error {
-	if err := h.own(pod, attempt); err != nil {
+	if err := h.own(ctx, pod, attempt); err != nil {
 		return h.noSandbox(pod, err)
 	}
 	res, err := h.r.Network.Ensure(ctx, h.netPod(pod, attempt))
@@ -314,6 +314,10 @@ func (h *host) create(ctx context.Context, pod *v1.Pod, s plan.Step) error {
 		return because("CreateContainerConfigError", err)
 	}
 	id := status.ContainerID(h.uid, s.Name, s.Attempt)
+	if err := h.findUsers(ctx, pod); err != nil {
+		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
+		return because("CreateContainerError", err)
+	}
 	if err := h.ensureImageVolumes(ctx, pod, c); err != nil {
 		h.containerEvent(pod, s.Name, v1.EventTypeWarning, "Failed", "Error: %v", err)
 		return because("CreateContainerError", err)

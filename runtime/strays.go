@@ -20,6 +20,7 @@ type stray struct {
 	who   types.NamespacedName
 	spec  *v1.Pod   // what its sandbox was made for; nil without a sandbox
 	since time.Time // when its sandbox was made
+	first uint32    // the host's id of its root; 0 if it has no users of its own
 }
 
 // Claimed is closed once the pods that the store has lost were given back to it, as far as that could be told.
@@ -62,7 +63,7 @@ func (r *Runtime) claim(ctx context.Context) error {
 		}
 		if !adopted {
 			r.Log.Warn("something is left of an unknown pod, taking it away", "uid", uid, "pod", s.who)
-			if err := r.remember(ctx, uid, s.who); err != nil {
+			if err := r.remember(ctx, uid, s); err != nil {
 				r.Log.Error("remember a stray pod", "uid", uid, "err", err)
 				continue
 			}
@@ -114,6 +115,7 @@ func (r *Runtime) strays(ctx context.Context) (map[types.UID]stray, error) {
 		} else if unknown(uid) {
 			s := found[uid]
 			s.who = types.NamespacedName{Namespace: i.Namespace, Name: i.Pod}
+			s.first = max(s.first, i.FirstID) // all have the same
 			if i.PodSpec != nil {
 				s.spec, s.since = i.PodSpec, i.CreatedAt
 			}
@@ -175,9 +177,9 @@ func (r *Runtime) loggedAs(uid types.UID) (who types.NamespacedName) {
 	return who
 }
 
-// remember makes a record for a stray, so that it gets a worker that takes it away.
-func (r *Runtime) remember(ctx context.Context, uid types.UID, who types.NamespacedName) error {
-	data, err := record{Namespace: who.Namespace, Name: who.Name, Started: time.Now()}.encode()
+// remember makes a record for a stray, so that it gets a worker that takes it away. Until then no other pod has its ids.
+func (r *Runtime) remember(ctx context.Context, uid types.UID, s stray) error {
+	data, err := record{Namespace: s.who.Namespace, Name: s.who.Name, Started: time.Now(), FirstID: s.first}.encode()
 	if err != nil {
 		return err
 	}

@@ -3,10 +3,13 @@ package runtime
 import (
 	"errors"
 	"maps"
+	"path/filepath"
 	"slices"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"podd/store"
 )
 
 // TestSure: only what is there at both looks is left of unknown pods; the first is on its way out, the last has just come
@@ -30,5 +33,25 @@ func TestSure(t *testing.T) {
 		return map[types.UID]stray{"x": {}}, nil
 	}); !errors.Is(err, away) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestStrayKeepsIDs: what is left of a pod that nobody knows is its, until that is taken away.
+func TestStrayKeepsIDs(t *testing.T) {
+	state, err := store.Open(store.Options{Path: filepath.Join(t.TempDir(), "state.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = state.Close() }()
+	r := New(Options{Store: state, RunDir: t.TempDir()})
+	first, err := r.freeIDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.remember(t.Context(), "left", stray{first: first}); err != nil {
+		t.Fatal(err)
+	}
+	if next, err := r.freeIDs(); err != nil || next == first {
+		t.Errorf("another pod gets %d of %d, %v", next, first, err)
 	}
 }

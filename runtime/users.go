@@ -51,11 +51,34 @@ func (h *host) ensureUsers(ctx context.Context, pod *v1.Pod) error {
 	}
 	h.r.users.mu.Lock()
 	defer h.r.users.mu.Unlock()
-	first, err := h.r.freeIDs()
-	if err != nil {
-		return fmt.Errorf("hostUsers: false: %w", err)
+	if h.record().FirstID != 0 { // another step was first
+		return nil
+	}
+	first := madeWith(h.lastSeen().instances)
+	if first == 0 {
+		var err error
+		if first, err = h.r.freeIDs(); err != nil {
+			return fmt.Errorf("hostUsers: false: %w", err)
+		}
 	}
 	return h.change(ctx, func(r record) record { r.FirstID = first; return r })
+}
+
+// madeWith is the first id that what there is of a pod was made with, 0 if nothing of it has users of its own.
+func madeWith(instances []containers.Instance) (first uint32) {
+	for _, i := range instances {
+		first = max(first, i.FirstID) // all have the same
+	}
+	return first
+}
+
+// findUsers has the ids of a pod known whose record was lost since it was given some: without them its next container would
+// have the host's own users.
+func (h *host) findUsers(ctx context.Context, pod *v1.Pod) error {
+	if h.record().FirstID != 0 {
+		return nil
+	}
+	return h.ensureUsers(ctx, pod)
 }
 
 // freeIDs are the first that no pod has. users.mu is held.
@@ -151,14 +174,17 @@ func overlapsTaken(one span, taken map[uint64]bool) bool {
 
 // namespaces has those of one sandbox of the pod that members join, and tells where its network's is, "" with hostNetwork.
 func (h *host) namespaces(ctx context.Context, pod *v1.Pod, attempt int) (netns string, err error) {
-	if err := h.own(pod, attempt); err != nil {
+	if err := h.own(ctx, pod, attempt); err != nil {
 		return "", err
 	}
 	return h.r.Network.Netns(ctx, h.netPod(pod, attempt))
 }
 
 // own has the namespaces that belong to the pod's own users, if it has such.
-func (h *host) own(pod *v1.Pod, attempt int) error {
+func (h *host) own(ctx context.Context, pod *v1.Pod, attempt int) error {
+	if err := h.findUsers(ctx, pod); err != nil {
+		return err
+	}
 	first := h.record().FirstID
 	if first == 0 {
 		return nil

@@ -3,13 +3,18 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"podd/store"
 )
 
 // testUsers: a pod with hostUsers: false has users of its own, and all that it reads and writes shows them; the volumes are in
@@ -119,14 +124,14 @@ func (s *suite) hostID(t *testing.T, name, command string) (id int) {
 	return id
 }
 
-// TestUsersSurvive: a pod keeps its users over podd's death and a restart of the host, and no other gets them.
+// TestUsersSurvive: a pod keeps its users over podd's death, the loss of its record and a restart of the host, and no other gets them.
 func TestUsersSurvive(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	p := server("kept")
 	p.Spec = "hostUsers: false\nrestartPolicy: Always\nvolumes: [{name: v, emptyDir: {}}]"
 	p.Container += "\nvolumeMounts: [{name: v, mountPath: /v}]"
-	s.running(t, p)
+	kept := s.running(t, p)
 	id := s.hostID(t, p.Name, "httpd")
 	s.sh(t, p.Name, "echo x >/v/x; chown 7:7 /v/x")
 	s.Kill()
@@ -137,15 +142,31 @@ func TestUsersSurvive(t *testing.T) {
 	if now, others := s.hostID(t, p.Name, "httpd"), s.hostID(t, other.Name, "sh -c"); now != id || others == id {
 		t.Errorf("root was %d on the host, is %d; another pod's is %d", id, now, others)
 	}
+	s.Kill()
+	s.forget(t, string(kept.UID))
+	s.Restart()
+	must(t, unix.Kill(s.find(t, string(kept.UID), "httpd"), unix.SIGKILL))
+	s.until(t, p.Name, "restarted", func(pod *v1.Pod) bool { return restarts(1)(pod) && ready(pod) })
+	if now := s.hostID(t, p.Name, "httpd"); now != id {
+		t.Errorf("root was %d on the host, is %d after its record was lost", id, now)
+	}
 	s.reboot(t)
 	s.Restart()
-	s.until(t, p.Name, "restarted", func(pod *v1.Pod) bool { return restarts(1)(pod) && ready(pod) })
+	s.until(t, p.Name, "restarted", func(pod *v1.Pod) bool { return restarts(2)(pod) && ready(pod) })
 	if now := s.hostID(t, p.Name, "httpd"); now != id {
 		t.Errorf("root was %d on the host, is %d after a restart of it", id, now)
 	}
 	if out := s.sh(t, p.Name, "stat -c %u:%g /v/x"); out != "7:7" {
 		t.Errorf("a file in a volume was 7:7, is %s", out)
 	}
+}
+
+// forget has the state file of a podd that does not run lose the runtime's record of a pod.
+func (s *suite) forget(t *testing.T, uid string) {
+	t.Helper()
+	state, err := store.Open(store.Options{Path: filepath.Join(s.Root, "state.db"), Keys: filepath.Join(s.Root, "secrets.key")})
+	must(t, err)
+	must(t, errors.Join(state.DeleteRecord(t.Context(), types.UID(uid)), state.Close()))
 }
 
 // testUsersRefused: what does not go with users of one's own says so.
