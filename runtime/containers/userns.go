@@ -195,8 +195,11 @@ func (c *Client) mapsMounts(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, featuresLimit)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, h.Path, "features").Output()
-	if err != nil {
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
 		return &cannotMap{fmt.Sprintf("%s does not say that it can map ids (features: %v)", h.Path, err)}
+	}
+	if err != nil { // it was not run, or not to its end: another time it may say
+		return fmt.Errorf("hostUsers: false: ask %s for its features: %w", h.Path, err)
 	}
 	var features struct {
 		Linux struct {
