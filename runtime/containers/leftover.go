@@ -196,7 +196,29 @@ func (c *Client) endShims(ctx context.Context, id string) error {
 // Sweep takes away what a podd that was killed has left and that belongs to no pod. It is for podd's start, before
 // anything is made.
 func (c *Client) Sweep(ctx context.Context) error {
-	return errors.Join(c.sweepAccounts(ctx), c.sweepShims(ctx))
+	return errors.Join(c.sweepAccounts(ctx), sweepMapped(filepath.Join(c.opts.RunDir, "mapped")), c.sweepShims(ctx))
+}
+
+// sweepMapped has containerd's package mount layers in dir, where it maps their ids before it makes an overlay of them, and
+// takes away what an earlier podd has left there. Its own choice, /tmp, is everybody's.
+func sweepMapped(dir string) error {
+	if err := mount.SetTempMountLocation(dir); err != nil {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		at := filepath.Join(dir, e.Name())
+		if err := mount.UnmountAll(at, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", at, err)
+		}
+		if err := os.Remove(at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sweepShims ends the shims that nobody can reach, as a podd or a containerd that was killed may have left them.
