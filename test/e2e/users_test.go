@@ -148,10 +148,13 @@ func TestUsersSurvive(t *testing.T) {
 	cut := filepath.Join(s.State, "exec", "mapped", "ovl-idmapped1") // as of a podd that dies while it mounts an image volume
 	must(t, errors.Join(os.Mkdir(cut, 0o700), unix.Mount(s.Root, cut, "", unix.MS_BIND, "")))
 	s.Restart()
-	if _, err := os.Lstat(cut); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a mount that an earlier podd had under way is left: %v", err)
-		must(t, unix.Unmount(cut, unix.MNT_DETACH))
-	}
+	defer func() { _ = unix.Unmount(cut, unix.MNT_DETACH) }()
+	eventually(t, func() error {
+		if _, err := os.Lstat(cut); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("a mount that an earlier podd had under way is left (%v)", err)
+		}
+		return nil
+	})
 	must(t, unix.Kill(s.find(t, string(kept.UID), "httpd"), unix.SIGKILL))
 	s.until(t, p.Name, "restarted", func(pod *v1.Pod) bool { return restarts(1)(pod) && ready(pod) })
 	if now := s.hostID(t, p.Name, "httpd"); now != id {
