@@ -26,8 +26,9 @@ const (
 )
 
 // ids is what the pods with users of their own take theirs from, unless root has given podd some by name: beyond those that
-// useradd, systemd and other programs give to users and containers, and below those that some programs take for negative.
-var ids = span{0x7000_0000, 0x7ffe_0000}
+// useradd, systemd and directories (up to 2000200000, by FreeIPA and SSSD) give to users and containers, and below those that
+// some programs take for negative.
+var ids = span{0x7800_0000, 0x7ffe_0000}
 
 // span is ids of the host, from first to before end.
 type span struct{ first, end uint64 }

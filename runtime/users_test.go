@@ -9,7 +9,7 @@ import (
 
 // TestFreeIDs: pods get the first ids that are free of others and of each other.
 func TestFreeIDs(t *testing.T) {
-	const first, size = 0x7000_0000, containers.IDs
+	const first, size = 0x7800_0000, containers.IDs
 	for name, c := range map[string]struct {
 		subordinate string
 		taken       []uint64
@@ -17,9 +17,9 @@ func TestFreeIDs(t *testing.T) {
 	}{
 		"nobody has any":           {"", nil, first},
 		"useradd's":                {"a:100000:65536\nb:165536:65536\n", nil, first},
-		"somebody's of ours":       {"a:1879048191:2\n", nil, first + size},
-		"one of somebody's":        {"a:1879048192:1", nil, first + size},
-		"just before":              {"a:1879048191:1", nil, first},
+		"somebody's of ours":       {"a:2013265919:2\n", nil, first + size},
+		"one of somebody's":        {"a:2013265920:1", nil, first + size},
+		"just before":              {"a:2013265919:1", nil, first},
 		"pods'":                    {"", []uint64{first, first + 2*size}, first + size},
 		"pods', of before a line":  {"podd:200000:200000", []uint64{200000 + size/2}, 200000 + 2*size},
 		"podd's own":               {"podd:200000:65536", nil, 200000},
@@ -64,7 +64,12 @@ func TestAllIDs(t *testing.T) {
 		}
 		taken[uint64(got)] = true
 	}
-	if len(taken) != 4094 {
+	for others, end := range map[string]uint64{"systemd-nspawn": 0x7000_0000, "FreeIPA and SSSD": 2_000_200_000} {
+		if ids.first < end {
+			t.Errorf("pods' ids begin at %d, within those of %s", ids.first, others)
+		}
+	}
+	if len(taken) != 2046 {
 		t.Errorf("%d pods", len(taken))
 	}
 }

@@ -26,7 +26,7 @@ func testUsers(t *testing.T, s *suite) {
 		pod  pod
 		want string // what app prints
 	}{
-		{pod{Name: "users-map", Script: `cat /proc/self/uid_map /proc/self/gid_map | awk '{print $1, ($2 >= 1879048192), $3}'; id -u`}, "0 1 65536\n0 1 65536\n0"},
+		{pod{Name: "users-map", Script: `cat /proc/self/uid_map /proc/self/gid_map | awk '{print $1, ($2 >= 2013265920), $3}'; id -u`}, "0 1 65536\n0 1 65536\n0"},
 		{pod{Name: "users-root", Script: `stat -c '%u:%g' / /bin/busybox /tmp; echo x >/x; stat -c '%u:%g' /x; chown 1000:65535 /x; stat -c '%u:%g' /x`},
 			"0:0\n0:0\n0:0\n0:0\n1000:65535"},
 		{pod{Name: "users-files", Script: `stat -c '%n %u:%g' /etc/hosts /etc/hostname /etc/resolv.conf /dev/shm /dev/termination-log /proc/self/fd
