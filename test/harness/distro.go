@@ -30,6 +30,13 @@ func Distro(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		for _, dir := range []string{state, data} {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Errorf("remove what the distribution's containerd left: %v", err)
+			}
+		}
+	})
 	socket, config := state+"/containerd.sock", state+"/config.toml"
 	content := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", %q, %q]\n[grpc]\n  address = %q\n",
 		data+"/root", state+"/state", "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", socket)
@@ -51,11 +58,6 @@ func Distro(t testing.TB) string {
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
-		for _, dir := range []string{state, data} {
-			if err := os.RemoveAll(dir); err != nil {
-				t.Errorf("remove what the distribution's containerd left: %v", err)
-			}
-		}
 	})
 	for deadline := time.Now().Add(startLimit); ; time.Sleep(5 * time.Millisecond) {
 		if _, err := os.Stat(socket); err == nil {
