@@ -640,3 +640,17 @@ func BenchmarkLook(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// TestGivenUp: work that is given up at any time, while its lease is being made too, leaves no lease.
+func TestGivenUp(t *testing.T) {
+	im, ctx := open(t, Options{})
+	for i := range 300 {
+		ctx, cancel := context.WithCancel(ctx)
+		time.AfterFunc(time.Duration(i)*10*time.Microsecond, cancel)
+		_ = im.leased(ctx, "given up", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+	}
+	all, err := im.client.LeasesService().List(ctx)
+	if err != nil || len(all) > 0 {
+		t.Errorf("%d leases are left, %v", len(all), err)
+	}
+}

@@ -18,8 +18,10 @@ const cleanLimit = time.Minute
 // left nothing in containerd when leased returns.
 func (im *Images) leased(ctx context.Context, what string, do func(ctx context.Context) error) error {
 	service := im.client.LeasesService()
-	lease, err := service.Create(ctx, leases.WithRandomID(), leases.WithExpiration(24*time.Hour),
+	making, made := context.WithTimeout(context.WithoutCancel(ctx), askLimit) // a lease whose making is given up may be there
+	lease, err := service.Create(making, leases.WithRandomID(), leases.WithExpiration(24*time.Hour),
 		leases.WithLabel(instanceLabel, im.instance))
+	made()
 	if err != nil {
 		return err
 	}
