@@ -108,8 +108,8 @@ func (p *podctl) applyAll(ctx context.Context, f cmdutil.Factory, o *apply.Apply
 	if o.EnforceNamespace {
 		builder.RequireNamespace()
 	}
-	for _, doc := range docs {
-		builder.Stream(bytes.NewReader(doc.Raw), called(doc))
+	for i, doc := range docs {
+		builder.Stream(bytes.NewReader(doc.Raw), sentAs(docs, i))
 	}
 	infos, err := builder.LabelSelectorParam(o.Selector).Flatten().Do().Infos()
 	sent := err == nil
@@ -132,8 +132,8 @@ func (p *podctl) applyAll(ctx context.Context, f cmdutil.Factory, o *apply.Apply
 
 // refusals is how many documents an error is about.
 func refusals(err error, docs []manifest.Document) (n int) {
-	for _, doc := range docs {
-		if strings.Contains(err.Error(), strconv.Quote(called(doc))) {
+	for i := range docs {
+		if strings.Contains(err.Error(), strconv.Quote(sentAs(docs, i))) {
 			n++
 		}
 	}
@@ -179,6 +179,9 @@ func unnamed(docs []manifest.Document) error {
 // called is what a document is called in an error.
 func called(doc manifest.Document) string { return doc.Source + ":" + strconv.Itoa(doc.Line) }
 
+// sentAs is what kubectl calls docs[i], and no other one: several may be on one line.
+func sentAs(docs []manifest.Document, i int) string { return called(docs[i]) + "#" + strconv.Itoa(i+1) }
+
 // positioned is err as lines for the user; errors of the server begin with the file and line they are about.
 func positioned(err error, docs []manifest.Document) []string {
 	var many utilerrors.Aggregate
@@ -190,8 +193,8 @@ func positioned(err error, docs []manifest.Document) []string {
 		return lines
 	}
 	message := err.Error()
-	for _, doc := range docs {
-		_, said, found := strings.Cut(message, strconv.Quote(called(doc))+": ")
+	for i, doc := range docs {
+		_, said, found := strings.Cut(message, strconv.Quote(sentAs(docs, i))+": ")
 		if !found {
 			continue
 		}

@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/klog/v2"
 	utilexec "k8s.io/utils/exec"
+	"sigs.k8s.io/yaml"
 
 	"podd/api"
 	apihistory "podd/api/history"
@@ -385,12 +386,28 @@ func TestApplyOthers(t *testing.T) {
 	bad := func(name string) string {
 		return "{apiVersion: v1, kind: ConfigMap, metadata: {name: " + name + ", namespace: nope}}\n---\n"
 	}
+	line := func(docs ...string) string { // as jq -c writes them, one after the other
+		var b strings.Builder
+		for _, doc := range docs {
+			text, err := yaml.YAMLToJSON([]byte(strings.TrimSuffix(doc, "---\n")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.Write(text)
+		}
+		return b.String()
+	}
+	list := func(docs ...string) string {
+		return `{"apiVersion":"v1","kind":"List","items":[` + strings.ReplaceAll(line(docs...), "}{", "},{") + "]}"
+	}
 	const hint = "-> podctl create namespace nope makes it; podctl get namespaces shows which there are.\n"
 	for name, c := range map[string]struct{ in, flags, out, err string }{
 		"one of three": {good("a") + bad("b") + good("c"), "", "configmap/a created\nconfigmap/c created\n", hint + "error: 1 of 3 objects was not applied; the others were\n"},
 		"two of three": {good("d") + bad("e") + bad("f"), "", "configmap/d created\n", hint + "error: 2 of 3 objects were not applied; the others were\n"},
 		"all of two":   {bad("g") + bad("h"), "", "", hint + "error: nothing was applied\n"},
 		"the only one": {bad("i"), "", "", hint},
+		"of one line":  {line(good("l1"), bad("m1"), good("n1")), "", "configmap/l1 created\nconfigmap/n1 created\n", hint + "error: 1 of 3 objects was not applied; the others were\n"},
+		"of a list":    {list(good("o1"), bad("p1"), bad("q1")), "", "configmap/o1 created\n", hint + "error: 2 of 3 objects were not applied; the others were\n"},
 		"of a dry run": {good("j") + bad("k"), " --dry-run=server", "configmap/j created (server dry run)\n", hint},
 	} {
 		out, errOut, code := ask(c.in, strings.Fields("apply -f -"+c.flags)...)
