@@ -104,20 +104,27 @@ func pauseSpec(pod *v1.Pod, ref containers.Sandbox, root string, h containers.Ho
 	if !pod.Spec.HostPID {
 		add(specs.PIDNamespace, "")
 	}
-	spec.Linux.Sysctl = sysctls(pod)
+	spec.Linux.Sysctl = sysctls(pod, ref.UserNS != "")
 	ref.Join(spec)
 	containers.Lockdown(spec, h)
 	return spec
 }
 
-// sysctls are those that the pod asks for: pause sets them in the namespaces that all share, before a member starts.
-func sysctls(pod *v1.Pod) map[string]string {
-	if pod.Spec.SecurityContext == nil || len(pod.Spec.SecurityContext.Sysctls) == 0 {
-		return nil
-	}
+// sysctls are those that the pod asks for, and two that containerd gives each pod of a cluster that has its own network: any user
+// may listen on ports below 1024, and ping. pause sets them in the namespaces that all share, before a member starts.
+func sysctls(pod *v1.Pod, ownUsers bool) map[string]string {
 	all := map[string]string{}
-	for _, s := range pod.Spec.SecurityContext.Sysctls {
-		all[sysctl.NormalizeName(s.Name)] = s.Value
+	if !pod.Spec.HostNetwork {
+		all["net.ipv4.ip_unprivileged_port_start"] = "0"
+		all["net.ipv4.ping_group_range"] = "0 2147483647"
+		if ownUsers {
+			all["net.ipv4.ping_group_range"] = fmt.Sprintf("0 %d", containers.IDs-1)
+		}
+	}
+	if pod.Spec.SecurityContext != nil {
+		for _, s := range pod.Spec.SecurityContext.Sysctls {
+			all[sysctl.NormalizeName(s.Name)] = s.Value
+		}
 	}
 	return all
 }

@@ -74,6 +74,7 @@ func testSecurity(t *testing.T, s *suite) {
 		{pod{Name: "proc-masked", Script: "cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c; ls -A /sys/firmware | wc -l"}, "0\n0"},
 		{pod{Name: "proc-read-only", Script: "for f in /proc/sys/kernel/core_pattern /sys/kernel/x; do touch $f 2>&1; (echo x >$f) 2>&1; done | grep -c 'Read-only\\|nonexistent'; mount | grep -cE ' on /(proc/(bus|fs|irq|sys)|sys) .*[(]ro,'"},
 			"4\n5"},
+		{pod{Name: "port-below-1024", Script: unprivileged, Spec: "securityContext: {runAsUser: 1001, runAsGroup: 1001}", Container: "securityContext: {capabilities: {drop: [ALL]}}"}, "hi\n0\t2147483647"},
 		{pod{Name: "sysctls", Script: readSysctls, Spec: sysctls}, "80 1\n10\t20"},
 		{pod{Name: "no-open-files", Script: "ls /proc/self/fd | wc -l"}, "4"}, // 0, 1, 2, and that of the directory itself
 	} {
@@ -134,6 +135,9 @@ func testSecurity(t *testing.T, s *suite) {
 	t.Run("non-root-at-every-restart", func(t *testing.T) { t.Parallel(); testNonRootAtRestart(t, s) })
 	t.Run("exec-is-confined", func(t *testing.T) { t.Parallel(); testExecIsConfined(t, s) })
 }
+
+// unprivileged is what any user may do in a network that is the pod's.
+const unprivileged = "echo hi >/tmp/x; httpd -p 80 -h /tmp && wget -q -O- 127.0.0.1/x; cat /proc/sys/net/ipv4/ping_group_range"
 
 // sysctls are of the network and of IPC, the latter written as a path; readSysctls prints them.
 const (

@@ -43,6 +43,7 @@ echo x >/dev/shm/x; echo "192.0.2.1 x" >>/etc/hosts; tail -n 1 /etc/hosts; hostn
 		{pod{Name: "users-shared-pids", Script: `cat /proc/1/comm; stat -c %u /proc/1`, Spec: "shareProcessNamespace: true"}, "pause\n65535"},
 		{pod{Name: "users-limits", Script: printLimits, Container: "resources: {limits: {cpu: 250m, memory: 32Mi}, requests: {cpu: 100m, memory: 16Mi}}"},
 			limits("33554432", "25000 100000", "102")},
+		{pod{Name: "users-port-below-1024", Script: unprivileged, Spec: "securityContext: {runAsUser: 1001, runAsGroup: 65535}", Container: "securityContext: {capabilities: {drop: [ALL]}}"}, "hi\n0\t65535"},
 		{pod{Name: "users-sysctls", Script: readSysctls, Spec: sysctls}, "80 1\n10\t20"},
 		{pod{Name: "users-oom-score", Script: "cat /proc/self/oom_score_adj"}, "1000"},
 	} {
