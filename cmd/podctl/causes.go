@@ -227,6 +227,12 @@ func unscheduled(pod *v1.Pod) *cause {
 	if strings.Contains(c.Message, "node(s) were unschedulable") {
 		return &cause{sentence(c.Message, c.Reason), "The host is cordoned. " + instead["uncordon"] + " ends that; podctl get nodes shows its name."}
 	}
+	for taint, lacking := range map[string]string{v1.TaintNodeDiskPressure: "disk", v1.TaintNodeMemoryPressure: "memory", v1.TaintNodePIDPressure: "process ids"} {
+		if strings.Contains(c.Message, taint) {
+			return &cause{sentence(c.Message, c.Reason), "The host has too little left of its " + lacking +
+				" (docs/pressure.md): podctl describe node shows more. The pod starts by itself some minutes after there is room."}
+		}
+	}
 	if strings.Contains(c.Message, "affinity rules.") || strings.Contains(c.Message, "topology spread constraints.") {
 		return &cause{sentence(c.Message, c.Reason), "podctl get pods -A --show-labels shows the pods of this host. It is run as soon as they let it, or the one comes that it misses."}
 	}
@@ -240,6 +246,9 @@ func failedPod(pod *v1.Pod) []cause {
 		return nil
 	case "DeadlineExceeded":
 		return []cause{{"It ran longer than its activeDeadlineSeconds allow.", "Raise spec.activeDeadlineSeconds, or leave it out."}}
+	case "SysctlForbidden":
+		return []cause{{pod.Status.Reason + ": " + sentence(pod.Status.Message, "no more is known"),
+			"Leave it out of spec.securityContext.sysctls, and make the pod anew: podd takes the safe ones (docs/security.md), and has no list of unsafe ones to allow."}}
 	case "Evicted":
 		return []cause{{sentence(pod.Status.Message, "It was evicted"), evictionHint(pod.Status.Message)}}
 	}
@@ -249,8 +258,10 @@ func failedPod(pod *v1.Pod) []cause {
 // evictionHint is what to do about a limit that a pod was evicted for, or about a host that has too little left.
 func evictionHint(message string) string {
 	switch {
-	case strings.Contains(message, "The node was low on resource"):
+	case strings.Contains(message, "has larger consumption of"): // than its request
 		return "Make room on the host (podctl describe node), or have the pod request what it uses: others go first then. Then make it anew."
+	case strings.Contains(message, "The node was low on resource"):
+		return "Make room on the host (podctl describe node), then make it anew. With a higher priority (priorityClassName) others go first."
 	case strings.Contains(message, "The node had condition"):
 		return "Make room on the host (podctl describe node), then make it anew. Without spec.nodeName it waits for that."
 	}
@@ -263,7 +274,7 @@ func evictionHint(message string) string {
 
 // endedWithPod tells whether podd ended a container together with its pod.
 func endedWithPod(pod *v1.Pod, t *v1.ContainerStateTerminated) bool {
-	return (pod.Status.Reason == "Evicted" || pod.Status.Reason == "DeadlineExceeded") && (t.ExitCode == 137 || t.ExitCode == 143) && t.Reason != "OOMKilled"
+	return (pod.Status.Reason == "Evicted" || pod.Status.Reason == "DeadlineExceeded") && (t.ExitCode == 137 || t.ExitCode == 143) && t.Reason != "OOMKilled" && t.Reason != status.Unseen
 }
 
 // settled is why a pod is not ready for good though nothing is wrong with it: some of its containers have done their work.
@@ -324,10 +335,14 @@ func container(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time) *c
 	switch {
 	case s.State.Waiting != nil:
 		return waiting(pod, s, known, now, name)
+	case s.State.Terminated != nil && neverBegan(s.State.Terminated):
+		return notBegunWithPod(pod, s, known)
 	case s.State.Terminated != nil && endedWithPod(pod, s.State.Terminated):
 		return (&cause{name + " " + howEnded(pod, s.Name, s.State.Terminated) + ": podd ended it with the pod.", logs}).quoting(s.State.Terminated)
 	case s.State.Terminated != nil && (s.State.Terminated.ExitCode != 0 || pod.Status.Phase == v1.PodFailed && s.State.Terminated.Reason != "Completed"):
 		return gone(pod, name+" "+howEnded(pod, s.Name, s.State.Terminated), s.State.Terminated, known, s.Name, logs).quoting(s.State.Terminated)
+	case s.State.Running != nil && !s.Ready && isInit(pod, s.Name): // it has no probes
+		return &cause{fmt.Sprintf("Init container %s has been running for %s%s.", s.Name, since(s.State.Running.StartedAt.Time, now), afterInit(pod, s.Name)), "See what it does: " + logs}
 	case s.State.Running != nil && !s.Ready && (s.Started == nil || !*s.Started):
 		message := lastWarning(known.events, "Unhealthy", s.Name)
 		next := "See what it does: " + logs
@@ -336,9 +351,6 @@ func container(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time) *c
 		}
 		if message != "" {
 			return &cause{name + " runs; its startup probe has not succeeded yet: " + message, next}
-		}
-		if isInit(pod, s.Name) {
-			return &cause{fmt.Sprintf("Init container %s runs, for %s; the next one begins when it has ended.", s.Name, since(s.State.Running.StartedAt.Time, now)), "See what it does: " + logs}
 		}
 		return &cause{name + " runs; its startup probe has not succeeded yet.", next}
 	case s.State.Running != nil && !s.Ready:
@@ -374,6 +386,45 @@ func isInit(pod *v1.Pod, name string) bool {
 	return slices.ContainsFunc(pod.Spec.InitContainers, func(c v1.Container) bool {
 		return c.Name == name && (c.RestartPolicy == nil || *c.RestartPolicy != v1.ContainerRestartPolicyAlways)
 	})
+}
+
+// afterInit is what the end of an init container lets start: the next one, or after the last all others.
+func afterInit(pod *v1.Pod, name string) string {
+	next := pod.Spec.Containers
+	if at := slices.IndexFunc(pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == name }); at+1 < len(pod.Spec.InitContainers) {
+		next = pod.Spec.InitContainers[at+1 : at+2]
+	}
+	var names []string
+	for _, c := range next {
+		names = append(names, c.Name)
+	}
+	switch len(names) {
+	case 0:
+		return ""
+	case 1:
+		return "; " + names[0] + " starts when it has ended"
+	}
+	return "; " + strings.Join(names, ", ") + " start when it has ended"
+}
+
+// neverBegan tells whether a container is counted as lost that its pod has ended before: no time is known at which it began.
+func neverBegan(t *v1.ContainerStateTerminated) bool {
+	return t.Reason == status.Unseen && t.StartedAt.Unix() <= 0
+}
+
+// notBegunWithPod is about a container that did not run when its pod ended.
+func notBegunWithPod(pod *v1.Pod, s v1.ContainerStatus, known facts) *cause {
+	if last := s.LastTerminationState.Terminated; last != nil {
+		return (&cause{"Container " + s.Name + " did not run any more when its pod ended: it " + howEnded(pod, s.Name, last) + ".", known.logsOf(pod, s.Name, false)}).quoting(last)
+	}
+	what := "Container " + s.Name + " was not started before its pod ended."
+	for _, e := range slices.Backward(known.events) {
+		if containerOf(e) == s.Name && strings.HasPrefix(e.Message, "Failed to pull image") {
+			ref, _, _ := imageOf(pod, s, e.Message)
+			return &cause{what + " The last that was said of it: " + sentence(e.Message, ""), "Before the pod is made anew: podctl image pull " + ref}
+		}
+	}
+	return &cause{what, ""}
 }
 
 func inNamespace(pod *v1.Pod) string {
@@ -429,6 +480,10 @@ func waiting(pod *v1.Pod, s v1.ContainerStatus, known facts, now time.Time, name
 func configHint(pod *v1.Pod, message string) string {
 	anew := " Make the pod anew with it."
 	switch {
+	case strings.Contains(message, "a pod with hostUsers: false has "):
+		return "Correct runAsUser, runAsGroup, fsGroup or supplementalGroups, or leave out hostUsers: false, and make the pod anew."
+	case strings.Contains(message, "cannot be shown with other ids"):
+		return "Leave out hostUsers: false, or use another volume, and make the pod anew."
 	case strings.Contains(message, "mountPath"):
 		return "Correct mountPath in spec.containers[].volumeMounts." + anew
 	case strings.Contains(message, "is not shared"):
@@ -722,6 +777,8 @@ func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 		switch {
 		case strings.Contains(e.Reason, "Mount"):
 			next = mountHint(e.Message)
+		case e.Reason == "FailedCreatePodSandBox" && aboutSysctl(pod, e.Message):
+			next = "Correct spec.securityContext.sysctls, and make the pod anew: the kernel does not take that value."
 		case strings.Contains(e.Message, `no runtime for "`):
 			next = "Start podd with --runtime-handler NAME=RUNTIME, or give the pod another runtimeClassName (podctl get runtimeclasses)."
 		case strings.Contains(e.Message, "a shim gives each pod namespaces of its own"):
@@ -750,6 +807,14 @@ func preparing(pod *v1.Pod, events []v1.Event, now time.Time) []cause {
 		next = "This takes long: podctl describe pod " + pod.Name + inNamespace(pod) + ", podctl doctor"
 	}
 	return []cause{{what, next}}
+}
+
+// aboutSysctl tells whether a message is about a sysctl that the pod sets, which has its name or its path.
+func aboutSysctl(pod *v1.Pod, message string) bool {
+	return pod.Spec.SecurityContext != nil && slices.ContainsFunc(pod.Spec.SecurityContext.Sysctls, func(s v1.Sysctl) bool {
+		path := strings.ReplaceAll(s.Name, ".", "/")
+		return strings.Contains(message, path) || strings.Contains(message, strings.ReplaceAll(path, "/", "."))
+	})
 }
 
 // mountHint is what to do about a volume that could not be made.

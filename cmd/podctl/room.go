@@ -20,6 +20,9 @@ type room struct {
 	here []v1.Pod // those that have it: bound, and not ended
 }
 
+// ofRoom is what the scheduler says where room is lacking, ofLabels where a label of the node may be.
+var ofRoom, ofLabels = []string{"free ports", "Insufficient ", "Too many pods"}, []string{"match pod affinity rules", "missing required label"}
+
 // rooms asks for the room of this host at most once, when the first pod waits for some.
 type rooms struct {
 	api   corev1.CoreV1Interface
@@ -27,10 +30,10 @@ type rooms struct {
 	found *room
 }
 
-// of is the room for a pod that waits for some; nil for any other, and if who asks may not see it.
+// of is the room for a pod that waits for some, or for a label of the node; nil for any other, and if who asks may not see it.
 func (r *rooms) of(ctx context.Context, pod *v1.Pod) *room {
 	c := condition(pod, v1.PodScheduled)
-	if c == nil || c.Status != v1.ConditionFalse || !slices.ContainsFunc([]string{"free ports", "Insufficient ", "Too many pods"}, func(s string) bool {
+	if c == nil || c.Status != v1.ConditionFalse || !slices.ContainsFunc(slices.Concat(ofRoom, ofLabels), func(s string) bool {
 		return strings.Contains(c.Message, s)
 	}) {
 		return nil
@@ -56,9 +59,14 @@ func lookAtRoom(ctx context.Context, api corev1.CoreV1Interface) *room {
 	return &room{nodes.Items[0], here}
 }
 
-// tell adds to a cause, that pod waits for room, what of it is lacking, and who has it.
+// tell adds to a cause, that pod waits for room, what of it is lacking, and who has it; or which label the node lacks.
 func (r *room) tell(pod *v1.Pod, c cause) cause {
 	if r == nil {
+		return c
+	}
+	if key := r.unlabelled(pod); key != "" && slices.ContainsFunc(ofLabels, func(s string) bool { return strings.Contains(c.what, s) }) {
+		c.what += "\nThe node has no label " + key + ", which is the topologyKey."
+		c.next = "podctl label node " + r.node.Name + " " + key + "=VALUE, or correct topologyKey and make the pod anew."
 		return c
 	}
 	ports := r.ports(pod)
@@ -82,6 +90,27 @@ func (r *room) tell(pod *v1.Pod, c cause) cause {
 	}
 	c.next = strings.Join(next, " ")
 	return c
+}
+
+// unlabelled is the first topologyKey of what a pod requires that the node does not have; empty if it has them all.
+func (r *room) unlabelled(pod *v1.Pod) string {
+	var keys []string
+	for _, c := range pod.Spec.TopologySpreadConstraints {
+		if c.WhenUnsatisfiable == v1.DoNotSchedule {
+			keys = append(keys, c.TopologyKey)
+		}
+	}
+	if a := pod.Spec.Affinity; a != nil && a.PodAffinity != nil {
+		for _, t := range a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
+			keys = append(keys, t.TopologyKey)
+		}
+	}
+	for _, key := range keys {
+		if _, ok := r.node.Labels[key]; !ok {
+			return key
+		}
+	}
+	return ""
 }
 
 // ports says which host ports of a pod are taken, by whom.

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	apihistory "podd/api/history"
@@ -54,7 +55,7 @@ func (r report) tell(out io.Writer, now time.Time) {
 		if pod.Deleted != nil {
 			until = "until " + duration.HumanDuration(now.Sub(*pod.Deleted)) + " ago"
 		}
-		fmt.Fprintf(out, "  Another pod of this name was there %s: podctl why %s --uid=%s\n", until, r.Name, pod.UID)
+		fmt.Fprintf(out, "  Another pod of this name was there %s:\n    podctl why %s%s --uid=%s\n", until, r.Name, inNamespace(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace}}), pod.UID)
 	}
 }
 

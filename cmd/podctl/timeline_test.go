@@ -129,3 +129,21 @@ func TestReports(t *testing.T) {
 		}
 	}
 }
+
+// TestAnother: the line about a pod that had the name before has room on a screen, and its command asks the same namespace.
+func TestAnother(t *testing.T) {
+	now := time.Now()
+	deleted := now.Add(-90 * time.Second)
+	const uid = "0a65fcbf-33a6-4b27-8d4c-5e9d6a8f4c11"
+	var out strings.Builder
+	report{Namespace: "team", Name: "web-with-a-name-of-its-own", UID: "u", Fine: true, Headline: "runs.",
+		History: []apihistory.Pod{{UID: uid, Deleted: &deleted}, {UID: "u"}}}.tell(&out, now)
+	if want := "\n  Another pod of this name was there until 90s ago:\n    podctl why web-with-a-name-of-its-own -n team --uid=" + uid + "\n"; !strings.HasSuffix(out.String(), want) {
+		t.Errorf("the screen is\n%s", out.String())
+	}
+	for line := range strings.Lines(out.String()) {
+		if len(line) > screenWidth+1 {
+			t.Errorf("%d columns: %s", len(line)-1, line)
+		}
+	}
+}

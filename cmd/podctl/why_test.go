@@ -40,11 +40,19 @@ func TestDiagnose(t *testing.T) {
 	app := func(status string) string {
 		return "spec: {containers: [{name: app, resources: {limits: {memory: 64Mi}}}], restartPolicy: Always}\nstatus:\n  phase: Running\n  containerStatuses:\n  - {name: app, image: 'x:1', " + status + "}"
 	}
+	neverRan := "spec: {restartPolicy: Never, containers: [{name: app, image: 'x:1'}]}\nstatus: {phase: Failed, reason: Evicted, message: 'The node was low on resource: memory. ', containerStatuses: " +
+		"[{name: app, image: 'x:1', state: {terminated: {exitCode: 137, reason: ContainerStatusUnknown, message: The container could not be located}}}]}"
+	pullFailed := v1.Event{Reason: "Failed", Message: `Failed to pull image "x:1": no`, InvolvedObject: v1.ObjectReference{FieldPath: "spec.containers{app}"}}
+	setsSysctl := "spec: {securityContext: {sysctls: [{name: net/ipv4/tcp_syncookies, value: many}]}}\nstatus: {phase: Pending}"
+	tainted := func(with string) string {
+		return "status: {phase: Pending, conditions: [{type: PodScheduled, status: 'False', message: '0/1 nodes are available: 1 node(s) had untolerated taint(s) {node.kubernetes.io/" + with + ":NoSchedule}.'}]}"
+	}
 	resizing := func(condition, reason, message string) string {
 		return "status: {phase: Running, conditions: [{type: Ready, status: 'True', lastTransitionTime: '2026-01-02T11:55:00Z'}, {type: " + condition +
 			", status: 'True', reason: '" + reason + "', message: '" + message + "'}]}"
 	}
-	young := map[string]bool{"new": true, "readiness gate": true, "starting": true, "startup port": true, "second of two": true}
+	young := map[string]bool{"new": true, "readiness gate": true, "starting": true, "startup port": true, "second of two": true,
+		"first init": true, "init before init": true, "init before two": true}
 	for name, c := range map[string]struct {
 		pod    string
 		events []v1.Event
@@ -108,7 +116,7 @@ func TestDiagnose(t *testing.T) {
 		"tiny": {"status: {phase: Pending}", warning("container init was OOM-killed (memory limit too low?)"), "-> Raise spec.containers[].resources.limits.memory"},
 		"shim": {"status: {phase: Pending}", append(warning("OOM-killed (memory limit too low?)"), warning("create task: ttrpc: closed")...), "-> Raise spec.containers[].resources.limits.memory"},
 		"root": {app(`state: {waiting: {reason: CreateContainerConfigError, message: 'runAsNonRoot is set, and the image will run as root'}}`), nil, "-> Set runAsUser"},
-		"lost": {app("state: {terminated: {exitCode: 137, reason: ContainerStatusUnknown}}"), nil, "its exit code is not known. -> podctl logs p -c app"},
+		"lost": {app("state: {terminated: {exitCode: 137, reason: ContainerStatusUnknown, startedAt: '2026-01-02T11:59:20Z'}}"), nil, "its exit code is not known. -> podctl logs p -c app"},
 		"liveness": {app(killed + "{waiting: {reason: CrashLoopBackOff, message: back-off 10s restarting}}"), killing("Container app failed liveness probe, will be restarted"),
 			"(SIGKILL) after 30s. podd ended it: Container app failed liveness probe, will be restarted. -> podctl logs p -c app --previous"},
 		"hook": {app("ready: true, started: true, " + killed + "{running: {}}"), killing("FailedPostStartHook"),
@@ -132,7 +140,34 @@ func TestDiagnose(t *testing.T) {
 			`Usage of EmptyDir volume "d" exceeds the limit "1Mi". -> Raise emptyDir.sizeLimit, or have the pod store less. Then make it anew. | ` +
 				"Container app ended with exit code 137 (SIGKILL): podd ended it with the pod. -> podctl logs p -c app"},
 		"pressure": {"status: {phase: Failed, reason: Evicted, message: 'The node was low on resource: memory. Threshold quantity: 100Mi, available: 80Mi. '}", nil,
-			"available: 80Mi. -> Make room on the host"},
+			"available: 80Mi. -> Make room on the host (podctl describe node), then make it anew. With a higher priority"},
+		"pressure beyond": {"status: {phase: Failed, reason: Evicted, message: 'The node was low on resource: memory. Threshold quantity: 100Mi, available: 80Mi. " +
+			"Container app was using 9Mi, request is 0, has larger consumption of memory. '}", nil, "or have the pod request what it uses: others go first then."},
+		"evicted before it ran": {neverRan, []v1.Event{pullFailed, {Reason: "Failed", Message: "Error: ErrImagePull", InvolvedObject: pullFailed.InvolvedObject}},
+			"| Container app was not started before its pod ended. The last that was said of it: Failed to pull image \"x:1\": no. -> Before the pod is made anew: podctl image pull x:1"},
+		"evicted, no pull": {neverRan, nil, "| Container app was not started before its pod ended. -> "},
+		"evicted, waited": {strings.Replace(neverRan, "state: {", "lastState: {terminated: {exitCode: 3, reason: Error}}, state: {", 1), nil,
+			"| Container app did not run any more when its pod ended: it ended with exit code 3. -> podctl logs p -c app"},
+		"evicted and lost": {strings.Replace(neverRan, "message: The", "startedAt: '2026-01-02T11:59:20Z', message: The", 1), nil, "| Container app was lost: containerd or the host went away while it ran, so its exit code is not known. It said:\nThe container could not be located -> podctl logs"},
+		"first init": {"spec: {initContainers: [{name: i}], containers: [{name: c}]}\nstatus: {phase: Pending, initContainerStatuses: [" +
+			"{name: i, started: true, state: {running: {startedAt: '2026-01-02T11:59:20Z'}}}]}", nil, "| Init container i has been running for 40s; c starts when it has ended. -> See what it does: podctl logs p -c i"},
+		"init before init": {"spec: {initContainers: [{name: i}, {name: j}], containers: [{name: c}]}\nstatus: {phase: Pending, initContainerStatuses: [" +
+			"{name: i, state: {running: {startedAt: '2026-01-02T11:59:20Z'}}}]}", nil, "| Init container i has been running for 40s; j starts when it has ended."},
+		"init before two": {"spec: {initContainers: [{name: i}], containers: [{name: c}, {name: d}]}\nstatus: {phase: Pending, initContainerStatuses: [" +
+			"{name: i, started: true, state: {running: {startedAt: '2026-01-02T11:59:20Z'}}}]}", nil, "| Init container i has been running for 40s; c, d start when it has ended."},
+		"sysctl":         {setsSysctl, warning("Failed to create pod sandbox: write /proc/./sys/net/ipv4/tcp_syncookies: invalid argument"), "-> Correct spec.securityContext.sysctls, and make the pod anew"},
+		"sysctl's name":  {setsSysctl, warning(`Failed to create pod sandbox: failed to write sysctl "net.ipv4.tcp_syncookies": no`), "-> Correct spec.securityContext.sysctls, and make the pod anew"},
+		"another sysctl": {setsSysctl, warning("Failed to create pod sandbox: open /proc/sys/net/ipv6/conf/eth0/accept_dad: read-only file system"), "read-only file system -> podctl doctor"},
+		"unsafe sysctl": {"status: {phase: Failed, reason: SysctlForbidden, message: 'forbidden sysctl: \"a.b\" not allowlisted'}", nil,
+			"| SysctlForbidden: forbidden sysctl: \"a.b\" not allowlisted. -> Leave it out of spec.securityContext.sysctls, and make the pod anew: podd takes the safe ones"},
+		"user beyond": {app("state: {waiting: {reason: CreateContainerConfigError, message: 'user 70000: a pod with hostUsers: false has users 0 to 65535'}}"), nil,
+			"-> Correct runAsUser, runAsGroup, fsGroup or supplementalGroups, or leave out hostUsers: false, and make the pod anew."},
+		"not to be mapped": {app("state: {waiting: {reason: CreateContainerConfigError, message: 'volumeMount v: its file system (type 0x9fa0) cannot be shown with other ids on this kernel'}}"), nil,
+			"-> Leave out hostUsers: false, or use another volume, and make the pod anew."},
+		"disk pressure":   {tainted("disk-pressure"), nil, "-> The host has too little left of its disk (docs/pressure.md): podctl describe node shows more. The pod starts by itself"},
+		"memory pressure": {tainted("memory-pressure"), nil, "-> The host has too little left of its memory"},
+		"pid pressure":    {tainted("pid-pressure"), nil, "-> The host has too little left of its process ids"},
+		"tainted":         {tainted("network-unavailable"), nil, "-> podctl get nodes shows"},
 		"refused": {"status: {phase: Failed, reason: Evicted, message: 'Pod was rejected: The node had condition: [DiskPressure]. '}", nil,
 			"[DiskPressure]. -> Make room on the host (podctl describe node), then make it anew. Without"},
 		"storage": {"status: {phase: Failed, reason: Evicted, message: 'Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. '}", nil,
@@ -153,7 +188,7 @@ func TestDiagnose(t *testing.T) {
 			"runs and is not ready. | Container a has ended with exit code 0 and is not started again; the pod is not ready while b runs. ->"},
 		"new": {"metadata: {creationTimestamp: '2026-01-02T11:59:57Z'}\nstatus: {phase: Pending}", nil, "is not running yet. | podd prepares it, since 3s."},
 		"second of two": {"metadata: {creationTimestamp: '2026-01-02T11:59:57Z'}\nspec: {initContainers: [{name: a}, {name: b}]}\nstatus: {phase: Pending, initContainerStatuses: [" +
-			"{name: a, ready: true, state: {terminated: {exitCode: 0}}}, {name: b, state: {running: {startedAt: '2026-01-02T11:59:58Z'}}}]}", nil, "| Init container b runs, for 2s"},
+			"{name: a, ready: true, state: {terminated: {exitCode: 0}}}, {name: b, state: {running: {startedAt: '2026-01-02T11:59:58Z'}}}]}", nil, "| Init container b has been running for 2s. ->"},
 		"slow": {"metadata: {creationTimestamp: '2026-01-02T11:50:00Z'}\nstatus: {phase: Pending}", nil, "-> This takes long: podctl describe pod p"},
 	} {
 		pod := &v1.Pod{}
@@ -345,6 +380,26 @@ func TestRoom(t *testing.T) {
 		if got := r.tell(&c.pod, cause{"no.", "next"}); got.what != c.what || !strings.HasPrefix(got.next, c.next) {
 			t.Errorf("%s: %+v", name, got)
 		}
+	}
+	const affinity, spread = "1 node(s) didn't match pod affinity rules.", "1 node(s) didn't match pod topology spread constraints (missing required label)."
+	near, wide := pod("p", nil), pod("p", nil)
+	near.Spec.Affinity = &v1.Affinity{PodAffinity: &v1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []v1.PodAffinityTerm{{TopologyKey: "a"}, {TopologyKey: "zone"}}}}
+	wide.Spec.TopologySpreadConstraints = []v1.TopologySpreadConstraint{{TopologyKey: "rack", WhenUnsatisfiable: v1.ScheduleAnyway}, {TopologyKey: "zone", WhenUnsatisfiable: v1.DoNotSchedule}}
+	r.node.Labels = map[string]string{"a": ""}
+	for name, c := range map[string]struct {
+		pod  v1.Pod
+		said string
+	}{"affinity": {near, affinity}, "spread": {wide, spread}} {
+		c.pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Message: c.said}}
+		known := facts{room: (&rooms{asked: true, found: r}).of(t.Context(), &c.pod)}
+		if got := diagnose(&c.pod, known, time.Now()).causes; len(got) != 1 || got[0].what != c.said+"\nThe node has no label zone, which is the topologyKey." ||
+			!strings.HasPrefix(got[0].next, "podctl label node host zone=VALUE, or correct topologyKey") {
+			t.Errorf("%s without its label: %+v", name, got)
+		}
+	}
+	r.node.Labels["zone"] = "z"
+	if got := r.tell(&near, cause{affinity, "next"}); got != (cause{affinity, "next"}) {
+		t.Errorf("with all labels: %+v", got)
 	}
 	r.here = append(r.here, pod("d", nil))
 	p := pod("p", nil)
