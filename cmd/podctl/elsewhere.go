@@ -122,6 +122,7 @@ var unclear = []struct{ command, words, hint string }{
 	{"attach", "at least 1 argument is required", "podctl attach NAME, or podctl attach -it NAME to type as well; podctl get pods shows which there are."},
 	{"logs", "context deadline exceeded", "The container was waited for as long as --pod-running-timeout says. What it waits for: podctl why NAME"},
 	{"logs", "is waiting to start", "What it waits for: podctl why NAME"},
+	{"logs", " never ran", "Why it did not: podctl why NAME"},
 	{"port-forward", "port must be > 0", aPort},
 	{"top", `unknown command "`, "podctl top pod NAME, podctl top node"},
 	{"top", "podmetrics.metrics.k8s.io ", "Only pods that run are measured: podctl get pods shows which do, also of other namespaces with -A."},
@@ -164,6 +165,7 @@ var unserved = func() map[string]string {
 var (
 	noPort      = regexp.MustCompile(`error parsing (?:local|remote) port '([^']*)': .*`)
 	missingPod  = regexp.MustCompile(`(?:pods "|there is no pod )([^" ]+)(?:" not found| in namespace )`)
+	namedPod    = regexp.MustCompile(`\bpod "([^"]+)"`)
 	noNamespace = regexp.MustCompile(`namespaces "([^"]+)" not found`)
 	unknownKind = regexp.MustCompile(`doesn't have a resource type "([^"]*)"`)
 	wrongFlags  = regexp.MustCompile(`^error: (unknown (shorthand )?flag: |required flag\(s\) "image" not set)`)
@@ -190,6 +192,9 @@ func (p *podctl) elsewhere(args []string, message string) string {
 	}
 	for _, u := range unclear {
 		if u.command == name && strings.Contains(message, u.words) {
+			if pod := namedPod.FindStringSubmatch(message); pod != nil { // before which args may have flags
+				rest = pod[1:]
+			}
 			return advise(message, u.hint, rest)
 		}
 	}

@@ -24,7 +24,6 @@ import (
 	"k8s.io/kubectl/pkg/cmd/exec"
 	"k8s.io/kubectl/pkg/cmd/explain"
 	"k8s.io/kubectl/pkg/cmd/label"
-	"k8s.io/kubectl/pkg/cmd/logs"
 	"k8s.io/kubectl/pkg/cmd/patch"
 	"k8s.io/kubectl/pkg/cmd/portforward"
 	"k8s.io/kubectl/pkg/cmd/replace"
@@ -86,13 +85,7 @@ func (p *podctl) verbs(args []string) []verb {
 func (p *podctl) lookVerbs(f cmdutil.Factory) []verb {
 	return []verb{
 		{"get", nil, basic, "List pods and other objects", func() *cobra.Command { return p.get(f) }},
-		{"logs", nil, basic, "Print what a container has written", func() *cobra.Command {
-			streams := p.shown
-			streams.ErrOut = &once{w: streams.ErrOut, said: map[string]bool{}}
-			cmd := logs.NewCmdLogs(f, streams)
-			cmdutil.CheckErr(cmd.RegisterFlagCompletionFunc("container", utilcomp.ContainerCompletionFunc(f)))
-			return cmd
-		}},
+		{"logs", nil, basic, "Print what a container has written", func() *cobra.Command { return p.logs(f) }},
 		{"describe", nil, look, "Show one object with all about it", func() *cobra.Command { return describe.NewCmdDescribe("podctl", f, p.shown) }},
 		{"events", nil, look, "List events", func() *cobra.Command { return events.NewCmdEvents(f, p.shown) }},
 		{"wait", nil, look, "Wait until something is true of a pod", func() *cobra.Command {

@@ -48,7 +48,7 @@ func TestPoddGoes(t *testing.T) {
 				panic(http.ErrAbortHandler)
 			}
 		}
-		const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default"},"spec":{"containers":[{"name":"app"}]}}`
+		const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default"},"spec":{"nodeName":"host","containers":[{"name":"app"}]}}`
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			switch {

@@ -110,8 +110,8 @@ func (s *suite) meaningUnbound(t *testing.T) {
 		p.Spec, p.Container = c.spec, c.container
 		s.apply(t, p)
 		s.meaningPending(t, name, c.reason, "")
-		if log := s.must(t, "logs", name); log != "" {
-			t.Errorf("the log of %s: %q", name, log)
+		if got, want := s.refused(t, "", "logs", name), fmt.Sprintf("waiting to start: the pod has no node yet (Pending, %s)", c.reason); !strings.Contains(got, want) {
+			t.Errorf("podctl logs %s says %q, want %q", name, got, want)
 		}
 		if err := s.client.CoreV1().Pods("default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
