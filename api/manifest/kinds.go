@@ -54,6 +54,11 @@ func DecodeAll(source string, r io.Reader) ([]Document, error) {
 	return decode(&decoder{source: source, kinds: objectKinds}, r)
 }
 
+// DecodeNamed is DecodeAll where an object without a name is a Problem, too: what is to be found again by it.
+func DecodeNamed(source string, r io.Reader) ([]Document, error) {
+	return decode(&decoder{source: source, kinds: objectKinds, named: true}, r)
+}
+
 // object makes a Document of v.
 func (d *decoder) object(v *tree.Value, path string) {
 	before := len(d.problems)
@@ -63,10 +68,25 @@ func (d *decoder) object(v *tree.Value, path string) {
 	}
 	d.version(v, path, k)
 	d.check(v, k.t, path, nil)
+	if d.named {
+		d.name(v, path)
+	}
 	if len(d.problems) > before || d.more {
 		return
 	}
 	d.take(v, path, k)
+}
+
+// name reports that v has none. What is of another type there is reported by check.
+func (d *decoder) name(v *tree.Value, path string) {
+	missing := func(v *tree.Value) bool {
+		return v == nil || v.Kind == tree.Null || v.Kind == tree.Text && v.Text == ""
+	}
+	meta := v.Get("metadata")
+	if missing(meta) || meta.Kind == tree.Mapping && missing(meta.Get("name")) {
+		line, column := v.Locate("metadata.name")
+		d.problem(line, column, join(path, "metadata.name"), "missing: an object needs a name to be applied")
+	}
 }
 
 // kindOf finds what v says it is. Where it cannot be told, that is reported.

@@ -12,6 +12,7 @@ import (
 type decoder struct {
 	source    string
 	kinds     []objectKind // that are taken
+	named     bool         // an object must have a name
 	documents []Document
 	problems  Problems
 	more      bool // there are problems beyond maxProblems

@@ -87,12 +87,10 @@ func (p *podctl) applyAll(ctx context.Context, f cmdutil.Factory, o *apply.Apply
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	docs, err := gather(ctx, o.DeleteOptions.Filenames, o.DeleteOptions.Recursive, p.streams.In)
+	read := reader(manifest.DecodeNamed)
+	docs, err := read.gather(ctx, o.DeleteOptions.Filenames, o.DeleteOptions.Recursive, p.streams.In)
 	if dir := o.DeleteOptions.Kustomize; err == nil && dir != "" {
-		docs, err = customized(dir)
-	}
-	if err == nil {
-		err = unnamed(docs)
+		docs, err = read.customized(dir)
 	}
 	var problems manifest.Problems
 	if errors.As(err, &problems) {
@@ -156,24 +154,6 @@ func others(all, refused int) []string {
 func send(o *apply.ApplyOptions, infos []*resource.Info) error {
 	o.SetObjects(infos)
 	return o.Run()
-}
-
-// unnamed finds what apply could not find again.
-func unnamed(docs []manifest.Document) error {
-	var problems manifest.Problems
-	for _, doc := range docs {
-		if doc.Name != "" {
-			continue
-		}
-		line, column := manifest.Line(doc, "metadata.name")
-		problems = append(problems, manifest.Problem{
-			Source: doc.Source, Line: line, Column: column, Path: "metadata.name", Message: "missing: an object needs a name to be applied",
-		})
-	}
-	if len(problems) > 0 {
-		return problems
-	}
-	return nil
 }
 
 // called is what a document is called in an error.

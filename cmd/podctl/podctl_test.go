@@ -189,6 +189,7 @@ func TestVerbs(t *testing.T) {
 	invalid := file("invalid.yaml", strings.ReplaceAll(strings.ReplaceAll(pod, "name: app", "name: App"), "web", "bad"))
 	typo := file("typo.yaml", strings.ReplaceAll(pod, "image: busybox", "imagee: busybox"))
 	unnamed := file("unnamed.yaml", strings.ReplaceAll(pod, "  name: web\n", "  labels: {}\n"))
+	nameless := file("nameless.yaml", strings.ReplaceAll(strings.ReplaceAll(pod, "image: busybox", "imagee: busybox"), "  name: web\n", "  labels: {}\n"))
 	unserved := file("unserved.yaml", strings.ReplaceAll(pod, "spec:\n", "spec:\n  schedulingGroup: {}\n  resourceClaims: [{name: x}]\n"))
 	archive := file("archive.tar", "archive")
 	url := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, pod) }))
@@ -217,6 +218,7 @@ func TestVerbs(t *testing.T) {
 		{args: "apply -f " + invalid, errOut: `^.*invalid.yaml:7: spec.containers\[0\].name: Invalid value: "App".*`, code: 1},
 		{args: "apply -f " + unserved, errOut: `^.*unserved.yaml:6: spec.schedulingGroup: Forbidden: .*\n.*unserved.yaml:7: spec.resourceClaims: Forbidden: .*\n$`, code: 1},
 		{args: "apply -f " + unnamed, errOut: `^.*unnamed.yaml:3: metadata.name: missing`, code: 1},
+		{args: "apply -f " + nameless + " -f " + unnamed, errOut: `^.*nameless.yaml:3: metadata.name: missing: .*\n.*nameless.yaml:8: spec.containers\[0\].imagee: .*\n.*nameless.yaml:10: .*\n.*unnamed.yaml:3: metadata.name: missing: .*\nerror: nothing was applied\n$`, code: 1},
 		{args: "apply -f " + filepath.Join(dir, "pods"), out: "^pod/web configured\n$"},
 		{args: "apply -R -f " + filepath.Join(dir, "pods"), out: "^pod/three created\npod/two created\npod/web unchanged\n$|^pod/two created\npod/three created\npod/web unchanged\n$"},
 		{args: "apply -f /nowhere", errOut: "^/nowhere: no such file or directory\nerror: nothing was applied\n$", code: 1},

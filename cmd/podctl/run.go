@@ -244,10 +244,11 @@ func (r *runner) read() ([]manifest.Document, error) {
 	if len(r.o.files) == 0 && r.o.kustomize == "" {
 		return nil, errors.New("say what to run: -f FILE, -f DIRECTORY, -f URL, -f - or -k DIRECTORY")
 	}
-	docs, err := gather(r.work, r.o.files, r.o.recursive, r.p.streams.In)
+	read := reader(manifest.DecodeAll)
+	docs, err := read.gather(r.work, r.o.files, r.o.recursive, r.p.streams.In)
 	if r.o.kustomize != "" && err == nil {
 		var more []manifest.Document
-		more, err = customized(r.o.kustomize)
+		more, err = read.customized(r.o.kustomize)
 		docs = append(docs, more...)
 	}
 	if err != nil {

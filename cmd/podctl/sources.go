@@ -25,9 +25,12 @@ import (
 // maxSources bounds the files that one command reads. Each is bounded by itself.
 const maxSources = 10_000
 
+// reader decodes one source: manifest.DecodeAll, or another of its kind.
+type reader func(source string, r io.Reader) ([]manifest.Document, error)
+
 // gather decodes all that names stand for: files, directories, patterns, URLs, "-" for in. The error, if any, is
 // manifest.Problems with what is wrong in all of them.
-func gather(ctx context.Context, names []string, recursive bool, in io.Reader) ([]manifest.Document, error) {
+func (read reader) gather(ctx context.Context, names []string, recursive bool, in io.Reader) ([]manifest.Document, error) {
 	var all []manifest.Document
 	var problems manifest.Problems
 	var sources []string
@@ -42,7 +45,7 @@ func gather(ctx context.Context, names []string, recursive bool, in io.Reader) (
 		return nil, fmt.Errorf("%d files: more than %d at once", len(sources), maxSources)
 	}
 	for _, source := range sources {
-		docs, err := decode(ctx, source, in)
+		docs, err := read.decode(ctx, source, in)
 		all = append(all, docs...)
 		var more manifest.Problems
 		switch {
@@ -109,24 +112,24 @@ func expand(name string, recursive bool) ([]string, error) {
 	return found, err
 }
 
-func decode(ctx context.Context, source string, in io.Reader) ([]manifest.Document, error) {
+func (read reader) decode(ctx context.Context, source string, in io.Reader) ([]manifest.Document, error) {
 	switch {
 	case source == "-":
-		return manifest.DecodeAll(source, in)
+		return read(source, in)
 	case remote(source):
 		body, err := fetch(ctx, source)
 		if err != nil {
 			return nil, err
 		}
 		defer body.Close()
-		return manifest.DecodeAll(source, body)
+		return read(source, body)
 	}
 	file, err := os.Open(source)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return manifest.DecodeAll(source, file)
+	return read(source, file)
 }
 
 // fetch gets a manifest by HTTP. Without TLS it does so only from this host: what arrives is run here.
@@ -178,7 +181,7 @@ func trusted(u *url.URL) error {
 }
 
 // customized builds the kustomization in dir and decodes what comes of it.
-func customized(dir string) ([]manifest.Document, error) {
+func (read reader) customized(dir string) ([]manifest.Document, error) {
 	source := "kustomization " + dir
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
@@ -188,5 +191,5 @@ func customized(dir string) ([]manifest.Document, error) {
 	if err != nil {
 		return nil, manifest.Problems{{Source: source, Message: err.Error()}}
 	}
-	return manifest.DecodeAll(source, bytes.NewReader(text))
+	return read(source, bytes.NewReader(text))
 }
