@@ -129,6 +129,9 @@ func testSecurity(t *testing.T, s *suite) {
 		if got := s.event(t, p.Name, "FailedCreatePodSandBox"); !strings.Contains(got, "tcp_syncookies: invalid argument") {
 			t.Errorf("event %q", got)
 		}
+		if said := strings.Join(strings.Fields(s.must(t, "why", p.Name)), " "); !strings.Contains(said, "-> Correct spec.securityContext.sysctls, and make the pod anew") {
+			t.Errorf("podctl why: %s", said)
+		}
 		s.remove(t, p.Name)
 	})
 	t.Run("user-at-every-restart", func(t *testing.T) { t.Parallel(); testUserAtRestart(t, s) })

@@ -201,6 +201,9 @@ func testUsersRefused(t *testing.T, s *suite) {
 			if got := app(pod).State.Waiting.Message; got != c.message {
 				t.Errorf("message %q, want %q", got, c.message)
 			}
+			if said := strings.Join(strings.Fields(s.must(t, "why", c.pod.Name)), " "); !strings.Contains(said, "eave out hostUsers: false") {
+				t.Errorf("podctl why: %s", said)
+			}
 			s.remove(t, c.pod.Name)
 		})
 	}
