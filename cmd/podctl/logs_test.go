@@ -43,8 +43,7 @@ func TestLogsOfNothing(t *testing.T) {
 		"gated":               {"logs web", []string{gated}, "", `Error from server (BadRequest): ` + noNode + waiting},
 		"gated, followed":     {"logs -f web", []string{gated, gated, waits}, "hi\n", noNode + "\n"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		t.Run(name, func(t *testing.T) { // not beside each other: one podctl is one process
 			var asked atomic.Int64
 			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Type", "application/json")
