@@ -19,7 +19,7 @@ func (s *Sandboxes) MadeNetNS(uid string, attempt int) string {
 	return filepath.Join(s.nsDir(uid, attempt), "net")
 }
 
-// owned are the namespaces that belong to a user namespace, in the order in which they are pinned.
+// owned are a user namespace and those that belong to it.
 const owned = syscall.CLONE_NEWUSER | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWNET
 
 // makeOwned makes a user namespace and those that belong to it, all anew. That takes a process that begins in them: a process

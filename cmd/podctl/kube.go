@@ -180,7 +180,8 @@ type promptWords struct {
 }
 
 func (p *promptWords) Write(text []byte) (int, error) {
-	if p.flags == nil || !bytes.HasPrefix(text, []byte("If you don't see a command prompt")) && !bytes.HasPrefix(text, []byte("All commands and output from this session")) {
+	recorded := bytes.HasPrefix(text, []byte("All commands and output from ")) && bytes.Contains(text, []byte(" will be recorded in container logs, including credentials"))
+	if p.flags == nil || !recorded && !bytes.HasPrefix(text, []byte("If you don't see a command prompt")) {
 		return p.w.Write(text)
 	}
 	stdin, _ := p.flags.GetBool("stdin")

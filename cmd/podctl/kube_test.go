@@ -9,7 +9,7 @@ import (
 
 // TestPromptWords: that there may be a prompt is said where somebody can type at one, and where nobody can it is said how they could.
 func TestPromptWords(t *testing.T) {
-	const first, second = "All commands and output from this session will be recorded in container logs, including credentials.\n", "If you don't see a command prompt, try pressing enter.\n"
+	const first, second = "All commands and output from here will be recorded in container logs, including credentials.\n", "If you don't see a command prompt, try pressing enter.\n"
 	const cannot = "What is typed does not reach the container: that takes -i. Ctrl-C ends podctl, and not the container.\n"
 	for args, want := range map[string]string{"": cannot, "-i": "", "-it": first + second, "-t": cannot} {
 		flags := pflag.NewFlagSet("", pflag.ContinueOnError)
